@@ -1,0 +1,150 @@
+"""Encoded bytes ↔ pixels. One decoder for ingest, training, prediction and the endpoint."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+from .errors import UserError
+
+MAX_PIXELS = 100_000_000
+"""Images above this are refused before a pixel is decoded (a decompression bomb, or a mistake)."""
+
+Image.MAX_IMAGE_PIXELS = None  # ours is checked from the header, with a clear message, before Pillow decodes
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of an image say. Sizes are in pixels as stored, before EXIF orientation."""
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    orientation: int
+    """EXIF orientation, 1..8; 1 when absent."""
+
+
+def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
+    """Read an image's header; raises UserError for empty, unknown or too large input."""
+    if not data:
+        raise UserError("empty file")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            orientation = image.getexif().get(0x0112, 1)
+            found = Header(
+                (image.format or "?").lower(), image.width, image.height, image.mode, _valid_orientation(orientation)
+            )
+    except (Image.UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error, EOFError, TypeError) as error:
+        raise UserError(f"not an image that can be read: {_reason(error)}") from error
+    if found.width * found.height > max_pixels:
+        raise UserError(
+            f"{found.width}x{found.height} is {found.width * found.height / 1e6:.0f} megapixels, over the limit of "
+            f"{max_pixels / 1e6:.0f} (max_pixels)"
+        )
+    return found
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = None) -> np.ndarray:
+    """Decode any image to H×W×3 uint8 RGB, upright (EXIF orientation applied), first frame, alpha over white.
+
+    `at_least`: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at least so many
+    pixels (the scaled DCT of libjpeg); None decodes at full size. Raises UserError for what cannot be decoded whole.
+    """
+    if data[:3] == b"\xff\xd8\xff":
+        fast = _jpeg(data, max_pixels, at_least)
+        if fast is not None:
+            return fast
+    header(data, max_pixels)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError, struct.error, EOFError, TypeError, IndexError, MemoryError) as error:
+        raise UserError(f"cannot be decoded: {_reason(error)}") from error
+
+
+def decode_mask(data: bytes) -> np.ndarray:
+    """Decode a mask of class ids to H×W uint8: a palette's indices or grey values as they are, never its colours."""
+    head = header(data)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            if image.mode not in ("P", "L", "1", "I", "I;16"):
+                raise UserError(f"a mask of class ids is grey or has a palette; this one's mode is {image.mode}")
+            array = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UserError(f"mask cannot be decoded: {_reason(error)}") from error
+    if array.max(initial=0) > 255:
+        raise UserError(f"mask ids must be 0..255, this {head.format} has {array.max()}")
+    return array.astype(np.uint8)
+
+
+def encode(image: np.ndarray, format: str = "jpeg", quality: int = 90) -> bytes:
+    """Encode H×W×3 uint8 RGB or H×W uint8 as `jpeg`, `png` or `webp`."""
+    if format == "jpeg" and image.ndim == 3:
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace="RGB")
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format=format.upper(), **({} if format == "png" else {"quality": quality}))
+    return buffer.getvalue()
+
+
+def _jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | None:
+    """The fast path: plain RGB or grey JPEGs; None hands CMYK, broken and oriented ones to the careful path."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        if colorspace not in ("YCbCr", "RGB", "Gray") or width * height > max_pixels or data[-2:] != b"\xff\xd9":
+            return None
+        if b"Exif\x00\x00" in data[:4096] and header(data, max_pixels).orientation != 1:
+            return None
+        if at_least is None:
+            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        # Whole powers of two only: libjpeg-turbo's other scales (7/8, 5/8, ...) take longer than the full size.
+        scale = 2.0 ** np.clip(np.floor(np.log2(min(height, width) / at_least)), 0, 3)
+        return simplejpeg.decode_jpeg(
+            data, colorspace="RGB", min_height=int(np.ceil(height / scale)), min_width=int(np.ceil(width / scale)),
+            min_factor=1.0,
+        )
+    except ValueError:
+        return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+        values = np.asarray(image).astype(np.float64)
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def _valid_orientation(value: object) -> int:
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).split("\n")[0]
+    return "unknown format" if "cannot identify" in text else (text or type(error).__name__)
+
+
+def fit(image: np.ndarray, longest: int) -> np.ndarray:
+    """Shrink so that the longest side is at most `longest` pixels (area filter); smaller images stay as they are."""
+    height, width = image.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

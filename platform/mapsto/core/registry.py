@@ -1,0 +1,69 @@
+"""The two tables: tasks and stages. A new one is a file and a line here; it is imported when it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from .artifact import Artifact
+from .errors import UserError, nearest
+from .sample import DatasetInfo
+from .stage import Stage
+from .task import Task
+
+TASKS = {
+    "classify": "mapsto.tasks.classify:Classify",
+    "segment": "mapsto.tasks.segment:Segment",
+    "gan": "mapsto.tasks.gan:Gan",
+}
+
+STAGES = {
+    "ingest": "mapsto.stages.ingest:Ingest",
+    "tune": "mapsto.stages.tune:Tune",
+    "train": "mapsto.stages.train:Train",
+    "evaluate": "mapsto.stages.evaluate:Evaluate",
+    "compress": "mapsto.stages.compress:Compress",
+    "predict": "mapsto.stages.predict:Predict",
+    "serve": "mapsto.stages.serve:Serve",
+}
+
+
+def task_class(kind: str) -> type[Task]:
+    return _load(TASKS, kind, "task")
+
+
+def stage(name: str) -> Stage:
+    return _load(STAGES, name, "stage")()
+
+
+def load_task(artifact: Artifact) -> Task:
+    """The task that a model artifact (train, compress) was made for, from its `task.json`."""
+    saved = artifact.read_json("task.json")
+    cls = task_class(saved["config"]["kind"])
+    return cls(cls.Config(**saved["config"]), {k: DatasetInfo(**_tuples(v)) for k, v in saved["datasets"].items()})
+
+
+def save_task(task: Task, artifact: Artifact) -> None:
+    """Write `task.json`: the task's configuration, its data sets' description, its preprocess specification."""
+    from dataclasses import asdict
+
+    artifact.write_json(
+        {
+            "config": task.config.model_dump(mode="json"),
+            "datasets": {k: asdict(v) for k, v in task.datasets.items()},
+            "preprocess": task.preprocess.to_json() if task.preprocess else None,
+            "signature": asdict(task.signature()),
+        },
+        "task.json",
+    )
+
+
+def _tuples(saved: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+
+
+def _load(table: dict[str, str], name: str, what: str) -> Any:
+    if name not in table:
+        raise UserError(f"{what} '{name}' is unknown{nearest(name, table)}")
+    module, attribute = table[name].split(":")
+    return getattr(import_module(module), attribute)

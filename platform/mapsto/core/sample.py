@@ -1,0 +1,64 @@
+"""The noun: a sample, a batch of them, what a model answers, and where an image came from in the original's pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+Sample: TypeAlias = dict[str, Any]
+"""Column name → value. Terms: `image` (encoded bytes, or H×W×3 uint8 RGB after decoding), `label` (int class id),
+`boxes` (N×4 float32, xyxy, pixels), `mask` (encoded bytes, or H×W uint8 class ids; 255 is void), `caption` (str),
+`identity` (str), `row_id` (int, unique in the data set)."""
+
+Batch: TypeAlias = dict[str, Any]
+"""Name → array: numpy until it reaches the trainer, torch tensors on the device after. `image` is N×H×W×3 uint8;
+`row_id` is N int64; `valid` is N bool: False marks a padding row, which no loss and no metric may count."""
+
+Arrays: TypeAlias = Mapping[str, np.ndarray]
+"""Name → numpy array: what any runtime (torch, ONNX Runtime, OpenVINO) takes and returns."""
+
+Prediction: TypeAlias = dict[str, Any]
+"""One image's answer in the task's terms: JSON-able values, and numpy arrays for masks and pictures."""
+
+Split: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a model's input pixels lie in the original image.
+
+    `matrix`: 3×3 float64, maps (x, y, 1) of the input to the original, both in pixels with the origin at the corner
+    of the top left pixel. `height`, `width`: the original's size in pixels, after EXIF orientation.
+    """
+
+    matrix: np.ndarray
+    height: int
+    width: int
+
+    def boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Map N×4 xyxy boxes from the input to the original, clipped to it (axis-aligned geometries only)."""
+        corners = boxes.reshape(-1, 2, 2) @ self.matrix[:2, :2].T + self.matrix[:2, 2]
+        limits = np.array([self.width, self.height], corners.dtype)
+        return np.clip(corners, 0, limits).reshape(-1, 4)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a task may know of a data set before it sees a row."""
+
+    uri: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    """Class names; a `label` is an index here. Empty when the data set has no labels."""
+    rows: Mapping[str, int]
+    """Split → rows."""
+    columns: tuple[str, ...]
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Per-channel mean of the training pixels, RGB, in 0..1."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Split → class name → rows."""

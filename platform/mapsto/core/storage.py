@@ -1,0 +1,260 @@
+"""Any URI that fsspec opens: plain paths, `file://`, `s3://`, and `gs://`, `abfs://` with their extras.
+
+Keys come from the environment or the recipe's `storage` section; they are held in memory only, and no repr shows them.
+Transient errors are retried with backoff, a bounded number of times; the rest become one clear line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    import fsspec
+
+T = TypeVar("T")
+log = logging.getLogger("mapsto.storage")
+
+TRANSIENT = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Timeout", "timed out", "reset by peer",
+             "Connection reset", "Server disconnected", "503", "500", "502", "504", "IncompleteRead", "Connection closed",
+             "ConnectionClosed", "Could not connect", "Connect call failed", "ClientPayloadError", "EndpointConnectionError")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How to reach object stores. Picklable: it travels to the workers inside tasks, in memory."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    key: str | None = field(default=None, repr=False)
+    secret: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    anonymous: bool = False
+    retries: int = 5
+    """Further tries after a transient error, with 0.5, 1, 2, ... seconds between."""
+
+    def fs(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The file system and its path for a URI."""
+        import fsspec
+
+        protocol = uri.split("://", 1)[0] if "://" in uri else "file"
+        try:
+            return fsspec.core.url_to_fs(uri, **self._options(protocol))
+        except (ImportError, ValueError) as error:
+            extras = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}
+            hint = f"; install mapsto[{extras[protocol]}]" if protocol in extras else ""
+            raise UserError(f"{uri}: {str(error).splitlines()[0]}{hint}") from error
+
+    def _options(self, protocol: str) -> dict[str, Any]:
+        if protocol == "file":
+            return {"auto_mkdir": True}
+        if protocol not in ("s3", "s3a"):
+            return {}
+        client: dict[str, Any] = {}
+        if self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL"):
+            client["endpoint_url"] = self.endpoint_url or os.environ["AWS_ENDPOINT_URL"]
+        if self.region or os.environ.get("AWS_REGION"):
+            client["region_name"] = self.region or os.environ["AWS_REGION"]
+        return {
+            "key": self.key, "secret": self.secret, "token": self.token, "anon": self.anonymous, "client_kwargs": client,
+            "use_listings_cache": False, "default_fill_cache": False,
+            "config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 2, "mode": "standard"}},
+        }
+
+    def retry(self, uri: str, action: Callable[[], T]) -> T:
+        """Run `action`, again after transient errors; any other error becomes a UserError that names the URI."""
+        for attempt in range(self.retries + 1):
+            try:
+                return action()
+            except UserError:
+                raise
+            except Exception as error:  # every library has its own errors; each is translated or raised again
+                if attempt < self.retries and _transient(error):
+                    wait = 0.5 * 2**attempt
+                    log.warning("%s: %s; try %d of %d in %.1f s", uri, _line(error), attempt + 2, self.retries + 1, wait)
+                    time.sleep(wait)
+                    continue
+                raise explain(uri, error) from error
+        raise AssertionError("unreachable")
+
+    def read(self, uri: str) -> bytes:
+        fs, path = self.fs(uri)
+        return self.retry(uri, lambda: fs.cat_file(path))
+
+    def read_range(self, uri: str, start: int, end: int) -> bytes:
+        fs, path = self.fs(uri)
+        return self.retry(uri, lambda: fs.cat_file(path, start=start, end=end))
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Write a whole object: it is there complete or not at all (a local file is renamed into place)."""
+        fs, path = self.fs(uri)
+        if _local(fs):
+            self.retry(uri, lambda: _write_local(Path(path), data))
+        else:
+            self.retry(uri, lambda: fs.pipe_file(path, data))
+
+    def upload(self, local: str | Path, uri: str) -> None:
+        """Copy a local file to a URI, streaming."""
+        fs, path = self.fs(uri)
+        self.retry(uri, lambda: fs.put_file(str(local), path))
+
+    def download(self, uri: str, local: str | Path) -> None:
+        fs, path = self.fs(uri)
+        Path(local).parent.mkdir(parents=True, exist_ok=True)
+        self.retry(uri, lambda: fs.get_file(path, str(local)))
+
+    def read_json(self, uri: str) -> Any:
+        return json.loads(self.read(uri))
+
+    def write_json(self, uri: str, value: Any) -> None:
+        self.write(uri, json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+    def exists(self, uri: str) -> bool:
+        """Whether an object (not a folder) is there; refused or unreachable storage raises UserError."""
+        fs, path = self.fs(uri)
+
+        def ask() -> bool:
+            try:
+                return fs.info(path)["type"] == "file"
+            except FileNotFoundError:
+                return False
+
+        return self.retry(uri, ask)
+
+    def names(self, uri: str) -> list[str]:
+        """Names directly under a folder, sorted; empty when there is none."""
+        fs, path = self.fs(uri)
+
+        def ask() -> list[str]:
+            try:
+                found = fs.ls(path, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != path.rstrip("/"))
+
+        return self.retry(uri, ask)
+
+    def walk(self, uri: str) -> Iterator[tuple[str, int]]:
+        """Stream (URI, size in bytes) of every object below a folder, in the store's order; never holds all names."""
+        fs, path = self.fs(uri)
+        if "s3" in _protocols(fs):
+            yield from self._walk_s3(uri, path)
+            return
+        if not self.retry(uri, lambda: fs.exists(path)):
+            raise UserError(f"{uri}: no such folder")
+        prefix = uri[: len(uri) - len(path)] if uri.endswith(path) else (f"{uri.split('://')[0]}://" if "://" in uri else "")
+        for folder, _, files in fs.walk(path, detail=True):
+            for name in sorted(files):
+                yield f"{prefix}{folder.rstrip('/')}/{name}", int(files[name].get("size") or 0)
+
+    def _walk_s3(self, uri: str, path: str) -> Iterator[tuple[str, int]]:
+        import botocore.config
+        import botocore.session
+        from botocore import UNSIGNED
+
+        options = self._options("s3")
+        config = botocore.config.Config(**options["config_kwargs"], **({"signature_version": UNSIGNED} if self.anonymous else {}))
+        client = botocore.session.get_session().create_client(
+            "s3", aws_access_key_id=self.key, aws_secret_access_key=self.secret, aws_session_token=self.token,
+            config=config, **options["client_kwargs"],
+        )
+        bucket, _, prefix = path.partition("/")
+        prefix = prefix.rstrip("/") + "/" if prefix else ""
+        marker: dict[str, str] = {}
+        while True:
+            page = self.retry(uri, lambda: client.list_objects_v2(Bucket=bucket, Prefix=prefix, **marker))
+            for entry in page.get("Contents", ()):
+                if not entry["Key"].endswith("/"):
+                    yield f"s3://{bucket}/{entry['Key']}", entry["Size"]
+            if not page.get("IsTruncated"):
+                return
+            marker = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, uri: str) -> None:
+        """Remove a file or a folder with all below it; absent is fine."""
+        fs, path = self.fs(uri)
+
+        def remove() -> None:
+            try:
+                fs.rm(path, recursive=True)
+            except FileNotFoundError:
+                pass
+
+        self.retry(uri, remove)
+
+    def arrow(self, uri: str) -> tuple[Any, str]:
+        """The same as a pyarrow file system and its path (Ray Train's storage, Parquet)."""
+        from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+
+        fs, path = self.fs(uri)
+        return (LocalFileSystem() if _local(fs) else PyFileSystem(FSSpecHandler(fs))), path
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path parts to a URI."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def absolute(uri: str) -> str:
+    """A plain path made absolute; a URI stays as it is. Workers do not share the driver's working directory."""
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
+def explain(uri: str, error: BaseException) -> BaseException:
+    """One clear line for a storage error, or the error itself when it is none."""
+    text = f"{type(error).__name__}: {error}"
+    code = str(getattr(error, "response", {}).get("Error", {}).get("Code", "")) if hasattr(error, "response") else ""
+    if isinstance(error, OSError) and error.errno == 28:
+        return UserError(f"{uri}: no space left on the device; free some, or set `root` elsewhere")
+    if code == "NoSuchBucket" or "NoSuchBucket" in text or "bucket does not exist" in text:
+        return UserError(f"{uri}: the bucket does not exist; create it, or mend the URI")
+    if isinstance(error, PermissionError) or code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403"):
+        return UserError(f"{uri}: access refused; check the key, its rights and the endpoint ({_line(error)})")
+    if "NoCredentials" in text or "Unable to locate credentials" in text:
+        return UserError(f"{uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `storage` in the recipe")
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{uri}: not found")
+    if isinstance(error, (IsADirectoryError, NotADirectoryError)):
+        return UserError(f"{uri}: {_line(error)}")
+    if "Could not connect" in text or "EndpointConnectionError" in text or "Connect call failed" in text or "Cannot connect" in text:
+        return UserError(f"{uri}: the storage endpoint cannot be reached ({_line(error)}); check `storage.endpoint_url`")
+    if isinstance(error, OSError) or code:
+        return UserError(f"{uri}: {_line(error)}")
+    return error
+
+
+def _line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+def _transient(error: BaseException) -> bool:
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+        return False
+    text = f"{type(error).__name__}: {error}"
+    return isinstance(error, (ConnectionError, TimeoutError)) or any(word in text for word in TRANSIENT)
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _local(fs: fsspec.AbstractFileSystem) -> bool:
+    return "file" in _protocols(fs)
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

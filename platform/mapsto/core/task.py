@@ -1,0 +1,259 @@
+"""The Task seam: what a task says, and nothing of how it is run.
+
+A task is one file: its configuration (a frozen pydantic model whose `kind` names it) beside its class. It imports no
+torch at module level: decoding workers and the command line import it too, and must stay small and quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from .errors import UserError
+from .preprocess import Preprocess
+from .sample import Arrays, Batch, DatasetInfo, Geometry, Prediction, Sample, Split
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from .artifact import Artifact
+    from .page import Page
+
+
+class TaskConfig(BaseModel):
+    """The recipe's `task` section; every task's own configuration extends it and narrows `kind` to a literal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    kind: str
+
+
+class Transform(Protocol):
+    """(samples, generator) → sample: pure, picklable, numpy only. The first sample is the row itself, the others its
+    partners (mosaic, mixing); `image` arrives as encoded bytes and leaves as H×W×3 uint8 of one fixed size."""
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream of samples into a batch: which data set and split, drawn how, transformed how."""
+
+    role: str
+    """Key of the recipe's `data`."""
+    split: Split
+    transform: Transform
+    columns: tuple[str, ...]
+    """Columns to read from the shards; `row_id` always comes along."""
+    sampling: Literal["shuffled", "sequential"] = "shuffled"
+    partners: int = 0
+    """How many further rows each draw brings (mosaic: 3)."""
+    ratio: float = 1.0
+    """Rows of this stream per row of the batch size."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a loss may know of the run besides its batch."""
+
+    step: int
+    """Optimizer step, from 0."""
+    epoch: int
+    steps: int
+    """Optimizer steps of the whole run."""
+    generator: torch.Generator
+    """Seeded by (seed, step, rank): a resumed run draws the same numbers."""
+    rank: int
+    world: int
+    gather: Callable[[torch.Tensor], torch.Tensor]
+    """Concatenate a tensor over the ranks along dimension 0, with gradient."""
+
+
+Loss = Callable[["nn.Module", Batch, Context], "tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]"]
+"""(model, batch, context) → (sum over the valid rows, their count, further sums to log by name)."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer's part of a step: a plain task has one, a GAN two.
+
+    The engine wraps `loss` over the whole model in one DDP module per phase, trains the parameters whose names begin
+    with one of `parameters` and freezes the others meanwhile.
+    """
+
+    name: str
+    loss: Loss
+    parameters: tuple[str, ...] = ("",)
+    """Prefixes of parameter names; the default is all."""
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of the recipe's `train.optimizer` for this phase."""
+    every: int = 1
+    """Run this phase on every n-th step."""
+    after_step: Callable[[nn.Module, Context], None] | None = None
+    """Called after the optimizer's step, without gradient (a momentum encoder, a queue, weight clipping)."""
+
+
+class Metrics(Protocol):
+    """States are gathered by row and computed once, in row order: the same number on any number of workers."""
+
+    primary: str
+    """The metric by which checkpoints, trials and variants are compared."""
+    mode: Literal["max", "min"]
+
+    def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
+        """What `compute` needs of each row: arrays of N rows (object arrays where ragged)."""
+        ...
+
+    def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Scalars by name, from all rows' states in the order of their `row_id`."""
+        ...
+
+    def tables(self, states: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Further JSON-able results (per class, confusion, curves), kept in the artifact."""
+        ...
+
+    def draw(self, page: Page, tables: Mapping[str, Any]) -> None:
+        """Show the tables on the report page."""
+        ...
+
+    def badness(self, states: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How wrong each row is, N floats, for the page's worst mistakes; 0 where it is right."""
+        ...
+
+
+@dataclass(frozen=True)
+class Field:
+    """One typed input or output of the endpoint."""
+
+    name: str
+    kind: Literal["image", "text", "class", "seed", "label", "probabilities", "mask", "boxes", "number"]
+    required: bool = True
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Signature:
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """How to write the model as ONNX: it is traced on `inputs`, whose first dimension stays dynamic."""
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: tuple[str, ...]
+    quantize: bool = True
+    """Whether static int8 quantization makes sense for it."""
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A cell of tasks × stages that does not work, and why."""
+
+    reason: str
+
+
+class Task:
+    """What is trained, measured and served, for one kind of problem.
+
+    A plain supervised task writes `build`, `streams`, `phases`, `decode` and `metrics`; the rest have their one
+    default here. `datasets` maps the recipe's roles to what is known of them.
+    """
+
+    Config: ClassVar[type[TaskConfig]]
+    about: ClassVar[str]
+    """One line for `mapsto tasks`."""
+    unsupported: ClassVar[Mapping[str, str]] = {}
+    """Stage → reason."""
+
+    def __init__(self, config: Any, datasets: Mapping[str, DatasetInfo]) -> None:
+        self.config = config
+        self.datasets = datasets
+
+    def check(self) -> None:
+        """Raise UserError when the data sets do not fit the task (no labels, one class only, ...)."""
+
+    def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
+        """The untrained model. Its inputs are the batch's arrays as they are (uint8 N×H×W×3 images): normalisation
+        is inside it, so that every runtime and every export normalises alike."""
+        raise NotImplementedError
+
+    def streams(self, split: Split) -> Mapping[str, Stream]:
+        """Name → stream. With several, a batch's names carry the stream's as prefix: `style.image`."""
+        raise NotImplementedError
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Stack samples into one contiguous array per name; ragged values become a buffer and `<name>_offsets`."""
+        return stack(samples)
+
+    def phases(self, model: nn.Module) -> tuple[Phase, ...]:
+        raise NotImplementedError
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """The model's inputs by name, in the order of its forward, from a batch (arrays or tensors)."""
+        return {"image": batch["image"]}
+
+    def forward(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """What an exported model returns too: name → tensor with N rows."""
+        out = model(**self.inputs(batch))
+        return out if isinstance(out, dict) else {"logits": out}
+
+    def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
+        """Answers in the task's terms and the original's pixels; numpy only, the same for every runtime."""
+        raise NotImplementedError
+
+    def metrics(self) -> Metrics:
+        raise NotImplementedError
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """The one preprocess specification of evaluate, predict, compress and serve; None without an input image."""
+        return None
+
+    def signature(self) -> Signature:
+        return Signature((Field("image", "image"),), (Field("label", "label"),))
+
+    def prepare(self, request: Mapping[str, Any]) -> tuple[Sample, Geometry]:
+        """One request's fields (`image`: encoded bytes) to a sample of the model's inputs, and its geometry."""
+        if self.preprocess is None:
+            raise NotImplementedError(f"{type(self).__name__} has no preprocess specification and no prepare()")
+        if not request.get("image"):
+            raise UserError("the request has no image: send an encoded image (JPEG, PNG, WebP, ...) as `image`")
+        image, geometry = self.preprocess(request["image"])
+        return {"image": image}, geometry
+
+    def export(self) -> ExportSpec | Unsupported:
+        return Unsupported("this task has no export")
+
+    def render(self, sample: Sample, prediction: Prediction) -> np.ndarray:
+        """A picture of the answer: H×W×3 uint8. The sample's `image` is H×W×3 uint8 where the task has one."""
+        return sample["image"]
+
+    def truth(self, sample: Sample) -> str:
+        """The sample's truth in words, for a report's captions; empty where there is nothing to say."""
+        return ""
+
+    def initialise(self, model: nn.Module, batch: Batch) -> None:
+        """Set weights from the first training batch before training begins (whitening); nothing by default."""
+
+
+def stack(samples: Sequence[Sample]) -> Batch:
+    """Samples of equal names and shapes to one array per name; numbers become int64 or float32."""
+    batch: Batch = {}
+    for name in samples[0]:
+        values = [sample[name] for sample in samples]
+        array = np.stack(values) if isinstance(values[0], np.ndarray) else np.asarray(values)
+        batch[name] = array.astype(np.float32) if array.dtype == np.float64 else array
+    return batch
+
+
+def rows(batch: Batch, keep: Iterable[int] | np.ndarray) -> Batch:
+    """The given rows of a batch whose arrays all have N rows."""
+    index = np.asarray(keep)
+    return {name: value[index] for name, value in batch.items()}

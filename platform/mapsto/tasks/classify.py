@@ -1,0 +1,167 @@
+"""Image classification: one label per image, softmax cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field as Setting
+
+from ..core.artifact import Artifact
+from ..core.errors import UserError
+from ..core.metrics.classification import ClassificationMetrics, softmax
+from ..core.picture import banner
+from ..core.preprocess import Preprocess
+from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
+from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
+from ..data.transforms import ColorJitter, Compose, Keep, PadCrop, Prepare, RandomFlip, RandomResizedCrop, RandomRotate, Step
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str = "resnet18"
+    """A timm model, or `airbench`, a small fast net for 32-pixel images."""
+    pretrained: bool = False
+    drop_rate: float = Setting(0.0, ge=0, lt=1)
+    small_input: bool | None = None
+    """Keep the stem's resolution; default: for images of at most 64 pixels."""
+
+
+class Augment(BaseModel):
+    """What a training image goes through; geometry is drawn anew for every draw."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    crop: Literal["random_resized", "pad", "none"] = "random_resized"
+    """`pad`: pad by `pad` pixels (reflected) and crop back, for small images."""
+    scale: tuple[float, float] = (0.35, 1.0)
+    """Of random_resized: share of the image's area."""
+    ratio: tuple[float, float] = (0.75, 1.3333)
+    pad: int = Setting(4, ge=0)
+    flip: float = Setting(0.5, ge=0, le=1)
+    rotate: float = Setting(0.0, ge=0, le=180)
+    """Largest angle, degrees."""
+    brightness: float = Setting(0.0, ge=0, le=1)
+    contrast: float = Setting(0.0, ge=0, le=1)
+    saturation: float = Setting(0.0, ge=0, le=1)
+
+
+class ClassifyConfig(TaskConfig):
+    kind: Literal["classify"]
+    model: Model = Model()
+    image_size: int = Setting(224, ge=8, le=1024)
+    """Side of the square input, pixels."""
+    crop_fraction: float = Setting(1.0, gt=0.1, le=1)
+    """Share of the shorter side that evaluation's centre crop keeps."""
+    label_smoothing: float = Setting(0.0, ge=0, lt=1)
+    augment: Augment = Augment()
+    role: str = "train"
+    """Which of the recipe's data sets."""
+
+
+class Classify(Task):
+    Config = ClassifyConfig
+    about: ClassVar[str] = "one label per image"
+    config: ClassifyConfig
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.datasets[self.config.role].classes
+
+    def check(self) -> None:
+        info = self.datasets[self.config.role]
+        if not info.classes:
+            raise UserError(f"{info.uri}: no labels; classify needs a folder per class, or a manifest with a `label` column")
+        if len(info.classes) < 2:
+            raise UserError(f"{info.uri}: one class only ('{info.classes[0]}'); classify needs two or more")
+
+    def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
+        from ..models.backbones import classifier
+        from ..models.normalize import Normalized
+
+        model, info = self.config.model, self.datasets[self.config.role]
+        small = self.config.image_size <= 64 if model.small_input is None else model.small_input
+        net = classifier(
+            model.name, len(self.classes), pretrained=model.pretrained, drop_rate=model.drop_rate, small_input=small,
+            image_size=self.config.image_size,
+        )
+        if model.pretrained and hasattr(net, "default_cfg"):
+            return Normalized(net, net.default_cfg["mean"], net.default_cfg["std"])
+        return Normalized(net, info.mean, info.std)
+
+    def streams(self, split: Split) -> Mapping[str, Stream]:
+        config, augment, keep = self.config, self.config.augment, Keep("image", "label")
+        prepare = Prepare(self.preprocess)
+        if split != "train":
+            return {"": Stream(config.role, split, Compose(prepare, keep), ("image", "label"), "sequential")}
+        crops: dict[str, tuple[Step, ...]] = {
+            "random_resized": (RandomResizedCrop(config.image_size, augment.scale, augment.ratio),),
+            "pad": (prepare, PadCrop(augment.pad)),
+            "none": (prepare,),
+        }
+        steps = list(crops[augment.crop])
+        if augment.flip:
+            steps.append(RandomFlip(augment.flip))
+        if augment.rotate:
+            steps.append(RandomRotate(augment.rotate))
+        if augment.brightness or augment.contrast or augment.saturation:
+            steps.append(ColorJitter(augment.brightness, augment.contrast, augment.saturation))
+        return {"": Stream(config.role, split, Compose(*steps, keep), ("image", "label"))}
+
+    def phases(self, model: nn.Module) -> tuple[Phase, ...]:
+        return (Phase("train", self._loss),)
+
+    def _loss(
+        self, model: nn.Module, batch: Batch, context: Context
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        import torch.nn.functional as F
+
+        logits = self.forward(model, batch)["logits"].float()
+        valid = batch["valid"].float()
+        each = F.cross_entropy(logits, batch["label"], reduction="none", label_smoothing=self.config.label_smoothing)
+        right = (logits.detach().argmax(1) == batch["label"]).float()
+        return (each * valid).sum(), valid.sum(), {"train_top1": (right * valid).sum()}
+
+    def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
+        probability = softmax(np.asarray(output["logits"]))
+        best = np.argsort(-probability, axis=1, kind="stable")[:, :5]
+        return [
+            {
+                "label": self.classes[top[0]],
+                "probability": round(float(p[top[0]]), 6),
+                "top": [{"label": self.classes[i], "probability": round(float(p[i]), 6)} for i in top],
+            }
+            for p, top in zip(probability, best, strict=True)
+        ]
+
+    def metrics(self) -> ClassificationMetrics:
+        return ClassificationMetrics(self.classes)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess(self.config.image_size, "crop", self.config.crop_fraction)
+
+    def signature(self) -> Signature:
+        outputs = (Field("label", "label"), Field("probability", "number"), Field("top", "probabilities", about="the five most probable"))
+        return Signature((Field("image", "image"),), outputs)
+
+    def export(self) -> ExportSpec:
+        size = self.config.image_size
+        return ExportSpec({"image": np.zeros((2, size, size, 3), np.uint8)}, ("logits",))
+
+    def render(self, sample: Sample, prediction: Prediction) -> np.ndarray:
+        return banner(sample["image"], f"{prediction['label']} {prediction['probability']:.0%}")
+
+    def truth(self, sample: Sample) -> str:
+        return self.classes[int(sample["label"])]
+
+    def initialise(self, model: nn.Module, batch: Batch) -> None:
+        net = model.get_submodule("net")
+        if hasattr(net, "whiten"):
+            net.whiten(model.normalize(batch["image"]))

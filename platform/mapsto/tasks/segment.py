@@ -1,0 +1,148 @@
+"""Semantic segmentation: a class for every pixel, by a U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field as Setting, field_validator
+
+from ..core.artifact import Artifact
+from ..core.errors import UserError
+from ..core.metrics.segmentation import VOID, SegmentationMetrics
+from ..core.picture import overlay
+from ..core.preprocess import Preprocess, sample_nearest
+from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
+from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
+from ..data.transforms import ColorJitter, Compose, Keep, Prepare, RandomFlip, RandomResizedCrop
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class SegmentModel(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: Literal["unet"] = "unet"
+    widths: tuple[int, ...] = Setting((16, 32, 64, 128), min_length=2, max_length=6)
+    """Channels per level, from full resolution down."""
+
+
+class SegmentAugment(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    scale: tuple[float, float] = (0.5, 1.0)
+    """Share of the image's area that a training crop takes."""
+    flip: float = Setting(0.5, ge=0, le=1)
+    brightness: float = Setting(0.2, ge=0, le=1)
+    contrast: float = Setting(0.2, ge=0, le=1)
+
+
+class SegmentConfig(TaskConfig):
+    kind: Literal["segment"]
+    classes: tuple[str, ...] = Setting(min_length=2, max_length=255)
+    """Names of the mask's ids, from 0 (often the background). 255 is void: not trained on, not measured."""
+    model: SegmentModel = SegmentModel()
+    image_size: int = Setting(128, ge=16, le=2048)
+    """Side of the square input, pixels."""
+    augment: SegmentAugment = SegmentAugment()
+    role: str = "train"
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError("class names must differ")
+        return names
+
+
+class Segment(Task):
+    Config = SegmentConfig
+    about: ClassVar[str] = "a class for every pixel (U-Net)"
+    config: SegmentConfig
+
+    def check(self) -> None:
+        info = self.datasets[self.config.role]
+        if "mask" not in info.columns:
+            raise UserError(f"{info.uri}: no masks; segment needs a manifest with a `mask` column (URI of a grey or palette image of class ids)")
+        step = 2 ** (len(self.config.model.widths) - 1)
+        if self.config.image_size % step:
+            raise UserError(f"task.image_size: {self.config.image_size} must be a multiple of {step} for {len(self.config.model.widths)} levels")
+
+    def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
+        from ..models.normalize import Normalized
+        from ..models.unet import UNet
+
+        info = self.datasets[self.config.role]
+        return Normalized(UNet(len(self.config.classes), self.config.model.widths), info.mean, info.std)
+
+    def streams(self, split: Split) -> Mapping[str, Stream]:
+        augment, keep, columns = self.config.augment, Keep("image", "mask"), ("image", "mask")
+        if split != "train":
+            return {"": Stream(self.config.role, split, Compose(Prepare(self.preprocess), keep), columns, "sequential")}
+        transform = Compose(
+            RandomResizedCrop(self.config.image_size, augment.scale),
+            RandomFlip(augment.flip),
+            ColorJitter(augment.brightness, augment.contrast, 0.0),
+            keep,
+        )
+        return {"": Stream(self.config.role, split, transform, columns)}
+
+    def phases(self, model: nn.Module) -> tuple[Phase, ...]:
+        return (Phase("train", self._loss),)
+
+    def _loss(
+        self, model: nn.Module, batch: Batch, context: Context
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Cross-entropy over the valid rows' pixels that are not void: sums and counts are pixels."""
+        import torch.nn.functional as F
+
+        logits, mask = self.forward(model, batch)["logits"].float(), batch["mask"].long()
+        counted = (mask != VOID) & batch["valid"][:, None, None]
+        wrong = counted & (mask >= len(self.config.classes))
+        if wrong.any():
+            raise UserError(f"a mask holds id {int(mask[wrong].max())}, task.classes names {len(self.config.classes)} (0..{len(self.config.classes) - 1}); rows {batch['row_id'][wrong.flatten(1).any(1)].tolist()}")
+        each = F.cross_entropy(logits, mask.masked_fill(~counted, VOID), reduction="none", ignore_index=VOID)
+        right = ((logits.detach().argmax(1) == mask) & counted).sum().float()
+        return each.sum(), counted.sum().float(), {"train_pixel_accuracy": right}
+
+    def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
+        predictions = []
+        for logits, place in zip(np.asarray(output["logits"]), geometry, strict=True):
+            mask = _to_original(logits.argmax(0).astype(np.uint8), place)
+            share = np.bincount(mask.ravel(), minlength=len(self.config.classes)) / mask.size
+            predictions.append({"mask": mask, "share": {n: round(float(s), 6) for n, s in zip(self.config.classes, share, strict=True)}})
+        return predictions
+
+    def metrics(self) -> SegmentationMetrics:
+        return SegmentationMetrics(self.config.classes)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess(self.config.image_size, "stretch")
+
+    def signature(self) -> Signature:
+        outputs = (Field("mask", "mask", about="class ids in the image's own size, a grey PNG"), Field("share", "number", about="of the pixels, by class"))
+        return Signature((Field("image", "image"),), outputs)
+
+    def export(self) -> ExportSpec:
+        size = self.config.image_size
+        return ExportSpec({"image": np.zeros((2, size, size, 3), np.uint8)}, ("logits",))
+
+    def render(self, sample: Sample, prediction: Prediction) -> np.ndarray:
+        image, mask = sample["image"], prediction["mask"]
+        if mask.shape != image.shape[:2]:  # the page shows the model's input, the prediction is in the original's size
+            mask = mask[np.arange(image.shape[0]) * mask.shape[0] // image.shape[0]][:, np.arange(image.shape[1]) * mask.shape[1] // image.shape[1]]
+        return np.concatenate([image, overlay(image, mask, len(self.config.classes))], axis=1)
+
+
+def _to_original(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """An input's mask read at the original's pixel centres, through the inverse geometry."""
+    inverse = np.linalg.inv(geometry.matrix)
+    side = max(geometry.height, geometry.width)
+    full = sample_nearest(mask, Geometry(inverse, *mask.shape), side, 0)
+    return full[: geometry.height, : geometry.width]
+
+

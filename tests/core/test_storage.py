@@ -1,0 +1,101 @@
+import pickle
+
+import pytest
+
+from mapsto.core.artifact import Artifact, fingerprint
+from mapsto.core.errors import UserError
+from mapsto.core.storage import Storage, absolute, join
+
+
+def test_written_objects_come_back_and_are_listed(tmp_path):
+    storage = Storage()
+    for name in ("b/2.txt", "a/1.txt", "a/3.txt"):
+        storage.write(join(str(tmp_path), name), name.encode())
+    found = sorted(storage.walk(str(tmp_path)))
+    assert [(uri.removeprefix(f"{tmp_path}/"), size) for uri, size in found] == [("a/1.txt", 7), ("a/3.txt", 7), ("b/2.txt", 7)]
+    assert [storage.read(uri) for uri, _ in found] == [b"a/1.txt", b"a/3.txt", b"b/2.txt"]
+    assert storage.names(str(tmp_path)) == ["a", "b"]
+    assert storage.read_range(found[0][0], 2, 5) == b"1.t"
+    assert not storage.exists(join(str(tmp_path), "a"))
+    storage.delete(join(str(tmp_path), "a"))
+    assert storage.names(str(tmp_path)) == ["b"]
+
+
+def test_a_file_uri_and_a_path_are_the_same_place(tmp_path):
+    Storage().write(f"file://{tmp_path}/x", b"1")
+    assert Storage().read(str(tmp_path / "x")) == b"1"
+    assert list(Storage().walk(f"file://{tmp_path}")) == [(f"file://{tmp_path}/x", 1)]
+
+
+def test_secrets_never_show_and_survive_pickling():
+    storage = Storage(key="AKIA", secret="hush", token="tok")
+    assert not any(word in repr(storage) for word in ("AKIA", "hush", "tok'"))
+    assert pickle.loads(pickle.dumps(storage)) == storage
+
+
+def test_transient_errors_are_retried_and_lasting_ones_named(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    calls = []
+
+    def flaky():
+        calls.append(1)
+        if len(calls) < 3:
+            raise ConnectionResetError("Connection reset by peer")
+        return "there"
+
+    assert Storage(retries=2).retry("s3://b/k", flaky) == "there"
+    calls.clear()
+    with pytest.raises(UserError, match="s3://b/k"):
+        Storage(retries=1).retry("s3://b/k", flaky)
+    with pytest.raises(UserError, match="/nowhere/x: not found"):
+        Storage().read("/nowhere/x")
+    with pytest.raises(ZeroDivisionError):
+        Storage().retry("x", lambda: 1 / 0)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="no space left"):
+        Storage().write(str(tmp_path / "x"), b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_protocols_and_missing_extras_are_named():
+    with pytest.raises(UserError, match="nope://x"):
+        Storage().read("nope://x/y")
+    with pytest.raises(UserError, match=r"mapsto\[gcs\]"):
+        Storage().read("gs://bucket/key")
+
+
+def test_paths_become_absolute_and_uris_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute("x/y") == str(tmp_path / "x/y")
+    assert absolute("s3://a/b") == "s3://a/b"
+
+
+def test_an_artifact_counts_only_when_finished(tmp_path):
+    storage = Storage()
+    parent = Artifact(str(tmp_path / "ingest" / "aaaa"), storage)
+    parent.begin({"name": "x"}, {}, {})
+    assert parent.started()
+    assert not parent.complete()
+    with pytest.raises(UserError, match="artifact.json is missing"):
+        parent.meta()
+    parent.finish(section={}, parents={}, metrics={"rows": 3}, digest="d1")
+    child = Artifact(str(tmp_path / "train" / "bbbb"), storage)
+    child.begin({"name": "x"}, {"lr": 1}, {"data.train": parent})
+    child.finish(section={"lr": 1}, parents={"data.train": parent}, metrics={}, digest="d2")
+    assert child.meta()["parents"] == {"data.train": {"uri": parent.uri, "identity": "aaaa:d1"}}
+    assert (child.stage, child.fingerprint) == ("train", "bbbb")
+
+
+def test_the_fingerprint_covers_section_and_parents_in_any_order():
+    a = fingerprint({"x": 1, "y": 2}, {"p": "1:2"})
+    assert a == fingerprint({"y": 2, "x": 1}, {"p": "1:2"})
+    assert a != fingerprint({"x": 1, "y": 3}, {"p": "1:2"})
+    assert a != fingerprint({"x": 1, "y": 2}, {"p": "1:3"})
