@@ -223,9 +223,10 @@ class Task:
         """One request's fields (`image`: encoded bytes) to a sample of the model's inputs, and its geometry."""
         if self.preprocess is None:
             raise NotImplementedError(f"{type(self).__name__} has no preprocess specification and no prepare()")
-        if not request.get("image"):
+        data = request.get("image")
+        if data is None or len(data) == 0:
             raise UserError("the request has no image: send an encoded image (JPEG, PNG, WebP, ...) as `image`")
-        image, geometry = self.preprocess(request["image"])
+        image, geometry = self.preprocess(data)
         return {"image": image}, geometry
 
     def export(self) -> ExportSpec | Unsupported:

@@ -1,0 +1,1 @@
+"""Data sets: how images come in, are checked, and are read back."""

@@ -1,0 +1,145 @@
+"""The tasks' own pieces, without Ray: losses by hand, answers, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mapsto.core.codecs import encode
+from mapsto.core.errors import UserError
+from mapsto.core.registry import TASKS, load_task, save_task, task_class
+from mapsto.core.sample import DatasetInfo, Geometry
+from mapsto.core.task import Context, stack
+
+INFO = DatasetInfo("s3://b/data", "f:1", ("cat", "dog", "fox"), {"train": 9}, ("image", "label", "mask"))
+CONTEXT = Context(0, 0, 10, torch.Generator().manual_seed(0), 0, 1, lambda tensor: tensor)
+CONFIGS = {
+    "classify": {"kind": "classify", "image_size": 32, "model": {"name": "resnet10t"}},
+    "segment": {"kind": "segment", "classes": ["sky", "cat", "dog"], "image_size": 32, "model": {"widths": [4, 8]}},
+    "gan": {"kind": "gan", "image_size": 16, "latent": 16, "width": 4},
+}
+
+
+def make(kind: str, info: DatasetInfo = INFO, **changes):
+    cls = task_class(kind)
+    return cls(cls.Config(**{**CONFIGS[kind], **changes}), {"train": info})
+
+
+def batch(task, split="train", rows=4):
+    rng = np.random.default_rng(0)
+    stream = task.streams(split)[""]
+    samples = []
+    for i in range(rows):
+        sample = {"image": encode(rng.integers(0, 256, (40, 50, 3), np.uint8)), "label": i % 3, "row_id": i}
+        sample["mask"] = encode(rng.integers(0, 3, (40, 50), np.uint8), "png")
+        samples.append(stream.transform([{k: sample[k] for k in (*stream.columns, "row_id")}], np.random.default_rng(i)))
+    whole = task.collate(samples) | {"row_id": np.arange(rows), "valid": np.ones(rows, bool)}
+    return whole, {name: torch.from_numpy(value) for name, value in whole.items()}
+
+
+@pytest.mark.parametrize("kind", sorted(TASKS))
+def test_no_row_that_is_padding_counts(kind):
+    task = make(kind)
+    model = task.build({})
+    model.eval()
+    _, full = batch(task)
+    half = {**full, "valid": torch.tensor([True, True, False, False])}
+    only = {name: value[:2] for name, value in full.items()}
+    for phase in task.phases(model):
+        def run(part):
+            with torch.no_grad():
+                context = Context(0, 0, 10, torch.Generator().manual_seed(0), 0, 1, lambda tensor: tensor)
+                return phase.loss(model, part, context)
+
+        (padded, count, logs), (alone, count_alone, logs_alone) = run(half), run(only)
+        assert float(count) == float(count_alone)
+        assert float(padded) == pytest.approx(float(alone), rel=1e-4, abs=1e-4)
+        assert {k: float(v) for k, v in logs.items()} == pytest.approx({k: float(v) for k, v in logs_alone.items()}, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", sorted(TASKS))
+def test_a_saved_task_comes_back_whole(kind, tmp_path):
+    from mapsto.core.artifact import Artifact
+    from mapsto.core.storage import Storage
+
+    task, artifact = make(kind), Artifact(str(tmp_path / "train" / "x"), Storage())
+    save_task(task, artifact)
+    back = load_task(artifact)
+    assert back.config == task.config
+    assert back.datasets == task.datasets
+    assert back.build({}).load_state_dict(task.build({}).state_dict()).missing_keys == []
+
+
+def test_classification_loss_is_cross_entropy_with_smoothing():
+    task = make("classify", label_smoothing=0.1)
+    model = task.build({}).eval()
+    _, tensors = batch(task)
+    with torch.no_grad():
+        total, count, _ = task.phases(model)[0].loss(model, tensors, CONTEXT)
+        log = torch.log_softmax(model(tensors["image"]).float(), 1)
+    target = torch.full_like(log, 0.1 / 3)
+    target[torch.arange(4), tensors["label"]] += 0.9
+    assert float(total) == pytest.approx(float(-(target * log).sum()), rel=1e-5)
+    assert float(count) == 4
+
+
+def test_answers_of_a_classifier_are_its_five_best_by_name():
+    info = DatasetInfo("u", "f", tuple("abcdefg"), {"train": 1}, ("image", "label"))
+    task = make("classify", info)
+    logits = np.log(np.array([[0.05, 0.1, 0.4, 0.2, 0.15, 0.06, 0.04]], np.float32))
+    (answer,) = task.decode({"logits": logits}, [Geometry(np.eye(3), 1, 1)])
+    assert answer["label"] == "c"
+    assert answer["probability"] == pytest.approx(0.4, abs=1e-5)
+    assert [entry["label"] for entry in answer["top"]] == ["c", "d", "e", "b", "f"]
+
+
+def test_a_segmentation_mask_comes_back_in_the_originals_size():
+    task = make("segment")
+    original = np.zeros((64, 96), np.uint8)
+    original[16:48, 24:72] = 1
+    image = np.repeat(original[..., None] * 255, 3, 2)
+    inputs, geometry = task.prepare({"image": image})
+    shown = (inputs["image"][..., 0] > 127).astype(int)
+    logits = np.stack([1 - shown, shown, np.full_like(shown, -1)]).astype(np.float32)[None]
+    (answer,) = task.decode({"logits": logits}, [geometry])
+    assert answer["mask"].shape == (64, 96)
+    assert np.mean(answer["mask"] == original) > 0.98
+    assert answer["share"]["cat"] == pytest.approx(original.mean(), abs=0.01)
+
+
+def test_an_unknown_mask_id_stops_with_the_rows():
+    task = make("segment", classes=["sky", "cat"])
+    model = task.build({})
+    _, tensors = batch(task)
+    with pytest.raises(UserError, match=r"holds id 2, task.classes names 2 .*rows \[0"):
+        task.phases(model)[0].loss(model, tensors, CONTEXT)
+
+
+def test_the_same_seed_draws_the_same_noise():
+    task = make("gan")
+    first, other = task.prepare({"seed": 3})[0]["z"], task.prepare({"seed": 4})[0]["z"]
+    assert np.array_equal(first, task.prepare({"seed": "3"})[0]["z"])
+    assert not np.array_equal(first, other)
+    for wrong in (None, 1.5, "x", True):
+        with pytest.raises(UserError, match="seed"):
+            task.prepare({"seed": wrong})
+
+
+def test_data_that_does_not_fit_is_refused_in_one_line():
+    with pytest.raises(UserError, match=r"one class only \('cat'\)"):
+        make("classify", DatasetInfo("u", "f", ("cat",), {}, ())).check()
+    with pytest.raises(UserError, match="no labels"):
+        make("classify", DatasetInfo("u", "f", (), {}, ())).check()
+    with pytest.raises(UserError, match="no masks"):
+        make("segment", DatasetInfo("u", "f", (), {}, ("image",))).check()
+    with pytest.raises(UserError, match="must be a multiple of 8"):
+        make("segment", image_size=36, model={"widths": [4, 8, 8, 8]}).check()
+    with pytest.raises(UserError, match="'resnet81' is no timm model.*did you mean"):
+        make("classify", model={"name": "resnet81"}).build({})
+
+
+def test_stack_keeps_bytes_small():
+    samples = [{"image": np.zeros((2, 2, 3), np.uint8), "label": 1, "score": 0.5}] * 3
+    stacked = stack(samples)
+    assert (stacked["image"].dtype, stacked["label"].dtype, stacked["score"].dtype) == (np.uint8, np.int64, np.float32)
