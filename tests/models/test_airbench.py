@@ -47,12 +47,13 @@ def test_scale_multiplies_the_logits() -> None:
     net, images = small().eval(), correlated_images(2)
     before = net(images)
     net.scale *= 2
-    torch.testing.assert_close(net(images), before * 2)
+    # numpy.testing: the first torch.testing.assert_close imports 500 modules, seconds of CPU time.
+    np.testing.assert_allclose(net(images).detach(), before.detach() * 2, rtol=1e-5)
 
 
 def test_identity_conv_copies_its_inputs() -> None:
     images = torch.randn(2, 5, 6, 6)
-    torch.testing.assert_close(identity_conv(5, 9)(images)[:, :5], images)
+    np.testing.assert_allclose(identity_conv(5, 9)(images)[:, :5].detach(), images, rtol=1e-5, atol=1e-6)
 
 
 def test_whitened_stem_is_decorrelated_with_unit_variance() -> None:

@@ -25,18 +25,14 @@ class AirBench(nn.Module):
     the identity initialisation carries every input channel through.
     """
 
-    def __init__(
-        self, num_classes: int, widths: Sequence[int] = (64, 256, 256), scale: float = 1 / 9
-    ) -> None:
+    def __init__(self, num_classes: int, widths: Sequence[int] = (64, 256, 256), scale: float = 1 / 9) -> None:
         super().__init__()
         inputs = (STEM_WIDTH, *widths[:-1])
         if len(widths) != 3 or any(out < in_ for in_, out in zip(inputs, widths, strict=True)):
             raise ValueError(
                 f"widths {tuple(widths)}: expected three, none below the one before, the first at least {STEM_WIDTH}"
             )
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, STEM_WIDTH, 2, bias=False), nn.BatchNorm2d(STEM_WIDTH), nn.GELU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, STEM_WIDTH, 2, bias=False), nn.BatchNorm2d(STEM_WIDTH), nn.GELU())
         self.blocks = nn.Sequential(*(block(i, o) for i, o in zip(inputs, widths, strict=True)))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         self.scale = scale

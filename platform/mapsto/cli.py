@@ -1,0 +1,292 @@
+"""The command line. Imports lazily: `--help`, `check`, `schema` and `tasks` load neither Ray nor torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .core.errors import UserError
+
+if TYPE_CHECKING:
+    from .config.schema import Recipe
+    from .runtime.session import Session
+
+VERBS = {
+    "ingest": "read, check and split the images into a data set",
+    "tune": "search the recipe's space for the best settings",
+    "train": "train the model",
+    "evaluate": "measure the model, and write a page with pictures",
+    "compress": "export, quantize, measure and choose",
+    "serve": "put the model behind an HTTP endpoint",
+    "predict": "answer for a file, a folder or an S3 prefix; or draw samples",
+    "run": "all stages of the recipe, going on after the last finished one",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 1 for a bug (with its traceback), 2 for what the user can mend, 130
+    for Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return arguments.action(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `mapsto schema | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        from .runtime.failures import user_error
+
+        told = user_error(error)
+        if told is None:
+            raise
+        print(told, file=sys.stderr)
+        return 2
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise SystemExit(143)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mapsto", description="From a bucket of images to a served model, on Ray.",
+        epilog="A verb's own options: mapsto VERB --help",
+    )  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="VERB")
+    for verb, about in VERBS.items():
+        command = commands.add_parser(verb, help=about, description=about.capitalize() + ".")
+        _verb_arguments(command, verb)
+        command.add_argument(
+            "--address", metavar="HOST:PORT", help="of a Ray cluster; default: RAY_ADDRESS, else a private local one"
+        )
+        command.add_argument("--cpus", type=int, metavar="N", help="of a private local cluster; default: the machine's")
+        command.set_defaults(action=_stage, verb=verb)
+    _submit_parser(commands)
+    _job_parser(commands)
+    check = commands.add_parser("check", help="validate a recipe; show it resolved, with the resources it needs")
+    _recipe_arguments(check)
+    check.set_defaults(action=_check)
+    schema = commands.add_parser("schema", help="the recipe's JSON Schema, for editors")
+    schema.set_defaults(action=_schema)
+    tasks = commands.add_parser("tasks", help="which task works with which stage")
+    tasks.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    tasks.set_defaults(action=_tasks)
+    return parser
+
+
+def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="the recipe's YAML file, or its URI")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="overrides",
+        help="train.optimizer.lr=0.1; may be repeated",
+    )
+
+
+def _verb_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
+    _recipe_arguments(parser)
+    if verb == "predict":
+        parser.add_argument("inputs", nargs="*", help="image files, folders or URIs of either")
+        parser.add_argument(
+            "--model", choices=("train", "compress"), help="which stage's; default: the one that is served"
+        )
+        parser.add_argument("--endpoint", metavar="URL", help="ask a served model instead of loading one")
+        parser.add_argument("--output", metavar="URI", help="where the answers go besides the artifact")
+        parser.add_argument("--count", type=int, metavar="N", help="how many samples a generator draws")
+        parser.add_argument("--seed", type=int, metavar="N", help="of a generator's samples")
+    if verb == "ingest":
+        parser.add_argument("--role", help="one of the recipe's data sets; default: all")
+    parser.add_argument("--force", action="store_true", help="make the stage's artifact anew")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="only errors")
+    loudness.add_argument("--verbose", action="store_true", help="Ray's own output, too")
+
+
+def _submit_parser(commands: Any) -> None:
+    submit = commands.add_parser("submit", help="any of these as a Ray job on a cluster elsewhere")
+    verbs = submit.add_subparsers(required=True, metavar="VERB")
+    for verb, about in VERBS.items():
+        command = verbs.add_parser(verb, help=about)
+        _verb_arguments(command, verb)
+        _dashboard_argument(command)
+        command.add_argument("--no-wait", action="store_true", help="do not follow the logs")
+        command.set_defaults(action=_submit, verb=verb)
+
+
+def _job_parser(commands: Any) -> None:
+    verbs = commands.add_parser("job", help="list, follow and stop submitted jobs").add_subparsers(
+        required=True, metavar="VERB"
+    )
+    for verb in ("list", "status", "logs", "stop"):
+        command = verbs.add_parser(verb)
+        if verb != "list":
+            command.add_argument("job", help="its id, from `mapsto submit` or `mapsto job list`")
+        if verb == "logs":
+            command.add_argument(
+                "--follow", "-f", action="store_true", help="until the job ends; its exit code becomes this one's"
+            )
+        _dashboard_argument(command)
+        command.set_defaults(action=_job, verb=verb)
+
+
+def _dashboard_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address", metavar="URL", help="of the cluster's dashboard, http://HEAD:8265; default: RAY_API_SERVER_ADDRESS"
+    )
+
+
+def _stage(arguments: argparse.Namespace) -> int:
+    """Run one stage, or all, on a cluster; a private one ends with it."""
+    from .config.load import load
+    from .runtime import progress
+
+    progress.configure(quiet=arguments.quiet)
+    recipe = load(arguments.recipe, arguments.overrides)
+    options = _options(arguments)
+    if arguments.verb == "predict" and options.get("endpoint"):
+        return _produce(recipe, arguments, options)  # the work is done elsewhere
+    from .runtime import session
+
+    with session.connected(arguments.address, arguments.cpus, verbose=arguments.verbose) as cluster:
+        code = _produce(recipe, arguments, options)
+        if cluster.private and _serves(recipe, arguments.verb):
+            _hold(cluster, progress.say)
+        return code
+
+
+def _produce(recipe: Recipe, arguments: argparse.Namespace, options: dict[str, Any]) -> int:
+    from .runtime.progress import say
+    from .stages import pipeline
+
+    if arguments.verb == "run":
+        pipeline.run_all(recipe, force=arguments.force, say=say)
+    elif arguments.verb == "ingest":
+        roles = [arguments.role] if arguments.role else list(recipe.data)
+        unknown = [role for role in roles if role not in recipe.data]
+        if unknown:
+            raise UserError(f"--role {unknown[0]}: the recipe's data sets are {', '.join(recipe.data)}")
+        for role in roles:
+            pipeline.produce(recipe, "ingest", {"role": role}, force=arguments.force, say=say)
+    else:
+        pipeline.produce(recipe, arguments.verb, options, force=arguments.force, say=say)
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What predict's own arguments say, without those not given."""
+    if arguments.verb != "predict":
+        return {}
+    from .core.storage import absolute
+
+    given = {
+        "inputs": [absolute(each) for each in arguments.inputs],
+        "output": absolute(arguments.output) if arguments.output else None,
+        "endpoint": arguments.endpoint, "model": arguments.model, "count": arguments.count, "seed": arguments.seed,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value not in (None, [])}
+
+
+def _serves(recipe: Recipe, verb: str) -> bool:
+    from .core.registry import task_class
+
+    return verb == "serve" or (verb == "run" and "serve" not in task_class(recipe.task.kind).unsupported)
+
+
+def _hold(cluster: Session, say: Callable[[str], None]) -> NoReturn:
+    """A private cluster's endpoint lives as long as this command."""
+    say(f"serving until Ctrl-C (Ray dashboard: {cluster.dashboard})")
+    while True:
+        time.sleep(1)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from .config.load import portable
+    from .runtime import jobs, progress
+
+    progress.configure(quiet=arguments.quiet)
+    text, overrides = portable(arguments.recipe, arguments.overrides)
+    given: list[str] = []
+    for name, value in _options(arguments).items():
+        given += value if name == "inputs" else [f"--{name}", str(value)]
+    given += [word for override in overrides for word in ("--set", override)]
+    given += [f"--{name}" for name in ("force", "quiet", "verbose") if getattr(arguments, name)]
+    if getattr(arguments, "role", None):
+        given += ["--role", arguments.role]
+    return jobs.submit(arguments.verb, text, given, arguments.address, wait=not arguments.no_wait, say=progress.say)
+
+
+def _job(arguments: argparse.Namespace) -> int:
+    from .runtime import jobs
+
+    if arguments.verb == "logs":
+        return jobs.logs(arguments.job, arguments.address, wait=arguments.follow)
+    if arguments.verb == "list":
+        print("\n".join(jobs.listing(arguments.address)) or "no jobs")
+    else:
+        print(getattr(jobs, arguments.verb)(arguments.job, arguments.address))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """The resolved recipe as YAML; what it needs follows as comments, so that the output is a recipe again."""
+    from .config.load import describe, load
+    from .runtime.resources import estimate
+
+    recipe = load(arguments.recipe, arguments.overrides)
+    print(describe(recipe), end="")
+    print("\n# Needs (memory is an estimate, without the model's own):")
+    for need in estimate(recipe):
+        gpus = f", {need.gpus:g} GPUs" if need.gpus else ""
+        print(f"# {need.stage:<9} {need.cpus:>4g} CPUs{gpus}, {need.memory_mb / 1024:5.1f} GiB   {need.why}")
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    import json
+
+    from .config.load import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    return 0
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    from .core.registry import STAGES, TASKS, task_class
+
+    rows = [
+        [kind, *("yes" if s not in task_class(kind).unsupported else "no" for s in STAGES), task_class(kind).about]
+        for kind in TASKS
+    ]
+    print(_table([["task", *STAGES, "what it is"], *rows], arguments.markdown))
+    reasons = [
+        f"{kind}, {s}: {task_class(kind).unsupported[s]}"
+        for kind in TASKS
+        for s in STAGES
+        if s in task_class(kind).unsupported
+    ]
+    if reasons:
+        print("\n" + "\n".join(f"- {reason}" if arguments.markdown else reason for reason in reasons))
+    return 0
+
+
+def _table(rows: list[list[str]], markdown: bool) -> str:
+    if markdown:
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+        return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

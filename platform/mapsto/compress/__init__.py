@@ -1,0 +1,1 @@
+"""Smaller and faster models: export, quantize, measure, choose. No Ray."""

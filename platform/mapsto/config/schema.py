@@ -1,0 +1,328 @@
+"""The recipe's schema: frozen pydantic models, a section per stage. The dotted path is the one address of a setting."""
+
+from __future__ import annotations
+
+from functools import cache, reduce
+from operator import or_
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, model_validator
+
+from ..core.registry import TASKS, task_class
+from ..core.storage import Storage
+from ..core.task import TaskConfig
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class StorageConfig(Section):
+    """How to reach the object store; the environment (AWS_ACCESS_KEY_ID, ...) is used where a field is absent."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    key: SecretStr | None = None
+    secret: SecretStr | None = None
+    token: SecretStr | None = None
+    anonymous: bool = False
+    retries: int = Field(5, ge=0, le=20)
+
+    def open(self) -> Storage:
+        def reveal(value: SecretStr | None) -> str | None:
+            return value.get_secret_value() if value else None
+
+        return Storage(
+            self.endpoint_url,
+            self.region,
+            reveal(self.key),
+            reveal(self.secret),
+            reveal(self.token),
+            self.anonymous,
+            self.retries,
+        )
+
+
+SECRETS = {"key", "secret", "token"}
+
+
+class DataConfig(Section):
+    """One data set: where its images are, in which layout, and how they are split."""
+
+    source: str
+    """URI of a folder, an archive (.tar, .tar.gz, .zip), a folder of archives, or a manifest (.csv, .jsonl, .parquet)."""
+    layout: Literal["auto", "folder", "archive", "manifest"] = "auto"
+    splits: dict[Literal["val", "test"], Fraction] = {"val": 0.1, "test": 0.1}
+    """Fractions for the splits that the source does not give itself, taken from its training rows, stratified by
+    class. A source that gives `test` keeps it whole."""
+    seed: int = 0
+    max_pixels: int = Field(100_000_000, gt=0)
+    """Larger images go to quarantine undecoded."""
+    min_side: int = Field(1, ge=1)
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many files: a quick try."""
+    storage: StorageConfig | None = None
+    """How to reach this source, when it is not where the artifacts go; default: the recipe's `storage`."""
+
+
+class OptimizerConfig(Section):
+    kind: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """sgd only."""
+    nesterov: bool = True
+    """sgd only, with momentum."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """adamw only."""
+    decay_norms: bool = False
+    """Whether weight decay also falls on biases and norm layers (one-dimensional parameters)."""
+
+
+class FixedSchedule(Section):
+    kind: Literal["fixed"] = "fixed"
+    warmup: Fraction = 0.0
+    """Share of all steps in which the learning rate climbs linearly from 0; in every schedule."""
+
+
+class StepSchedule(Section):
+    kind: Literal["step"]
+    every: int = Field(30, ge=1)
+    """Epochs."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    warmup: Fraction = 0.0
+
+
+class CosineSchedule(Section):
+    kind: Literal["cosine"]
+    final: Fraction = 0.0
+    """Learning rate at the end, as a share of `lr`."""
+    warmup: Fraction = 0.0
+
+
+class OneCycleSchedule(Section):
+    """Linear up to `lr` at `peak`, linear down to `final` (Smith, Super-Convergence, arXiv 1708.07120)."""
+
+    kind: Literal["one_cycle"]
+    peak: Fraction = 0.25
+    start: Fraction = 0.1
+    final: Fraction = 0.0
+
+
+class PlateauSchedule(Section):
+    kind: Literal["plateau"]
+    factor: float = Field(0.1, gt=0, lt=1)
+    patience: int = Field(5, ge=0)
+    """Epochs without improvement of the task's primary metric on `val`."""
+    warmup: Fraction = 0.0
+
+
+Schedule = Annotated[
+    FixedSchedule | StepSchedule | CosineSchedule | OneCycleSchedule | PlateauSchedule, Field(discriminator="kind")
+]
+
+
+class TrainConfig(Section):
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(256, ge=1)
+    """Global: rows per optimizer step over all workers. In `full_batch` descent, rows per forward pass."""
+    descent: Literal["mini_batch", "stochastic", "full_batch"] = "mini_batch"
+    """`stochastic`: one row a step. `full_batch`: one step an epoch, over every row."""
+    accumulate: int = Field(1, ge=1)
+    """Forward passes per worker that share one optimizer step; the batch is split among them."""
+    drop_last: bool = False
+    """Drop an epoch's last, partial batch; otherwise it is used, and weighs what it holds."""
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1.0, gt=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    threads: int | None = Field(None, ge=1)
+    """torch threads of a worker; default: cpus_per_worker, at least 1."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Schedule = FixedSchedule()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of the averaged weights, which are then the ones evaluated and kept."""
+    seed: int = 0
+    evaluate_every: int = Field(1, ge=1)
+    """Epochs between evaluations on `val`; the last one is always evaluated."""
+    checkpoint_every: int = Field(1, ge=1)
+    """Epochs between checkpoints; the last one is always kept."""
+    keep: int = Field(2, ge=1)
+    """Newest checkpoints to keep, besides the best."""
+    max_failures: int = Field(2, ge=0)
+    """Lost workers that a run survives by resuming from its last checkpoint."""
+
+    @model_validator(mode="after")
+    def _even(self) -> TrainConfig:
+        parts = self.workers * self.accumulate
+        if self.descent == "mini_batch" and self.batch_size < parts:
+            raise ValueError(f"batch_size {self.batch_size} is smaller than workers x accumulate = {parts}")
+        return self
+
+
+class Uniform(Section):
+    kind: Literal["uniform"]
+    low: float
+    high: float
+
+
+class LogUniform(Section):
+    kind: Literal["loguniform"]
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+
+
+class Integers(Section):
+    kind: Literal["integers"]
+    low: int
+    high: int
+    """Inclusive."""
+
+
+class Choice(Section):
+    kind: Literal["choice"]
+    values: list[Any] = Field(min_length=1)
+
+
+Space = Annotated[Uniform | LogUniform | Integers | Choice, Field(discriminator="kind")]
+
+
+class AshaScheduler(Section):
+    """Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934."""
+
+    kind: Literal["asha"]
+    grace: int = Field(1, ge=1)
+    """Epochs before a trial may be stopped."""
+    reduction: int = Field(3, ge=2)
+
+
+class NoScheduler(Section):
+    kind: Literal["none"] = "none"
+
+
+class TuneConfig(Section):
+    metric: str | None = None
+    """Of the task's metrics on `val`; default: its primary one."""
+    mode: Literal["max", "min"] | None = None
+    search: Literal["random", "grid", "optuna"] = "random"
+    trials: int = Field(8, ge=1)
+    """Ignored by grid, which runs every combination."""
+    epochs: int | None = Field(None, ge=1)
+    """Epochs of a trial; default: those of `train`."""
+    concurrent: int | None = Field(None, ge=1)
+    """Trials at once; default: as many as the cluster holds."""
+    workers: int | None = Field(None, ge=1)
+    """Workers of a trial; default: those of `train`. A trial of one worker needs no Ray Train and starts at once."""
+    scheduler: Annotated[AshaScheduler | NoScheduler, Field(discriminator="kind")] = NoScheduler()
+    space: dict[str, Space] = Field(min_length=1)
+    """Dotted path → what to draw from: `train.optimizer.lr: {kind: loguniform, low: 0.01, high: 1}`."""
+    seed: int = 0
+
+
+class EvaluateConfig(Section):
+    split: Literal["train", "val", "test"] = "test"
+    batch_size: int = Field(256, ge=1)
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1.0, gt=0)
+    worst: int = Field(24, ge=0)
+    """Worst mistakes shown on the page."""
+
+
+class Quantize(Section):
+    """Static int8 quantization by ONNX Runtime, calibrated on training images."""
+
+    kind: Literal["quantize"]
+    bits: Literal[8] = 8
+    calibration: int = Field(512, ge=8)
+    """Training rows that calibrate the activations' ranges."""
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    per_channel: bool = True
+
+
+class Export(Section):
+    """ONNX in float32."""
+
+    kind: Literal["export"]
+    opset: int = Field(18, ge=17)
+
+
+class Target(Section):
+    metric: Literal["latency_p50_ms", "size_mb", "throughput"] = "latency_p50_ms"
+    batch_size: int = Field(1, ge=1)
+
+
+class CompressConfig(Section):
+    steps: list[Annotated[Export | Quantize, Field(discriminator="kind")]] = [
+        Export(kind="export"),
+        Quantize(kind="quantize"),
+    ]
+    max_drop: float = Field(0.5, ge=0)
+    """Largest loss of the task's primary metric on `val` that a variant may cost, in points (hundredths)."""
+    target: Target = Target()
+    """What the chosen variant is best at, among those within `max_drop`."""
+    repeats: int = Field(50, ge=5)
+    """Timed calls per variant, interleaved."""
+    threads: int = Field(1, ge=1)
+
+
+class Replicas(Section):
+    min: int = Field(1, ge=0)
+    max: int = Field(1, ge=1)
+
+
+class ServeConfig(Section):
+    name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """In the URL: /v1/models/{name}:predict; default: the recipe's name."""
+    model: Literal["compress", "train"] = "compress"
+    """Which stage's model is served."""
+    replicas: Replicas = Replicas()
+    cpus_per_replica: float = Field(1.0, gt=0)
+    gpus_per_replica: float = Field(0.0, ge=0)
+    max_batch_size: int = Field(16, ge=1)
+    batch_wait_ms: float = Field(2.0, ge=0)
+    """How long a batch that is not full waits for more requests."""
+    max_body_mb: float = Field(20.0, gt=0)
+    max_queued: int = Field(256, ge=1)
+    """Further requests get 503 with Retry-After."""
+    timeout_s: float = Field(30.0, gt=0)
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    token_env: str | None = None
+    """Environment variable, on the cluster, whose value clients must send as a bearer token."""
+
+
+class RecipeBase(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    root: str
+    """Artifacts go to root/name/stage/fingerprint."""
+    storage: StorageConfig = StorageConfig()
+    data: dict[str, DataConfig] = Field(min_length=1)
+    task: TaskConfig
+    train: TrainConfig = TrainConfig()
+    tune: TuneConfig | None = None
+    evaluate: EvaluateConfig = EvaluateConfig()
+    compress: CompressConfig | None = CompressConfig()
+    """null: the float model is served."""
+    serve: ServeConfig = ServeConfig()
+
+    def public(self) -> dict[str, Any]:
+        """The resolved recipe without the storage section's secrets: what artifacts and reports may show."""
+        return self.model_dump(mode="json", exclude={"storage": SECRETS, "data": {"__all__": {"storage": SECRETS}}})
+
+
+Recipe = RecipeBase
+
+
+@cache
+def recipe_model() -> type[RecipeBase]:
+    """The recipe with `task` as the union of every registered task's configuration, discriminated on `kind`."""
+    configs = tuple(task_class(kind).Config for kind in TASKS)
+    union: Any = reduce(or_, configs)
+    on_kind = Field(discriminator="kind") if len(configs) > 1 else ...
+    return create_model("Recipe", __base__=RecipeBase, __doc__="A mapsto recipe.", task=(union, on_kind))

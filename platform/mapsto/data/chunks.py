@@ -1,0 +1,186 @@
+"""A source's listing cut into chunks that tasks read: listed once, split by class and seed, kept beside the artifact."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.sample import Split
+from ..core.storage import Storage, join
+from .sources.item import Reference
+
+CHUNK_ROWS = 4096
+CHUNK_BYTES = 64 * 2**20
+"""A chunk ends at whichever comes first, and becomes one shard."""
+UNKNOWN_BYTES = 128 * 2**10
+"""What an image of unknown size counts."""
+SHUFFLE_ROWS = 200_000
+"""References to whole objects are shuffled through a buffer of so many, so that no shard holds one class only."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a listing found, before an image is read."""
+
+    rows: int
+    chunks: int
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+    """Further columns that the source gives: label, mask, boxes, box_labels, caption, identity."""
+    given: tuple[Split, ...]
+    """Splits that the source itself gives."""
+
+    @staticmethod
+    def of(saved: dict[str, Any]) -> Listed:
+        """From its JSON form."""
+        return Listed(saved["rows"], saved["chunks"], tuple(saved["classes"]), tuple(saved["columns"]), tuple(saved["given"]))
+
+
+def cut(
+    references: Iterable[Reference], storage: Storage, folder: str, fractions: Mapping[Any, float], seed: int, limit: int | None
+) -> Listed:
+    """List once, into a temporary file; then assign splits and write the chunks to `folder`/chunk-000000.json.gz."""
+    counts: Counter[str] = Counter()
+    names: set[str] = set()
+    columns: set[str] = set()
+    given: set[Split] = set()
+    rows = 0
+    with tempfile.TemporaryFile(prefix="mapsto-listing-") as spool:
+        with gzip.open(spool, "wt", compresslevel=1) as out:
+            for reference in _limited(references, limit, seed):
+                rows += 1
+                columns |= set(reference.columns)
+                if reference.label is not None:
+                    columns.add("label")
+                    names.add(reference.label)
+                names |= {str(name) for name in reference.columns.get("box_labels") or ()}
+                if reference.split:
+                    given.add(reference.split)
+                if reference.split in (None, "train") and not reference.reason:
+                    counts[reference.label or ""] += 1
+                out.write(json.dumps(_brief(reference)) + "\n")
+        wanted = {name: share for name, share in fractions.items() if name not in given}
+        chooser = Chooser(counts, wanted.get("val", 0.0), wanted.get("test", 0.0), seed)
+        spool.seek(0)
+        with gzip.open(spool, "rt") as lines:
+            ordered = _shuffled((Reference(**json.loads(line)) for line in lines), seed)
+            chunks = _write((r, chooser.split(r)) for r in ordered)
+            number = first = 0
+            for split, held in chunks:
+                _put(storage, folder, number, {"split": split, "first_row": first, "references": [_brief(r) for r in held]})
+                number, first = number + 1, first + len(held)
+    return Listed(rows, number, ordered_classes(names), tuple(sorted(columns)), tuple(sorted(given)))
+
+
+def read_chunk(storage: Storage, folder: str, number: int) -> tuple[Split, int, list[Reference]]:
+    """(split, row_id of the first reference, references)."""
+    saved = json.loads(gzip.decompress(storage.read(_path(folder, number))))
+    return saved["split"], saved["first_row"], [Reference(**r) for r in saved["references"]]
+
+
+def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """By name; by value where all are numbers."""
+    found = list(names)
+    return tuple(sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found))
+
+
+class Chooser:
+    """Exact stratified splits in one pass: each class gives its share, to within one image, and the whole its own.
+
+    Selection sampling (Knuth, The Art of Computer Programming 3.4.2, algorithm S) per class; the rest of a class's
+    rounding is carried to the next one.
+    """
+
+    def __init__(self, counts: Mapping[str, int], val: float, test: float, seed: int) -> None:
+        self._rng = np.random.default_rng([seed, 1])
+        self._left = dict(counts)
+        self._need: dict[str, list[int]] = {}
+        share = val / (val + test) if val + test else 0.0
+        total = held = 0
+        for name in sorted(counts):
+            before, total = total, total + counts[name]
+            out = round((val + test) * total) - round((val + test) * before)
+            held_before, held = held, held + out
+            to_val = round(share * held) - round(share * held_before)
+            self._need[name] = [to_val, out - to_val]
+
+    def split(self, reference: Reference) -> Split:
+        if reference.split in ("val", "test"):
+            return reference.split
+        if reference.reason:
+            return "train"
+        name = reference.label or ""
+        need, left = self._need[name], self._left[name]
+        self._left[name] = left - 1
+        place = self._rng.random() * left
+        if place < need[0]:
+            need[0] -= 1
+            return "val"
+        if place < need[0] + need[1]:
+            need[1] -= 1
+            return "test"
+        return "train"
+
+
+def _write(assigned: Iterable[tuple[Reference, Split]]) -> Iterator[tuple[Split, list[Reference]]]:
+    held: dict[Split, list[Reference]] = {}
+    sizes: Counter[str] = Counter()
+    for reference, split in assigned:
+        held.setdefault(split, []).append(reference)
+        sizes[split] += reference.size or UNKNOWN_BYTES
+        if len(held[split]) >= CHUNK_ROWS or sizes[split] >= CHUNK_BYTES:
+            yield split, held.pop(split)
+            sizes[split] = 0
+    yield from held.items()
+
+
+def _shuffled(references: Iterable[Reference], seed: int) -> Iterator[Reference]:
+    """Whole objects in random order; members of archives stay as they lie, so that a task reads a stretch."""
+    rng = np.random.default_rng([seed, 2])
+    buffer: list[Reference] = []
+    for reference in references:
+        if reference.how != "object":
+            yield reference
+        elif len(buffer) < SHUFFLE_ROWS:
+            buffer.append(reference)
+        else:
+            k = int(rng.integers(SHUFFLE_ROWS))
+            buffer[k], reference = reference, buffer[k]
+            yield reference
+    yield from (buffer[k] for k in rng.permutation(len(buffer)))
+
+
+def _limited(references: Iterable[Reference], limit: int | None, seed: int) -> Iterator[Reference]:
+    """At most `limit`, drawn evenly from the whole listing (reservoir sampling), in its order."""
+    if limit is None:
+        yield from references
+        return
+    rng = np.random.default_rng([seed, 3])
+    kept: list[tuple[int, Reference]] = []
+    for n, reference in enumerate(references):
+        if len(kept) < limit:
+            kept.append((n, reference))
+        elif (k := int(rng.integers(n + 1))) < limit:
+            kept[k] = (n, reference)
+    yield from (reference for _, reference in sorted(kept, key=lambda pair: pair[0]))
+
+
+def _brief(reference: Reference) -> dict[str, Any]:
+    return {k: v for k, v in asdict(reference).items() if v not in (None, "", 0, {})}
+
+
+def _put(storage: Storage, folder: str, number: int, value: Any) -> None:
+    storage.write(_path(folder, number), gzip.compress(json.dumps(value).encode(), compresslevel=1))
+
+
+def _path(folder: str, number: int) -> str:
+    return join(folder, f"chunk-{number:06d}.json.gz")
+
+

@@ -1,0 +1,62 @@
+"""How mapsto runs Ray Data: quiet, in order, without counting on what trainers hold, and with clear errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..core.errors import UserError
+
+if TYPE_CHECKING:
+    from ray.data import DataContext
+
+
+def hush() -> None:
+    """Keep Ray Data's progress messages out of this process's log; `MAPSTO_DEBUG=1` lets them through."""
+    if not os.environ.get("MAPSTO_DEBUG"):
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
+def data_context(cpus: float = 0.0, gpus: float = 0.0) -> DataContext:
+    """The context of our executions: order kept, errors as they were raised, every row a block of its own.
+
+    `cpus`, `gpus`: what others on the cluster hold, and data tasks may not count on.
+    """
+    from ray.data import DataContext, ExecutionResources
+
+    hush()
+    context = DataContext.get_current().copy()
+    debug = bool(os.environ.get("MAPSTO_DEBUG"))
+    context.enable_progress_bars = debug
+    context.print_on_execution_start = debug
+    context.enable_operator_progress_bars = debug
+    context.target_max_block_size = 1  # bytes
+    context.raise_original_map_exception = True
+    context.execution_options.preserve_order = True
+    with warnings.catch_warnings():
+        # Ray means to replace this in 2027 by labelled nodes, which a single machine does not have.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.execution_options.exclude_resources = ExecutionResources(cpu=cpus, gpu=gpus)
+    return context
+
+
+@contextmanager
+def clear_errors() -> Generator[None]:
+    """A UserError raised in a task comes out as itself, not wrapped in Ray's."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise UserError(str(cause.args[0] if cause.args else cause)) from error
+            inner = getattr(cause, "cause", None)
+            cause = inner if isinstance(inner, BaseException) else cause.__cause__
+        raise

@@ -1,0 +1,106 @@
+"""References → bytes: whole objects side by side, members of archives in stretches."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+
+from ..core.errors import UserError
+from ..core.storage import Storage
+from .sources.item import Reference
+
+AT_ONCE = 16
+"""Objects fetched side by side; so many are held in memory."""
+STRETCH_BYTES = 8 * 2**20
+GAP_BYTES = 64 * 2**10
+"""Members at most so far apart are fetched by one request."""
+LARGEST_BYTES = 512 * 2**20
+"""A larger file is refused unread."""
+
+
+def fetch(references: Sequence[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
+    """Each reference with its bytes, or with the reason why there are none. References of one kind come together.
+
+    A file that is not there is a reason; storage that refuses or cannot be reached raises UserError.
+    """
+    good = []
+    for reference in references:
+        if reference.reason:
+            yield reference, reference.reason
+        elif reference.size > LARGEST_BYTES:
+            yield reference, f"{reference.size / 2**20:.0f} MB, over the limit of {LARGEST_BYTES / 2**20:.0f}"
+        else:
+            good.append(reference)
+    readers = {"object": _objects, "range": _ranges, "zip": _zipped, "parquet": _cells}
+    good.sort(key=lambda r: (r.how, r.uri, r.offset))
+    for (how, uri), group in groupby(good, key=lambda r: (r.how, r.uri if r.how != "object" else "")):
+        yield from readers[how](uri, list(group), storage)
+
+
+def _objects(_: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
+    def read(reference: Reference) -> bytes | str:
+        try:
+            return storage.read(reference.uri)
+        except UserError as error:
+            if isinstance(error.__cause__, (FileNotFoundError, IsADirectoryError)):
+                return "not found"
+            raise
+
+    if "://" not in references[0].uri or references[0].uri.startswith("file://"):
+        for reference in references:
+            yield reference, read(reference)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in range(0, len(references), AT_ONCE):
+            part = references[start : start + AT_ONCE]
+            yield from zip(part, pool.map(read, part), strict=True)
+
+
+def _ranges(uri: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
+    for stretch in _stretches(references):
+        start = stretch[0].offset
+        data = storage.read_range(uri, start, max(r.offset + r.size for r in stretch))
+        for reference in stretch:
+            part = data[reference.offset - start : reference.offset - start + reference.size]
+            yield reference, part if len(part) == reference.size else "the archive ends before this member does"
+
+
+def _stretches(references: list[Reference]) -> Iterator[list[Reference]]:
+    held: list[Reference] = []
+    for reference in references:
+        far = held and reference.offset - (held[-1].offset + held[-1].size) > GAP_BYTES
+        if far or (held and reference.offset + reference.size - held[0].offset > STRETCH_BYTES):
+            yield held
+            held = []
+        held.append(reference)
+    if held:
+        yield held
+
+
+def _zipped(uri: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
+    fs, path = storage.fs(uri)
+    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, zipfile.ZipFile(raw) as archive:
+        for reference in references:
+            try:
+                with archive.open(reference.member) as member:
+                    data = member.read(reference.size + 1)
+                yield reference, data if len(data) <= reference.size else "larger than the archive says: refused"
+            except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+                yield reference, f"cannot be read from the archive: {error}"
+
+
+def _cells(uri: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
+    import pyarrow.parquet as pq
+
+    filesystem, path = storage.arrow(uri)
+    with storage.retry(uri, lambda: pq.ParquetFile(path, filesystem=filesystem)) as file:
+        where = {id(r): r.member.rsplit(":", 2) for r in references}
+        references.sort(key=lambda r: (int(where[id(r)][1]), int(where[id(r)][2])))
+        for (column, group), members in groupby(references, key=lambda r: tuple(where[id(r)][:2])):
+            cells = file.read_row_group(int(group), columns=[column]).column(0)
+            for reference in members:
+                value = cells[int(where[id(reference)][2])].as_py()
+                yield reference, value if value is not None else "the row holds no image"

@@ -1,0 +1,218 @@
+"""One chunk of references → one Parquet shard: read, check, write, and a small summary. Runs in a task."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from ..core import codecs
+from ..core.artifact import Artifact
+from ..core.errors import UserError
+from ..core.sample import Split
+from .chunks import read_chunk
+from .reading import fetch
+from .sources.item import Reference
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+GROUP_ROWS = 1024
+GROUP_BYTES = 8 * 2**20
+"""A row group ends at whichever comes first."""
+THUMB = 96
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """What every task of one ingest is handed."""
+
+    artifact: Artifact
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+    max_pixels: int
+    min_side: int
+    thumbs: int
+    """Pictures for the contact sheet from each chunk."""
+
+    def summary_path(self, number: int) -> str:
+        return self.artifact.path("work", "done", f"{number:06d}.json")
+
+    def run(self, number: int) -> Summary:
+        """Write the shard and the quarantine list of a chunk; its summary is written last, and makes it done."""
+        split, first, references = read_chunk(self.artifact.storage, self.artifact.path("work"), number)
+        ids = {id(reference): first + k for k, reference in enumerate(references)}
+        index = {name: k for k, name in enumerate(self.classes)}
+        rows: list[dict[str, Any]] = []
+        refused: list[dict[str, Any]] = []
+        pixels = np.zeros((2, 3))
+        thumbs: list[tuple[str, str]] = []
+        every = max(1, len(references) // max(self.thumbs, 1))
+        for reference, data in fetch(references, self.artifact.storage):
+            try:
+                if isinstance(data, str):
+                    raise UserError(data)
+                row, image = self._checked(reference, data, index)
+            except UserError as error:
+                refused.append({"source": reference.name, "split": split, "reason": str(error)})
+                continue
+            if split == "train":
+                pixels += _moments(image)
+            if len(rows) % every == 0 and len(thumbs) < self.thumbs:
+                small = codecs.encode(np.ascontiguousarray(_square(image)), "jpeg", 80)
+                thumbs.append((base64.b64encode(small).decode(), reference.label or ""))
+            rows.append(row | {"row_id": ids[id(reference)]})
+        np.random.default_rng(number).shuffle(rows)
+        summary = {
+            "number": number, "split": split, "rows": len(references), "kept": len(rows), "quarantined": len(refused),
+            "file": self._write(split, number, rows) if rows else None,
+            "labels": Counter(str(row["label"]) for row in rows),
+            "formats": Counter(row["format"] for row in rows),
+            "sizes": Counter(_bin(max(row["width"], row["height"])) for row in rows),
+            "reasons": Counter(_kind(entry["reason"]) for entry in refused),
+            "refused": refused[:20], "pixels": pixels.tolist(), "thumbs": thumbs,
+        }
+        if refused:
+            lines = "".join(json.dumps(entry) + "\n" for entry in refused)
+            self.artifact.write(lines.encode(), "quarantine", f"{number:06d}.jsonl")
+        self.artifact.storage.write_json(self.summary_path(number), summary)
+        return summary
+
+    def _checked(self, reference: Reference, data: bytes, index: Mapping[str, int]) -> tuple[dict[str, Any], np.ndarray]:
+        """The row of an image that decodes whole, and its pixels; UserError says what is wrong with any other."""
+        with quiet_decoders():
+            head = codecs.header(data, self.max_pixels)
+            if min(head.width, head.height) < self.min_side:
+                raise UserError(f"{head.width}x{head.height} is smaller than min_side {self.min_side}")
+            image = codecs.decode(data, self.max_pixels)
+        height, width = image.shape[:2]
+        row = {
+            "image": data, "label": index[reference.label] if reference.label is not None else -1,
+            "content_sha256": hashlib.sha256(data).hexdigest(), "width": width, "height": height,
+            "format": head.format, "source": reference.name,
+        }
+        given = reference.columns
+        if given.get("mask"):
+            row["mask"] = self._mask(given["mask"], height, width)
+        if "boxes" in given:
+            row["boxes"] = _boxes(given["boxes"])
+            row["box_labels"] = [index[str(name)] for name in given.get("box_labels") or ()]
+            if row["box_labels"] and len(row["box_labels"]) != len(row["boxes"]):
+                raise UserError(f"boxes and box_labels differ in number: {len(row['boxes'])}, {len(row['box_labels'])}")
+        return row | {name: str(given[name]) for name in ("caption", "identity") if name in given}, image
+
+    def _mask(self, uri: str, height: int, width: int) -> bytes:
+        try:
+            data = self.artifact.storage.read(uri)
+        except UserError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise UserError(f"its mask is not there: {uri}") from error
+            raise
+        mask = codecs.decode_mask(data)
+        if mask.shape != (height, width):
+            raise UserError(f"mask and image differ in size: {mask.shape[1]}x{mask.shape[0]}, {width}x{height}")
+        return data
+
+    def _write(self, split: Split, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        sink = pa.BufferOutputStream()
+        groups = []
+        schema = shard_schema(self.columns)
+        others = {name: "ZSTD" for name in schema.names if name not in ("image", "mask")}
+        with pq.ParquetWriter(sink, schema, use_dictionary=False, compression={"image": "NONE", "mask": "NONE"} | others) as out:
+            for part in _groups(rows):
+                out.write_table(pa.Table.from_pylist(part, schema), row_group_size=len(part))
+                groups.append(len(part))
+        data = sink.getvalue().to_pybytes()
+        path = f"shards/{split}-{number:06d}.parquet"
+        self.artifact.write(data, path)
+        return {"path": path, "rows": len(rows), "groups": groups, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def shard_schema(columns: tuple[str, ...]) -> pa.Schema:
+    """The shards' schema: the columns that every data set has, and those of `columns` that this one has."""
+    import pyarrow as pa
+
+    every = {
+        "image": pa.binary(), "row_id": pa.int64(), "label": pa.int64(), "content_sha256": pa.string(),
+        "width": pa.int32(), "height": pa.int32(), "format": pa.string(), "source": pa.string(),
+    }
+    further = {
+        "mask": pa.binary(), "boxes": pa.list_(pa.list_(pa.float32())), "box_labels": pa.list_(pa.int64()),
+        "caption": pa.string(), "identity": pa.string(),
+    }
+    wanted = {*columns, *({"box_labels"} if "boxes" in columns else ())}
+    return pa.schema(every | {name: kind for name, kind in further.items() if name in wanted})
+
+
+@contextmanager
+def quiet_decoders() -> Generator[None]:
+    """libtiff and libjpeg write warnings to file descriptor 2, past Python: they would flood the workers' logs."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def _boxes(value: Any) -> list[list[float]]:
+    try:
+        boxes = np.asarray(value, np.float64).reshape(-1, 4) if len(value) else np.empty((0, 4))
+    except (TypeError, ValueError) as error:
+        raise UserError("boxes: each is [x1, y1, x2, y2] in pixels") from error
+    if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
+        raise UserError("boxes: each is [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2")
+    return boxes.tolist()
+
+
+def _moments(image: np.ndarray) -> np.ndarray:
+    """Per channel, in 0..1: the mean, and the mean square. Every image counts alike, as it does in training."""
+    mean, std = (value.ravel() / 255 for value in cv2.meanStdDev(image))
+    return np.stack([mean, std**2 + mean**2])
+
+
+def _square(image: np.ndarray) -> np.ndarray:
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    filter = cv2.INTER_AREA if side > THUMB else cv2.INTER_NEAREST
+    return cv2.resize(image[top : top + side, left : left + side], (THUMB, THUMB), interpolation=filter)
+
+
+def _kind(reason: str) -> str:
+    """What many reasons have in common: without their details and numbers."""
+    return re.sub(r"\d+(\.\d+)?", "N", reason.split(":")[0])
+
+
+def _bin(side: int) -> str:
+    low = 1 << (side.bit_length() - 1)
+    return f"{low}-{2 * low - 1}"
+
+
+def _groups(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    held: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        held.append(row)
+        size += len(row["image"]) + len(row.get("mask") or b"")
+        if len(held) >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held

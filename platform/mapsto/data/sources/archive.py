@@ -1,0 +1,122 @@
+"""Images inside tar, tar.gz and zip files: one archive, or a folder of them whose names give splits (`train.tar`).
+
+Nothing is ever unpacked to a path. Members whose names escape (absolute, `..`), links and devices are refused and
+reported. A plain tar is read by byte ranges; a compressed one is written out plain once, below the artifact.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...core.artifact import digest
+from ...core.errors import UserError
+from ...core.sample import Split
+from ...core.storage import Storage, join
+from .item import SPLIT_NAMES, Reference, hidden, is_archive, placed
+
+MOST_EXPANSION = 100
+"""A compressed archive that grows by more than this, beyond a gigabyte, is refused."""
+
+
+def listing(uri: str, storage: Storage, work: str) -> Iterator[Reference]:
+    """`work`: folder for what compressed archives hold. Raises UserError for a broken archive or none."""
+    if is_archive(uri):
+        yield from _one(uri, storage, work, None)
+        return
+    found = 0
+    for name, _ in storage.walk(uri):
+        if is_archive(name):
+            found += 1
+            yield from _one(name, storage, work, _split(name))
+        elif not hidden(name.rsplit("/", 1)[-1]):
+            yield Reference(name, name, reason="not an archive")
+    if not found:
+        raise UserError(f"{uri}: no archive (.tar, .tar.gz, .tgz, .zip) below it")
+
+
+def escapes(member: str) -> bool:
+    """Whether a member's path leaves the archive: absolute, a drive, or with `..`."""
+    path = member.replace("\\", "/")
+    return path.startswith("/") or (len(path) > 1 and path[1] == ":") or ".." in path.split("/")
+
+
+def _split(name: str) -> Split | None:
+    return SPLIT_NAMES.get(name.rsplit("/", 1)[-1].split(".", 1)[0].lower())
+
+
+def _one(uri: str, storage: Storage, work: str, split: Split | None) -> Iterator[Reference]:
+    try:
+        if uri.lower().endswith(".zip"):
+            yield from _zip(uri, storage, split)
+        elif uri.lower().endswith(".tar"):
+            yield from _tar(uri, uri, storage, split)
+        else:
+            yield from _tar(uri, _expanded(uri, storage, work), storage, split)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zipfile.LargeZipFile) as error:
+        raise UserError(f"{uri}: the archive is broken ({error})") from error
+
+
+def _tar(name: str, plain: str, storage: Storage, split: Split | None) -> Iterator[Reference]:
+    fs, path = storage.fs(plain)
+    with storage.retry(plain, lambda: fs.open(path, "rb")) as raw, tarfile.open(fileobj=raw, mode="r:") as archive:
+        while member := archive.next():
+            setattr(archive, "members", [])  # noqa: B010  an archive of millions is not held
+            if member.isdir():
+                continue
+            known = f"{name}!{member.name}"
+            if not member.isreg():
+                yield Reference(known, plain, reason="a link or device, not a file", split=split)
+            elif escapes(member.name):
+                yield Reference(known, plain, reason="its path leaves the archive", split=split)
+            elif not hidden(member.name.removeprefix("./")):
+                label, own = placed(member.name.removeprefix("./"))
+                yield Reference(known, plain, "range", member.offset_data, member.size, label=label, split=split or own)
+
+
+def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]:
+    fs, path = storage.fs(uri)
+    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, zipfile.ZipFile(raw) as archive:
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            known = f"{uri}!{member.filename}"
+            kind = (member.external_attr >> 16) & 0o170000
+            if kind not in (0, 0o100000):
+                yield Reference(known, uri, reason="a link or device, not a file", split=split)
+            elif escapes(member.filename):
+                yield Reference(known, uri, reason="its path leaves the archive", split=split)
+            elif member.flag_bits & 1:
+                yield Reference(known, uri, reason="encrypted", split=split)
+            elif not hidden(member.filename):
+                label, own = placed(member.filename)
+                yield Reference(known, uri, "zip", size=member.file_size, member=member.filename, label=label, split=split or own)
+
+
+def _expanded(uri: str, storage: Storage, work: str) -> str:
+    """The URI of a tar.gz's plain tar, made once: only then can tasks read parts of it."""
+    import gzip
+
+    plain = join(work, f"plain-{digest(uri.encode())}.tar")
+    if storage.exists(plain):
+        return plain
+    fs, path = storage.fs(uri)
+    size = int(storage.retry(uri, lambda: fs.size(path)) or 0)
+    with tempfile.TemporaryDirectory(prefix="mapsto-") as folder:
+        local = Path(folder) / "plain.tar"
+        try:
+            with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, gzip.open(raw) as source, open(local, "wb") as out:
+                while part := source.read(2**22):
+                    out.write(part)
+                    if out.tell() > max(MOST_EXPANSION * size, 2**30):
+                        raise UserError(f"{uri}: grows beyond {MOST_EXPANSION} times its size when expanded: refused")
+                    if shutil.disk_usage(folder).free < 2**28:
+                        raise UserError(f"{uri}: no room in {tempfile.gettempdir()} to expand it; set TMPDIR to a larger disk")
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise UserError(f"{uri}: the archive is broken ({error})") from error
+        storage.upload(local, plain)
+    return plain

@@ -1,0 +1,112 @@
+"""A manifest names the images: CSV, JSON lines or Parquet with a column `image` or `uri` (relative to the manifest, or
+absolute), or `bytes`, and if wanted `label`, `split`, `mask` (URI), `boxes`, `box_labels`, `caption`, `identity`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...core.errors import UserError, nearest
+from ...core.storage import Storage, join
+from .item import SPLIT_NAMES, Reference
+
+IMAGE = ("image", "uri", "bytes")
+FURTHER = ("mask", "boxes", "box_labels", "caption", "identity")
+KNOWN = (*IMAGE, "label", "split", *FURTHER)
+
+
+def listing(uri: str, storage: Storage) -> Iterator[Reference]:
+    """Raises UserError for a manifest without an image column, a broken line or an unknown split, with its number."""
+    rows = {"csv": _csv, "parquet": _parquet}.get(uri.lower().rsplit(".", 1)[-1], _jsonl)
+    folder = uri.rsplit("/", 1)[0] if "/" in uri else "."
+    for number, (where, row) in enumerate(rows(uri, storage), 1):
+        yield _reference(f"{uri}: row {number}", folder, where, row)
+
+
+def _reference(at: str, folder: str, where: tuple[str, str] | None, row: Mapping[str, Any]) -> Reference:
+    given = {k: v for k, v in row.items() if v is not None and v != ""}
+    split = None
+    if "split" in given:
+        split = SPLIT_NAMES.get(str(given["split"]).lower())
+        if split is None:
+            raise UserError(f"{at}: split '{given['split']}' is unknown{nearest(str(given['split']), SPLIT_NAMES)}")
+    columns = {name: given[name] for name in FURTHER if name in given}
+    try:
+        columns |= {name: json.loads(columns[name]) for name in ("boxes", "box_labels") if isinstance(columns.get(name), str)}
+    except ValueError as error:
+        raise UserError(f"{at}: boxes and box_labels are JSON lists, such as [[10, 20, 50, 80]]: {error}") from error
+    if "mask" in columns:
+        columns["mask"] = _resolved(folder, str(columns["mask"]))
+    label = str(given["label"]) if "label" in given else None
+    if where is not None:
+        return Reference(at, where[0], "parquet", member=where[1], label=label, split=split, columns=columns)
+    image = given.get("image", given.get("uri"))
+    if image is None:
+        return Reference(at, reason="the row names no image", label=label, split=split)
+    uri = _resolved(folder, str(image))
+    return Reference(uri, uri, label=label, split=split, columns=columns)
+
+
+def _resolved(folder: str, path: str) -> str:
+    return path if "://" in path or path.startswith("/") else join(folder, path)
+
+
+def _check(uri: str, columns: list[str]) -> None:
+    if not any(name in columns for name in IMAGE):
+        raise UserError(f"{uri}: no column image, uri or bytes; it has {', '.join(columns) or 'none'}")
+
+
+def _csv(uri: str, storage: Storage) -> Iterator[tuple[None, dict[str, Any]]]:
+    fs, path = storage.fs(uri)
+    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
+        text = io.TextIOWrapper(raw, "utf-8-sig", newline="")
+        try:
+            reader = csv.DictReader(text)
+            _check(uri, list(reader.fieldnames or ()))
+            for row in reader:
+                if None in row:
+                    raise UserError(f"{uri}:{reader.line_num}: more fields than the header has")
+                yield None, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{uri}: not a CSV file in UTF-8: {error}") from error
+
+
+def _jsonl(uri: str, storage: Storage) -> Iterator[tuple[None, dict[str, Any]]]:
+    fs, path = storage.fs(uri)
+    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
+        for number, line in enumerate(raw, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{uri}:{number}: not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{uri}:{number}: each line is an object, such as {{\"image\": \"a.jpg\", \"label\": \"cat\"}}")
+            _check(f"{uri}:{number}", list(row))
+            yield None, row
+
+
+def _parquet(uri: str, storage: Storage) -> Iterator[tuple[tuple[str, str] | None, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    filesystem, path = storage.arrow(uri)
+    try:
+        file = storage.retry(uri, lambda: pq.ParquetFile(path, filesystem=filesystem))
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{uri}: not a Parquet file: {str(error).splitlines()[0]}") from error
+    with file:
+        names = file.schema_arrow.names
+        _check(uri, names)
+        kinds = {name: file.schema_arrow.field(name).type for name in IMAGE if name in names}
+        inside = next((name for name, kind in kinds.items() if pa.types.is_binary(kind) or pa.types.is_large_binary(kind)), None)
+        columns = [name for name in KNOWN if name in names and name != inside]
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            table = file.read_row_group(group, columns=columns).to_pylist() if columns else [{}] * rows
+            for k, row in enumerate(table):
+                yield ((uri, f"{inside}:{group}:{k}") if inside else None), row

@@ -1,0 +1,79 @@
+"""Training states at an artifact's URI: `checkpoints/<epoch>-<step>/state.pt`, and `done.json` after it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from ..core.artifact import Artifact, digest
+
+
+def to_bytes(state: Mapping[str, Any]) -> bytes:
+    """A state of tensors, numbers, strings, lists and dicts, as torch.save writes it."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What to_bytes wrote; loads data only, never code (`weights_only`)."""
+    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one train artifact; one process writes them."""
+
+    artifact: Artifact
+    keep: int
+    mode: Literal["max", "min"]
+    """Whether the best score is the largest or the smallest."""
+
+    def save(self, state: Mapping[str, Any], epoch: int, step: int, score: float | None) -> str:
+        """Write the state after `epoch` epochs and `step` steps, then drop all but the `keep` newest and the best."""
+        name = f"{epoch:05d}-{step:09d}"
+        data = to_bytes(state)
+        self.artifact.write(data, "checkpoints", name, "state.pt")
+        done = {
+            "epoch": epoch,
+            "step": step,
+            "score": score,
+            "bytes": len(data),
+            "digest": digest(data),
+        }
+        self.artifact.write_json(done, "checkpoints", name, "done.json")
+        self._prune()
+        return name
+
+    def complete(self) -> list[tuple[str, dict[str, Any]]]:
+        """(name, done.json) of every complete checkpoint, oldest first."""
+        found = []
+        for name in self.artifact.storage.names(self.artifact.path("checkpoints")):
+            if self.artifact.storage.exists(self.artifact.path("checkpoints", name, "done.json")):
+                found.append((name, self.artifact.read_json("checkpoints", name, "done.json")))
+        return found
+
+    def newest(self) -> str | None:
+        """Name of the newest complete checkpoint."""
+        found = self.complete()
+        return found[-1][0] if found else None
+
+    def load(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+        return from_bytes(self.artifact.read("checkpoints", name, "state.pt"), device)
+
+    def _prune(self) -> None:
+        found = self.complete()
+        scored = [(done["score"], name) for name, done in found if done["score"] is not None]
+        kept = {name for name, _ in found[-self.keep :]}
+        if scored:
+            kept.add((max if self.mode == "max" else min)(scored)[1])
+        storage = self.artifact.storage
+        for name, _ in found:
+            if name not in kept:
+                # done.json goes first, so that a half-removed checkpoint never counts as one
+                storage.delete(self.artifact.path("checkpoints", name, "done.json"))
+                storage.delete(self.artifact.path("checkpoints", name))

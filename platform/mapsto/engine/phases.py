@@ -1,0 +1,173 @@
+"""One optimizer's part of a training step: forward, backward over ranks and microbatches, clip, step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..core.errors import UserError
+from ..core.sample import Batch
+from .batches import to_device, valid_rows
+from .optimizers import optimizer
+from .world import World
+
+if TYPE_CHECKING:
+    from ..config.schema import TrainConfig
+    from ..core.task import Context, Phase
+
+Autocast = Callable[[], AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a step adds up to over all ranks: the loss and the logs in sum over the rows that count, and their number."""
+
+    count: float
+    rows: int
+    sums: dict[str, float]
+
+
+class _Loss(nn.Module):
+    """The phase's loss as a module's forward: what DDP must wrap, so that every use of the model goes through it."""
+
+    def __init__(self, model: nn.Module, phase: Phase) -> None:
+        super().__init__()
+        self.model, self.loss = model, phase.loss
+
+    def forward(self, batch: Batch, context: Context) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        return self.loss(self.model, batch, context)
+
+
+class PhaseTrainer:
+    """Trains the parameters of one phase. The gradient of a step is exactly the derivative of the sum of the losses of
+    all ranks and microbatches over their total count, whatever their sizes."""
+
+    def __init__(
+        self,
+        phase: Phase,
+        model: nn.Module,
+        config: TrainConfig,
+        world: World,
+        autocast: Autocast,
+    ) -> None:
+        self.phase, self.model, self.world, self.clip, self.autocast = (
+            phase,
+            model,
+            world,
+            config.clip,
+            autocast,
+        )
+        names = [n for n, _ in model.named_parameters() if n.startswith(tuple(phase.parameters))]
+        own = dict(model.named_parameters())
+        self.parameters = [own[n] for n in names]
+        if not self.parameters:
+            raise ValueError(f"phase {phase.name}: no parameter's name begins with one of {phase.parameters}")
+        self.others = [p for n, p in own.items() if n not in set(names)]
+        self.optimizer = optimizer(self.parameters, config.optimizer, phase.optimizer)
+        self.lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self._select()
+        loss = _Loss(model, phase)
+        # buffers are the engine's to synchronise; the weights are equal already
+        self.loss = DistributedDataParallel(loss, broadcast_buffers=False, init_sync=False) if world.size > 1 else loss
+
+    def _select(self) -> None:
+        for parameter in self.others:
+            parameter.requires_grad_(False)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+
+    def step(self, micros: Iterable[tuple[Batch, bool]], context: Context, factor: float) -> Sums:
+        """One optimizer step over this rank's microbatches, each with whether it is the last; lr is scaled by
+        `factor`. Raises UserError when the loss is not finite."""
+        self._select()
+        self.optimizer.zero_grad(set_to_none=True)
+        totals: dict[str, torch.Tensor] = {}
+        suspects: list[int] = []
+        rows = 0
+        for batch, last in micros:
+            part = self._backward(batch, last, context)
+            for name, value in part.items():
+                totals[name] = totals[name] + value if name in totals else value
+            valid = valid_rows(batch)
+            rows += int(valid.sum())
+            suspects.extend(np.asarray(batch["row_id"])[valid].tolist())
+        found = self._share(totals, rows)
+        if not math.isfinite(found.sums["loss"]):
+            self._stop(totals["loss"], suspects, context, factor)
+        self._apply(found.count, factor)
+        if self.phase.after_step is not None:
+            with torch.no_grad():
+                self.phase.after_step(self.model, context)
+        return found
+
+    def _backward(self, batch: Batch, last: bool, context: Context) -> dict[str, torch.Tensor]:
+        """Add a microbatch's gradient; only the last one's backward talks to the other ranks."""
+        alone = isinstance(self.loss, DistributedDataParallel) and not last
+        with self.loss.no_sync() if alone else nullcontext():  # type: ignore[union-attr]
+            with self.autocast():
+                total, count, logs = self.loss(to_device(batch, self.world.device), context)
+            total.float().backward()
+        return {
+            "loss": total.detach(),
+            "count": count.detach(),
+            **{f"log/{k}": v.detach() for k, v in logs.items()},
+        }
+
+    def _share(self, totals: dict[str, torch.Tensor], rows: int) -> Sums:
+        """Add the step's sums over the ranks, in one small message."""
+        names = sorted(totals)
+        mine = torch.stack([torch.as_tensor(totals[n], device=self.world.device).double().reshape(()) for n in names])
+        vector = torch.cat([mine, mine.new_tensor([float(rows)])])
+        values = self.world.sum(vector).tolist()
+        sums = dict(zip(names, values[:-1], strict=True))
+        return Sums(
+            sums.pop("count"),
+            int(values[-1]),
+            {n.removeprefix("log/"): v for n, v in sums.items()},
+        )
+
+    def _apply(self, count: float, factor: float) -> None:
+        """DDP leaves the mean over ranks of the gradients of sums: make it the gradient of the global mean, and step."""
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        torch._foreach_mul_(grads, self.world.size / max(count, 1.0))
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
+            group["lr"] = lr * factor
+        self.optimizer.step()
+
+    def _stop(self, loss: torch.Tensor, rows: list[int], context: Context, factor: float) -> None:
+        """Every rank comes here together: the sum they share is not finite."""
+        bad = [] if math.isfinite(float(loss)) else rows
+        everyone = self.world.broadcast_object([r for part in self.world.gather_objects(bad) for r in part])
+        shown = ", ".join(map(str, everyone[:8])) + (f", ... ({len(everyone)} rows)" if len(everyone) > 8 else "")
+        raise UserError(
+            f"train: the loss of phase '{self.phase.name}' is not finite at step {context.step} (epoch "
+            f"{context.epoch + 1}), lr {self.lrs[0] * factor:.4g}, rows {shown}; lower train.optimizer.lr, or set "
+            "train.clip"
+        )
+
+    def state(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+def synchronise_buffers(tensors: Iterator[torch.Tensor] | Iterable[torch.Tensor], world: World) -> None:
+    """Make buffers equal on all ranks: the mean of floating ones (running statistics), rank 0's of the others."""
+    if world.size == 1:
+        return
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            world.sum(tensor.detach()).div_(world.size)
+        else:
+            world.broadcast([tensor])

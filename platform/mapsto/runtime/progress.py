@@ -1,0 +1,52 @@
+"""What the person who waits sees: lines, and bars on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_quiet = False
+EVERY_S = 15.0  # between the plain lines of a long loop in a log
+
+
+def configure(*, quiet: bool) -> None:
+    """Silence `say` and `bar` for this process (`--quiet`)."""
+    global _quiet
+    _quiet = quiet
+
+
+def say(line: str) -> None:
+    """One line on standard output, at once."""
+    if not _quiet:
+        print(line, flush=True)
+
+
+def bar(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """The same items; shows a bar on a terminal, and in a log a line every 15 seconds and at the end of a long loop."""
+    if _quiet:
+        yield from items
+    elif sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=what, total=total, leave=False)
+    else:
+        yield from _lines(items, what, total)
+
+
+def _lines(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+    of = f" of {total}" if total else ""
+    said = start = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - said >= EVERY_S:
+            say(f"{what}: {done}{of}, {done / (now - start):.1f}/s")
+            said = now
+    if said != start:
+        say(f"{what}: {done}{of}, done in {time.monotonic() - start:.0f} s")

@@ -1,0 +1,1 @@
+"""One file per verb; each goes from artifacts to an artifact."""

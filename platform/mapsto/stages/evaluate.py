@@ -1,0 +1,76 @@
+"""Evaluate: a model's metrics on a split, each row counted once, and a page of what it gets wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..core.artifact import digest
+from ..core.errors import UserError
+from ..core.page import Page
+from ..core.registry import load_task
+from ..core.stage import Done, Job
+from ..core.task import Task
+from ..data.dataset import Dataset
+from ..data.find import find
+from .states import collect
+
+
+class Evaluate:
+    name = "evaluate"
+    about = "metrics on a split, and a page of the worst mistakes"
+
+    def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"split": recipe.evaluate.split, "worst": recipe.evaluate.worst}
+
+    def needs(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+        """`model` of the options: `train` (the default) or `compress`."""
+        data = {f"data.{role}": ("ingest", {"role": role}) for role in recipe.data}
+        return {"model": (options.get("model", "train"), {}), **data}
+
+    def run(self, job: Job) -> Done:
+        model, split = job.parents["model"], job.section["split"]
+        task = load_task(model)
+        datasets = {name.removeprefix("data."): Dataset.open(a) for name, a in job.parents.items() if name.startswith("data.")}
+        for stream in task.streams(split).values():
+            rows = datasets[stream.role].info().rows
+            if not rows.get(split):
+                have = ", ".join(f"{name} ({count})" for name, count in rows.items() if count)
+                raise UserError(f"evaluate.split: the data set of role '{stream.role}' has no rows in '{split}'; it has {have}")
+        states = collect(model, task, datasets, split, job.recipe.evaluate)
+        metrics = task.metrics()
+        values = {name: float(value) for name, value in metrics.compute(states).items()}
+        tables = metrics.tables(states)
+        rows = len(states["row_id"])
+        job.artifact.write_json({"split": split, "rows": rows, "metrics": values, "tables": tables}, "metrics.json")
+        page = Page(f"Evaluation on {split}", f"{rows:,} rows, each counted once; the model: {model.uri}")
+        page.cards(values)
+        metrics.draw(page, tables)
+        self._mistakes(page, job, task, datasets, states)
+        job.artifact.write(page.html().encode(), "report.html")
+        return Done({**values, "rows": rows, "split": split}, digest(json.dumps([values, tables], sort_keys=True).encode()))
+
+    def _mistakes(self, page: Page, job: Job, task: Task, datasets: Mapping[str, Dataset], states: Mapping[str, np.ndarray]) -> None:
+        """The rows that are most wrong, as the task draws them."""
+        badness = task.metrics().badness(states)
+        order = [i for i in np.argsort(-badness, kind="stable")[: job.section["worst"]] if badness[i] > 0]
+        if not order or task.preprocess is None:
+            return
+        from ..serving.runtimes import open_runtime
+
+        stream = next(iter(task.streams(job.section["split"]).values()))
+        columns = [c for c in stream.columns if c in datasets[stream.role].info().columns]
+        samples = find(datasets[stream.role].split(job.section["split"]), states["row_id"][order], columns)
+        runtime = open_runtime(job.parents["model"])
+        page.heading("Worst mistakes")
+        pictures = []
+        for sample in samples:
+            inputs, geometry = task.prepare({"image": sample["image"]})
+            output = runtime.run({name: value[None] for name, value in task.inputs(inputs).items()})
+            prediction = task.decode(output, [geometry])[0]
+            truth = task.truth(sample)
+            pictures.append((task.render(inputs, prediction), f"row {sample['row_id']}" + (f", in truth {truth}" if truth else "")))
+        page.pictures(pictures)

@@ -1,0 +1,137 @@
+"""Ingest: a source of images → a data set artifact of checked Parquet shards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..config.schema import DataConfig
+from ..core import codecs
+from ..core.artifact import digest
+from ..core.errors import UserError, nearest
+from ..core.stage import Done, Job
+from ..core.storage import absolute
+from ..data.chunks import Listed, cut
+from ..data.dataset import MANIFEST
+from ..data.execution import clear_errors, data_context
+from ..data.shards import ShardJob, Summary
+from ..data.sources import detect, listing
+from ..data.tally import SHEET_PICTURES, Tally
+
+PROGRESS_S = 5.0
+
+
+class Ingest:
+    """Lists the source once, then reads, checks and writes it in Ray tasks. An interrupted ingest goes on where it
+    stopped: the listing and every finished shard are kept under `work/` until the end."""
+
+    name: ClassVar[str] = "ingest"
+    about: ClassVar[str] = "read, check and write a source of images as a data set"
+
+    def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        config = _config(recipe, options)
+        return config.model_dump(mode="json") | {"source": absolute(config.source)}
+
+    def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
+        return {}
+
+    def run(self, job: Job) -> Done:
+        """Raises UserError for a source that is not there, refuses, is empty or holds no readable image, for a split
+        without images, and for a full disk."""
+        config = _config(job.recipe, job.options)
+        source = absolute(config.source)
+        layout = config.layout
+        if layout == "auto":
+            layout, why = detect(source, job.storage)
+            job.say(f"ingest: layout {layout} ({why})")
+        listed = self._listed(job, config, source, layout)
+        shares = {name: share for name, share in config.splits.items() if share > 0}
+        work = ShardJob(
+            job.artifact, listed.classes, listed.columns, config.max_pixels, config.min_side, -(-SHEET_PICTURES // listed.chunks)
+        )
+        tally = self._read(job, work, listed)
+        manifest = tally.manifest(source, layout, listed, ["train", *listed.given, *shares])
+        job.artifact.write(codecs.encode(tally.sheet(), "jpeg", 85), "sheet.jpg")
+        job.artifact.write(tally.page(job.recipe.name, manifest).encode(), "report.html")
+        job.artifact.write_json(manifest, MANIFEST)
+        self._say_oddities(job, manifest)
+        job.storage.delete(job.artifact.path("work"))
+        content = [file["sha256"].encode() for split in manifest["splits"].values() for file in split["files"]]
+        metrics = {"images": manifest["rows_kept"], "quarantined": manifest["rows_quarantined"], "classes": len(manifest["classes"])}
+        return Done(metrics | {s: v["rows"] for s, v in manifest["splits"].items()}, digest(repr(listed.classes).encode(), *content))
+
+    def _listed(self, job: Job, config: DataConfig, source: str, layout: str) -> Listed:
+        """The listing, made once: a resumed ingest finds the one it began with."""
+        kept = job.artifact.path("work", "listed.json")
+        if job.resume and job.storage.exists(kept):
+            return Listed.of(job.storage.read_json(kept))
+        work = job.artifact.path("work")
+        listed = cut(listing(layout, source, job.storage, work), job.storage, work, config.splits, config.seed, config.limit)
+        if not listed.rows:
+            raise UserError(f"{source}: the data set is empty (no file in it)")
+        job.storage.write_json(kept, asdict(listed))
+        job.say(f"ingest: {listed.rows} files, {len(listed.classes)} classes, {listed.chunks} shards to write")
+        return listed
+
+    def _read(self, job: Job, work: ShardJob, listed: Listed) -> Tally:
+        tally = Tally()
+        done = {int(name.split(".")[0]) for name in job.storage.names(job.artifact.path("work", "done"))} if job.resume else set()
+        for number in sorted(done):
+            tally.add(job.storage.read_json(work.summary_path(number)))
+        if done:
+            job.say(f"ingest: {len(done)} of {listed.chunks} shards are there already")
+        last = time.monotonic()
+        for summary in _summaries(work, [n for n in range(listed.chunks) if n not in done]):
+            tally.add(summary)
+            if time.monotonic() - last > PROGRESS_S:
+                job.say(f"ingest: {tally.rows} of {listed.rows} files")
+                last = time.monotonic()
+        return tally
+
+    def _say_oddities(self, job: Job, manifest: Mapping[str, Any]) -> None:
+        classes = manifest["classes"]
+        if len(classes) == 1:
+            job.say(f"ingest: one class only ({classes[0]}): enough for a GAN, not for a classifier")
+        if manifest["rows_quarantined"]:
+            top = "; ".join(f"{reason}: {count}" for reason, count in list(manifest["reasons"].items())[:3])
+            job.say(f"ingest: {manifest['rows_quarantined']} of {manifest['rows_in']} files quarantined ({top})")
+
+
+@dataclass(frozen=True)
+class _Write:
+    """A shard number to its shard's summary."""
+
+    work: ShardJob
+    numbers: tuple[int, ...]
+
+    def __call__(self, rows: Any) -> Iterator[dict[str, Any]]:
+        for k in rows["id"]:
+            number = self.numbers[int(k)]
+            self.work.run(number)
+            yield {"number": np.array([number])}
+
+
+def _summaries(work: ShardJob, numbers: list[int]) -> Iterator[Summary]:
+    """Write the shards of the given chunks in Ray tasks of one CPU each; their summaries as they are done."""
+    if not numbers:
+        return
+    import ray.data
+    from ray.data import DataContext
+
+    with DataContext.current(data_context()), clear_errors():
+        rows = ray.data.range(len(numbers), override_num_blocks=len(numbers))
+        for row in rows.map_batches(_Write(work, tuple(numbers)), batch_size=None, num_cpus=1).iter_rows():
+            yield work.artifact.storage.read_json(work.summary_path(int(row["number"])))
+
+
+def _config(recipe: Any, options: Mapping[str, Any]) -> DataConfig:
+    role = options.get("role", "train")
+    if role not in recipe.data:
+        raise UserError(f"data.{role}: the recipe has no such data set{nearest(role, recipe.data)}")
+    return recipe.data[role]
+
+

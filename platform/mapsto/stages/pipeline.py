@@ -1,0 +1,122 @@
+"""From a recipe to artifacts: finds or makes what a stage needs, then the stage itself.
+
+Complete means reuse, interrupted means resume, `force` makes anew; each is said in one line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..config.load import override
+from ..config.schema import Recipe
+from ..core.artifact import Artifact, fingerprint
+from ..core.errors import UserError
+from ..core.page import show
+from ..core.registry import stage, task_class
+from ..core.stage import Job, Stage
+from ..core.storage import absolute, join
+
+ORDER = ("ingest", "tune", "train", "evaluate", "compress", "serve")
+"""The stages of `run`, in their order."""
+
+
+@dataclass
+class Pipeline:
+    """One recipe's stages. `made` remembers what this run has produced, so that nothing is looked up twice."""
+
+    recipe: Recipe
+    say: Callable[[str], None] = print
+    force: bool = False
+    """Make the asked stage anew; its parents are still reused."""
+    made: dict[str, Artifact] = field(default_factory=dict)
+
+    def produce(self, name: str, options: Mapping[str, Any] | None = None, *, force: bool | None = None) -> Artifact:
+        """The complete artifact of a stage; its parents are made first where they are missing.
+
+        Raises UserError where the task does not support the stage.
+        """
+        options = dict(options or {})
+        if name in ("train", "evaluate", "compress", "serve", "predict") and self.recipe.tune is not None:
+            self.tuned()
+        if self.recipe.task.kind and (reason := task_class(self.recipe.task.kind).unsupported.get(name)):
+            raise UserError(f"{name} is not supported for {self.recipe.task.kind}: {reason}")
+        what = stage(name)
+        wanted = what.needs(self.recipe, options)
+        parents = {parent: self.produce(*need, force=False) for parent, need in wanted.items()}
+        section = what.section(self.recipe, options)
+        address = fingerprint(section, {k: v.identity() for k, v in parents.items()})
+        artifact = Artifact(join(absolute(self.recipe.root), self.recipe.name, name, address), self.recipe.storage.open())
+        force = self.force if force is None else force
+        if artifact.uri in self.made and not force:
+            return artifact
+        self._make(what, artifact, section, parents, options, force)
+        self.made[artifact.uri] = artifact
+        return artifact
+
+    def _make(
+        self, what: Stage, artifact: Artifact, section: dict[str, Any], parents: dict[str, Artifact], options: dict[str, Any], force: bool
+    ) -> None:
+        label = " ".join([what.name, *(str(v) for k, v in options.items() if k == "role")])
+        always = getattr(what, "always", False)
+        if artifact.complete() and not force and not always:
+            self.say(f"{label}: reused {artifact.uri}{_shown(artifact.meta()['metrics'])}")
+            return
+        resume = artifact.started() and not artifact.complete() and not force
+        if force and artifact.started():
+            artifact.storage.delete(artifact.uri)
+        self.say(f"{label}: {'resuming' if resume else 'making'} {artifact.uri}")
+        start = time.monotonic()
+        artifact.begin(self.recipe.public(), section, parents)
+        done = what.run(Job(self.recipe, section, parents, artifact, artifact.storage, resume, options, self.say))
+        artifact.finish(section=section, parents=parents, metrics=done.metrics, digest=done.digest)
+        self.say(f"{label}: done in {time.monotonic() - start:.1f} s{_shown(done.metrics)}")
+
+    def tuned(self) -> Artifact:
+        """Run the sweep, or find it done, and go on with the best setting it found."""
+        assert self.recipe.tune is not None
+        artifact = self.produce("tune")
+        best = artifact.read_json("best.json")["overrides"]
+        self.say(f"tune: going on with {', '.join(f'{k}={show(v)}' for k, v in best.items())}")
+        self.recipe = override(self.recipe, {**best, "tune": None})
+        return artifact
+
+    def run(self) -> dict[str, Artifact]:
+        """Every stage of the recipe, then the report page over them; returns the artifact of each."""
+        from .report import write
+
+        found: dict[str, Artifact] = {}
+        for name in ORDER:
+            if name == "ingest":
+                for role in self.recipe.data:
+                    found[f"ingest {role}"] = self.produce("ingest", {"role": role})
+            elif name == "tune":
+                if self.recipe.tune is not None:
+                    found["tune"] = self.tuned()
+            elif name == "compress" and self.recipe.compress is None:
+                self.say("compress: the recipe says null; the float model is served")
+            elif reason := task_class(self.recipe.task.kind).unsupported.get(name):
+                self.say(f"{name}: not supported for {self.recipe.task.kind}: {reason}")
+            else:
+                found[name] = self.produce(name)
+        self.say(f"report: {write(self.recipe, found)}")
+        return found
+
+
+def produce(
+    recipe: Recipe, name: str, options: Mapping[str, Any] | None = None, *, force: bool = False, say: Callable[[str], None] = print
+) -> Artifact:
+    """One stage of a recipe, with what it needs."""
+    return Pipeline(recipe, say, force).produce(name, options)
+
+
+def run_all(recipe: Recipe, *, force: bool = False, say: Callable[[str], None] = print) -> dict[str, Artifact]:
+    """Every stage of a recipe."""
+    return Pipeline(recipe, say, force).run()
+
+
+def _shown(metrics: Mapping[str, Any]) -> str:
+    scalars = {k: v for k, v in metrics.items() if isinstance(v, (int, float, str)) and v != ""}
+    return "".join(f"{', ' if i else ': '}{k} {show(v)}" for i, (k, v) in enumerate(scalars.items()))

@@ -1,0 +1,167 @@
+"""Train: a task's model through Ray Train, on the ingested data; the weights, the history and the page."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..core.artifact import digest
+from ..core.registry import save_task, task_class
+from ..core.stage import Done, Job
+from .train_page import line, page
+from .train_worker import Setup, Share, train, under_ray
+
+if TYPE_CHECKING:
+    from ..core.item import Item
+    from ..core.sample import Batch
+    from ..engine.world import World
+
+HOW = ("workers", "cpus_per_worker", "gpus_per_worker", "threads", "max_failures", "keep", "checkpoint_every")
+"""Settings of `train` that say how it is run, not what comes out: they are no part of the fingerprint, so that a run
+can be resumed on other machines."""
+
+
+class Train:
+    """Ray Train workers follow one fixed run of microbatches; checkpoints in the artifact carry it over lost workers
+    and killed drivers.
+
+    Options: `on_epoch(record)` is called on the driver after each epoch; `in_process` trains in this process, with one
+    worker and without Ray Train (a trial that needs no more).
+    """
+
+    name: ClassVar[str] = "train"
+    about: ClassVar[str] = "train the task's model on the cluster"
+
+    def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "task": recipe.task.model_dump(mode="json"),
+            "train": recipe.train.model_dump(mode="json", exclude=set(HOW)),
+        }
+
+    def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
+        return {f"data.{role}": ("ingest", {"role": role}) for role in recipe.data}
+
+    def run(self, job: Job) -> Done:
+        from ..data.dataset import Dataset
+
+        start = time.monotonic()
+        config = job.recipe.train
+        datasets = {
+            name.removeprefix("data."): Dataset.open(parent)
+            for name, parent in job.parents.items()
+            if name.startswith("data.")
+        }
+        task = task_class(job.recipe.task.kind)(job.recipe.task, {k: v.info() for k, v in datasets.items()})
+        task.check()
+        setup = Setup(task, config, job.artifact, datasets, job.parents, source)
+        say = teller(job, config.epochs)
+        if job.options.get("in_process"):
+            alone(setup, say)
+        else:
+            distributed(setup, say, job.say)
+        return conclude(job, setup, time.monotonic() - start)
+
+
+def source(setup: Setup, world: World, share: Share, epoch: int) -> tuple[Iterable[tuple[Item, Batch]], int]:
+    """The recipe's data, from the beginning of an epoch: one Ray Data execution for all that is left of the run."""
+    from ..data.feed import Feed
+    from ..data.loader import worker_batches
+    from ..data.plan import Run
+
+    config = setup.config
+    feed = Feed.of(setup.task, setup.datasets, ("train", "val"))
+    run = Run.of(feed.streams["train"], feed.streams.get("val"), config, world.size)
+    items = worker_batches(
+        feed.follow(run),
+        world.rank,
+        world.size,
+        run.start_of(epoch),
+        share=share,
+        worker_cpus=config.cpus_per_worker,
+        worker_gpus=config.gpus_per_worker,
+    )
+    return items, run.steps_per_epoch
+
+
+def teller(job: Job, epochs: int) -> Callable[[dict[str, float]], None]:
+    """What is done on the driver after each epoch: a line, and the caller's own `on_epoch`."""
+
+    def tell(record: dict[str, float]) -> None:
+        job.say(line(record, epochs))
+        if "on_epoch" in job.options:
+            job.options["on_epoch"](record)
+
+    return tell
+
+
+def alone(setup: Setup, tell: Callable[[dict[str, float]], None]) -> None:
+    """Train in this process, one worker."""
+    import torch
+
+    from ..engine.world import World
+
+    device = "cuda" if setup.config.gpus_per_worker and torch.cuda.is_available() else "cpu"
+    train(setup, World(device=torch.device(device)), lambda value: value, tell)
+
+
+def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Callable[[str], None]) -> None:
+    """Train in Ray Train workers. Raises a worker's UserError as it is, and Ray's error for anything else."""
+    from functools import partial
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # as ray.train gives them, typed
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+    from ..runtime.resources import require_cpus
+    from .train_watch import Watch, follow
+
+    config, artifact = setup.config, setup.artifact
+    require_cpus(config.workers, config.cpus_per_worker, config.gpus_per_worker)
+    resources = {"CPU": config.cpus_per_worker}
+    if config.gpus_per_worker:
+        resources["GPU"] = config.gpus_per_worker
+    filesystem, path = artifact.storage.arrow(artifact.path("ray"))
+    folder = Path(tempfile.mkdtemp(prefix="mapsto-train-"))
+    artifact.storage.delete(artifact.path("ray"))
+    trainer = TorchTrainer(
+        partial(under_ray, setup),
+        scaling_config=ScalingConfig(
+            num_workers=config.workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=f"{artifact.fingerprint}-{uuid.uuid4().hex[:8]}",  # an old name would resume Ray's own idea of the run
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),
+            callbacks=[Watch(str(folder / "lines"))],
+        ),
+    )
+    for told in follow(trainer.fit, folder / "lines"):
+        if "record" in told:
+            tell(told["record"])
+        else:
+            say(f"train: {told['lost']}; going on from the last checkpoint")
+    shutil.rmtree(folder)
+    artifact.storage.delete(artifact.path("ray"))  # Ray's bookkeeping: the checkpoints are ours
+
+
+def conclude(job: Job, setup: Setup, seconds: float) -> Done:
+    """Write what describes the trained model; its weights and history are there."""
+    artifact = job.artifact
+    history = [json.loads(text) for text in artifact.read("history.jsonl").splitlines()]
+    save_task(setup.task, artifact)
+    artifact.write_json({"kind": "torch", "file": "model.safetensors", "precision": "fp32"}, "variant.json")
+    artifact.write(page(job.recipe.name, setup, history).html().encode(), "report.html")
+    last = history[-1]
+    val = {name.removeprefix("val/"): value for name, value in last.items() if name.startswith("val/")}
+    speed = sum(r["images_per_s"] * r["seconds"] for r in history) / sum(r["seconds"] for r in history)
+    metrics = {**val, "epochs": len(history), "images_per_s": speed, "seconds": seconds}
+    return Done(metrics, digest(artifact.read("model.safetensors")))

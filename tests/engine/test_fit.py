@@ -1,0 +1,208 @@
+"""The loop in one process: gradients against autograd on the whole batch, resuming, averaging, checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mapsto.config.schema import TrainConfig
+from mapsto.core.artifact import Artifact
+from mapsto.core.errors import UserError
+from mapsto.core.storage import Storage
+from mapsto.engine.checkpoints import Checkpoints, from_bytes, to_bytes
+from mapsto.engine.ema import Ema
+from mapsto.engine.fit import Epoch, fit
+from mapsto.engine.optimizers import optimizer
+from mapsto.engine.world import World
+
+from .toy import Adversaries, Regression, items, rows
+
+ROWS, VAL, BATCH = 23, 8, 7
+STEPS = 4
+
+
+def run(
+    config: dict[str, Any],
+    task: Any = None,
+    resume: Any = None,
+    start: int = 0,
+    on_epoch: Any = None,
+    data: Any = None,
+) -> Any:
+    task = task or Regression()
+    model = task.build({})
+    settings = TrainConfig(**config)
+    source = items(
+        data or rows(ROWS),
+        rows(VAL, 1),
+        batch=BATCH,
+        epochs=settings.epochs,
+        start=start,
+        accumulate=settings.accumulate,
+        evaluate_every=settings.evaluate_every,
+    )
+    history = fit(
+        task,
+        model,
+        settings,
+        source,
+        World(),
+        STEPS,
+        resume,
+        on_epoch or (lambda epoch: None),
+    )
+    return model, history
+
+
+def test_accumulated_sgd_is_plain_sgd_on_whole_batches() -> None:
+    """The reference: a hand-written loop with torch's mean loss over each global batch."""
+    config = {
+        "epochs": 2,
+        "accumulate": 3,
+        "optimizer": {
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 0.01,
+            "decay_norms": True,
+        },
+    }
+    model, _ = run(config)
+    reference = Regression().build({})
+    sgd = torch.optim.SGD(reference.parameters(), 0.1, 0.9, weight_decay=0.01, nesterov=True)
+    for item, batch in items(rows(ROWS), None, batch=BATCH, epochs=2):
+        assert item.ends_step
+        sgd.zero_grad()
+        torch.nn.functional.mse_loss(
+            reference(torch.from_numpy(batch["x"]))[:, 0], torch.from_numpy(batch["y"])
+        ).backward()
+        sgd.step()
+    for mine, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_two_phases_are_two_hand_written_optimizers() -> None:
+    task = Adversaries()
+    model, history = run(
+        {
+            "epochs": 1,
+            "accumulate": 2,
+            "optimizer": {"lr": 0.1, "momentum": 0, "weight_decay": 0},
+        },
+        task,
+    )
+    reference = task.build({})
+    for _, batch in items(rows(ROWS), None, batch=BATCH, epochs=1):
+        tensors = {k: torch.from_numpy(v) for k, v in batch.items()}
+        for name, loss, lr in (("D", task.d, 0.2), ("G", task.g, 0.1)):
+            total, count, _ = loss(reference, tensors, None)
+            for p, g in zip(
+                reference[name].parameters(),
+                torch.autograd.grad(total / count, list(reference[name].parameters())),
+                strict=True,
+            ):
+                p.data -= lr * g
+    for mine, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    assert {"train/D/loss", "train/G/loss", "val/mse"} <= set(history[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": {"lr": 0.05}, "ema": 0.9},
+        {"optimizer": {"kind": "adamw", "lr": 0.01}, "schedule": {"kind": "one_cycle"}},
+        {
+            "optimizer": {"lr": 0.05},
+            "schedule": {"kind": "plateau", "patience": 0},
+            "clip": 0.5,
+        },
+    ],
+)
+def test_a_resumed_run_ends_with_the_same_bits(settings: dict[str, Any]) -> None:
+    config, task, states = (
+        {"epochs": 4, **settings},
+        Regression(dropout=0.3, norm=True),
+        [],
+    )
+    whole, history = run(config, task, on_epoch=lambda epoch: states.append(to_bytes(epoch.state())))
+    resumed, again = run(config, task, resume=from_bytes(states[1]), start=2)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert [r["train/loss"] for r in again] == [r["train/loss"] for r in history]
+    assert [r["epoch"] for r in again] == [1, 2, 3, 4]
+
+
+def test_the_record_of_an_epoch() -> None:
+    epochs: list[Epoch] = []
+    model, history = run(
+        {"epochs": 2, "evaluate_every": 2, "optimizer": {"lr": 0.05}},
+        on_epoch=epochs.append,
+    )
+    assert "val/mse" not in history[0] and epochs[0].score is None and not epochs[0].last
+    model.requires_grad_(False)
+    x, y = (torch.from_numpy(rows(VAL, 1)[k]) for k in ("x", "y"))
+    assert history[1]["val/mse"] == pytest.approx(float(((model(x)[:, 0] - y) ** 2).mean()), rel=1e-5)
+    assert epochs[1].score == history[1]["val/mse"] and epochs[1].last
+    assert history[1]["step"] == 8 and history[0]["train/loss"] == pytest.approx(history[0]["train/square"])
+    assert history[1]["images_per_s"] > 0 and 0 <= history[1]["data_wait"] <= 1
+
+
+def test_a_row_that_is_not_finite_is_named() -> None:
+    data = rows(ROWS)
+    data["x"][11] = np.nan
+    with pytest.raises(UserError, match=r"not finite at step \d, .*|lr 0.05, rows .*\b11\b") as error:
+        run({"epochs": 1, "optimizer": {"lr": 0.05}}, data=data)
+    assert "11" in str(error.value)
+
+
+def test_bf16_stays_near_fp32() -> None:
+    _, exact = run({"epochs": 3, "optimizer": {"lr": 0.05}})
+    _, rounded = run({"epochs": 3, "optimizer": {"lr": 0.05}, "precision": "bf16"})
+    assert rounded[-1]["train/loss"] == pytest.approx(exact[-1]["train/loss"], rel=0.05)
+
+
+def test_ema_is_the_closed_form_and_gives_back_the_weights() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    values, ema = [1.0, 2.0, 4.0], Ema(model, 0.2)
+    average = float(model.weight)
+    for step, value in enumerate(values, 1):
+        model.weight.data.fill_(value)
+        ema.update(model)
+        decay = min(0.2, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * value
+    with ema.applied(model):
+        assert float(model.weight) == pytest.approx(average)
+    assert float(model.weight) == 4.0
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    groups = optimizer(model.parameters(), TrainConfig().optimizer).param_groups
+    assert [(g["weight_decay"], len(g["params"])) for g in groups] == [
+        (5e-4, 1),
+        (0.0, 3),
+    ]
+
+
+def test_checkpoints_keep_the_newest_and_the_best_and_count_when_done(
+    tmp_path: Path,
+) -> None:
+    artifact = Artifact(str(tmp_path / "a"), Storage())
+    checkpoints = Checkpoints(artifact, keep=2, mode="max")
+    assert checkpoints.newest() is None
+    for epoch, score in enumerate([0.5, 0.9, 0.3, 0.4, None], 1):
+        checkpoints.save(
+            {"epoch": epoch, "w": torch.full((2,), float(epoch))},
+            epoch,
+            10 * epoch,
+            score,
+        )
+    assert [done["epoch"] for _, done in checkpoints.complete()] == [2, 4, 5]
+    (tmp_path / "a/checkpoints/00006-000000060").mkdir()
+    (tmp_path / "a/checkpoints/00006-000000060/state.pt").write_bytes(b"cut off")
+    assert checkpoints.newest() == "00005-000000050"
+    assert checkpoints.load("00005-000000050")["w"].tolist() == [5, 5]

@@ -1,0 +1,78 @@
+"""Two gloo processes against one: the same gradients, weights, buffers and metrics."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from .ranks import CONFIG, VAL, train
+from .toy import Adversaries, Regression
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    root, folder = Path(__file__).resolve().parents[2], tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "PYTHONPATH": str(root / "platform")}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.engine.ranks", str(rank), address, str(folder / str(rank))],
+            cwd=root,
+            env=environment,
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("run", "task"),
+    [("plain", Regression), ("accumulated", Regression), ("gan", Adversaries)],
+)
+def test_unequal_shards_train_as_one_process(ranks: Any, run: str, task: Any) -> None:
+    weights, history = train(0, 1, task(), CONFIG)
+    for rank in ranks:
+        for name, value in weights.items():
+            np.testing.assert_allclose(rank[run][0][name], value, rtol=2e-5, atol=2e-6, err_msg=name)
+        for mine, theirs in zip(history, rank[run][1], strict=True):
+            assert list(mine) == list(theirs)
+            for name in (k for k in mine if k.startswith(("train/", "val/"))):
+                assert theirs[name] == pytest.approx(mine[name], rel=1e-4), name
+            assert theirs["val/rows"] == VAL
+
+
+def test_buffers_end_equal_on_all_ranks(ranks: Any) -> None:
+    first, second = (rank["norm"][0] for rank in ranks)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_gather_joins_unequal_rows_and_sums_gradients(ranks: Any) -> None:
+    expected = np.concatenate([np.arange(6.0).reshape(3, 2), np.arange(4.0).reshape(2, 2)])
+    for rank in ranks:
+        everyone, grad = rank["gathered"]
+        np.testing.assert_array_equal(everyone, expected)
+        np.testing.assert_array_equal(grad, np.full_like(grad, 3.0))
+
+
+def test_a_loss_that_is_not_finite_stops_every_rank_with_the_same_line(
+    ranks: Any,
+) -> None:
+    first, second = (rank["error"] for rank in ranks)
+    assert first == second
+    assert "not finite at step" in first and "lr 1e+30" in first and "rows " in first

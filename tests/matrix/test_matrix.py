@@ -1,0 +1,150 @@
+"""Every task through every stage, on a tiny drawn data set over S3. A new task is a row in RECIPES."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from mapsto.config.load import load
+from mapsto.core.codecs import decode
+from mapsto.core.registry import STAGES, TASKS, load_task, task_class
+from mapsto.data.scenes import CLASSES, numbered, write
+from mapsto.serving.runtimes import open_runtime
+from mapsto.stages.pipeline import Pipeline
+
+SIZE, COUNT, SPOILED = (48, 48), 120, 3
+
+TRAIN = "train: {epochs: 2, batch_size: 24, workers: 2, cpus_per_worker: 0.5, optimizer: {kind: adamw, lr: 0.002}, schedule: {kind: cosine}}"
+REST = """
+evaluate: {split: test, batch_size: 16, cpus_per_worker: 0.5, worst: 4}
+compress: {max_drop: 100, repeats: 5, steps: [{kind: export}, {kind: quantize, calibration: 16}]}
+serve: {cpus_per_replica: 0.5, port: PORT}
+"""
+RECIPES = {
+    "classify": "task: {kind: classify, model: {name: resnet10t}, image_size: 32}\n"
+    "tune: {trials: 2, epochs: 1, concurrent: 1, space: {train.optimizer.lr: {kind: loguniform, low: 0.001, high: 0.01}}}",
+    "segment": f"task: {{kind: segment, classes: [background, {', '.join(CLASSES)}], image_size: 32, model: {{widths: [8, 16]}}}}\n"
+    "tune: {trials: 2, search: grid, epochs: 1, concurrent: 1, space: {task.augment.flip: {kind: choice, values: [0.0, 0.5]}}}",
+    "gan": "task: {kind: gan, image_size: 16, latent: 8, width: 8}",
+}
+
+
+@pytest.fixture(scope="session")
+def bucket(s3, tmp_path_factory):
+    """The drawn images in the S3 server: an image folder with split folders, masks and a manifest beside them."""
+    folder = tmp_path_factory.mktemp("matrix")
+    counts = write(folder, COUNT, 3, SIZE, splits={"train": 0.6, "val": 0.2, "test": 0.2}, spoiled=SPOILED, masks=True)
+    uri = s3.uri("matrix")
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        s3.storage.upload(file, f"{uri}/images/{file.relative_to(folder)}")
+    return uri, counts
+
+
+def test_every_task_has_a_row_here():
+    assert set(RECIPES) == set(TASKS)
+
+
+@pytest.fixture(scope="session", params=sorted(RECIPES))
+def chain(request, bucket, cluster, free_port):
+    """One task's whole recipe, run: the artifacts by stage."""
+    uri, _ = bucket
+    text = (
+        f"name: {request.param}\nroot: {uri}/artifacts\n"
+        f"data: {{train: {{source: '{uri}/images/manifest.jsonl'}}}}\n{RECIPES[request.param]}\n{TRAIN}\n{REST}"
+    ).replace("PORT", str(free_port))
+    lines: list[str] = []
+    pipeline = Pipeline(load(text, []), lines.append)
+    found = pipeline.run()
+    return request.param, pipeline, found, lines
+
+
+def test_all_stages_leave_complete_artifacts(chain, bucket):
+    kind, pipeline, found, lines = chain
+    _, counts = bucket
+    unsupported = set(task_class(kind).unsupported)
+    expected = {"ingest train", "train", "evaluate", "compress", "serve"} - unsupported
+    assert set(found) - {"tune"} == expected
+    assert ("tune" in found) == ("tune:" in RECIPES[kind])
+    for artifact in found.values():
+        assert artifact.complete()
+        assert artifact.read_json("recipe.json")["name"] == kind
+    rows = found["ingest train"].read_json("dataset.json")["splits"]
+    assert sum(split["rows"] for split in rows.values()) == counts["images"]
+    history = [json.loads(line) for line in found["train"].read("history.jsonl").splitlines()]
+    assert [record["epoch"] for record in history] == [1, 2]
+    primary = load_task(found["train"]).metrics().primary
+    assert np.isfinite(found["evaluate"].meta()["metrics"][primary])
+    assert found["evaluate"].meta()["metrics"]["rows"] == rows["test"]["rows"]
+    report = pipeline.recipe.storage.open().read(f"{pipeline.recipe.root}/{kind}/report.html").decode()
+    assert "<img" in report
+    assert kind in report
+
+
+def test_a_second_run_reuses_everything(chain):
+    kind, pipeline, found, _ = chain
+    lines: list[str] = []
+    again = Pipeline(pipeline.recipe, lines.append)
+    for name in ("train", "evaluate", "compress"):
+        assert again.produce(name).uri == found[name].uri
+    assert not any(": making" in line or ": resuming" in line for line in lines), lines
+    assert any(line.startswith("train: reused") for line in lines)
+
+
+def test_the_compressed_model_answers_as_the_float_one(chain):
+    kind, _, found, _ = chain
+    float_model, chosen = open_runtime(found["train"]), open_runtime(found["compress"])
+    spec = float_model.task.export()
+    rng = np.random.default_rng(0)
+    inputs = {
+        name: rng.integers(0, 256, array.shape, np.uint8) if array.dtype == np.uint8 else rng.standard_normal(array.shape, np.float32)
+        for name, array in spec.inputs.items()
+    }
+    ours, theirs = float_model.run(inputs), chosen.run(inputs)
+    assert set(ours) == set(theirs)
+    for name in ours:
+        assert ours[name].shape == theirs[name].shape
+        if chosen.variant["precision"] == "fp32":
+            assert np.abs(ours[name].astype(float) - theirs[name]).max() <= (1 if ours[name].dtype == np.uint8 else 1e-3)
+
+
+def test_the_endpoint_answers_by_the_tasks_signature(chain):
+    kind, pipeline, found, _ = chain
+    host = f"http://127.0.0.1:{pipeline.recipe.serve.port}"
+    url = f"{host}/v1/models/{kind}:predict"
+    task = load_task(found["train"])
+    if task.signature().inputs[0].kind == "image":
+        buffer = io.BytesIO()
+        scene = numbered(99, 0, SIZE)
+        Image.fromarray(scene.image).save(buffer, "PNG")
+        answer = requests.post(url, buffer.getvalue(), headers={"Content-Type": "image/png"}, timeout=30)
+    else:
+        answer = requests.post(url, json={"instances": [{"seed": 7}]}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    prediction = answer.json()["predictions"][0]
+    assert set(prediction) >= {field.name for field in task.signature().outputs}
+    assert requests.get(f"{host}/healthz", timeout=30).status_code == 200
+    assert requests.post(f"{host}/v1/models/nothing:predict", b"x", timeout=30).status_code == 404
+
+
+def test_predict_answers_for_every_file_and_loses_none(chain, bucket, tmp_path):
+    kind, pipeline, _, _ = chain
+    uri, counts = bucket
+    options = {"count": 3, "seed": 1} if kind == "gan" else {"inputs": f"{uri}/images/test"}
+    done = pipeline.produce("predict", {**options, "output": str(tmp_path)})
+    answers = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(answers) == done.meta()["metrics"]["rows"] > 2
+    assert not [a for a in answers if "error" in a]
+    if kind != "classify":
+        pictures = sorted(tmp_path.rglob("*.png"))
+        assert len(pictures) == len(answers)
+        assert decode(pictures[0].read_bytes()).std() > 0
+
+
+def test_the_matrix_of_the_command_line_names_every_cell():
+    for kind in TASKS:
+        assert set(task_class(kind).unsupported) <= set(STAGES)

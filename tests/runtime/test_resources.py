@@ -1,0 +1,74 @@
+"""The arithmetic that refuses a run which would wait for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from mapsto.config.load import load
+from mapsto.core.errors import UserError
+from mapsto.runtime.resources import estimate, refuse_unfitting, require_cpus
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "cpus", "gpus", "message"),
+    [
+        ([2], 2, 1, 0, "train.workers 2 x cpus_per_worker 1 = 2 CPUs, and loading needs 1 more, but the cluster has 2: set train.cpus_per_worker=0.5"),
+        ([8], 3, 4, 0, "train.workers 3 x cpus_per_worker 4 = 12 CPUs, and loading needs 1 more, but the cluster has 8: set train.cpus_per_worker=2.3"),
+        ([1], 1, 1, 0, "train.workers 1 x cpus_per_worker 1 = 1 CPUs, and loading needs 1 more, but the cluster has 1: a cluster of at least 2 CPUs is needed (on one machine: mapsto ... --cpus 2)"),
+        ([4, 4], 1, 6, 0, "train.cpus_per_worker 6 fits no node: the largest has 4 CPUs"),
+        ([4], 2, 1, 1, "train.workers 2 x gpus_per_worker 1 = 2 GPUs, but the cluster has 0: set train.gpus_per_worker=0"),
+    ],
+)  # fmt: skip
+def test_refused_with_the_arithmetic(nodes: list[float], workers: int, cpus: float, gpus: float, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        refuse_unfitting([{"CPU": n} for n in nodes], workers, cpus, gpus, 1, "train")
+    assert str(caught.value) == message
+
+
+def test_a_sweep_s_advice_names_train_s_setting() -> None:
+    with pytest.raises(UserError, match=r"^tune\.workers 2 x cpus_per_worker 1 .* set train\.cpus_per_worker=0\.4$"):
+        refuse_unfitting([{"CPU": 2}], 2, 1, 0, 1.1, "tune")
+
+
+@pytest.mark.parametrize(("nodes", "workers", "cpus"), [([2], 2, 0.5), ([4], 3, 1), ([1, 1, 1], 2, 1)])
+def test_what_fits_is_not_refused(nodes: list[float], workers: int, cpus: float) -> None:
+    refuse_unfitting([{"CPU": n} for n in nodes], workers, cpus, 0, 1, "train")
+
+
+@pytest.mark.parametrize(("have", "workers"), [(2, 2), (8, 3), (5, 7), (64, 9)])
+def test_the_advice_given_fits(have: float, workers: int) -> None:
+    with pytest.raises(UserError) as caught:
+        refuse_unfitting([{"CPU": have}], workers, 32, 0, 1, "train")
+    advised = float(str(caught.value).rsplit("=", 1)[1])
+    refuse_unfitting([{"CPU": have}], workers, advised, 0, 1, "train")
+
+
+def test_estimate_follows_the_recipe() -> None:
+    text = "name: a\nroot: /tmp/a\ndata: {train: {source: /tmp/i}}\ntask: {kind: classify, image_size: 32}\n"
+    small = {need.stage: need for need in estimate(load(text))}
+    large = {
+        need.stage: need
+        for need in estimate(load(text, ["train.workers=4", "train.batch_size=4096", "task.image_size=224"]))
+    }
+    assert small["train"].cpus == 2
+    assert large["train"].cpus == 5
+    pixels = 4096 * 224 * 224 * 3 / 2**20  # one global batch, MiB
+    assert large["train"].memory_mb - small["train"].memory_mb > 3 * 900 + 7 * pixels
+    assert "tune" not in small
+
+
+def test_held_cpus_are_named(cluster: str) -> None:
+    import ray
+
+    @ray.remote(num_cpus=3)
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    require_cpus(2, 1, wait_s=30)
+    holder = Holder.remote()
+    ray.get(holder.ready.remote())
+    with pytest.raises(UserError, match=r"train needs 3 CPUs, and only 1 of the cluster's 4 are free"):
+        require_cpus(2, 1, wait_s=0.5)
+    ray.kill(holder)
+    require_cpus(2, 1, wait_s=30)
