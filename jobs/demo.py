@@ -56,14 +56,28 @@ def main() -> int:
 def demo(data: str | None) -> None:
     start = time.monotonic()
     FOLDER.mkdir(exist_ok=True)
-    for port, what in ((S3_PORT, "S3 server"), (DASHBOARD_PORT, "Ray dashboard"), (GCS_PORT, "Ray"), (SERVE_PORT, "endpoint")):
+    for port, what in (
+        (S3_PORT, "S3 server"),
+        (DASHBOARD_PORT, "Ray dashboard"),
+        (GCS_PORT, "Ray"),
+        (SERVE_PORT, "endpoint"),
+    ):
         _free(port, what)
     if data is None:
         _draw()
     environment = _environment()
     _start_s3(environment)
     _start_ray(environment)
-    run = [sys.executable, "-m", "mapsto", "submit", "run", str(RECIPE), "--address", f"http://127.0.0.1:{DASHBOARD_PORT}"]
+    run = [
+        sys.executable,
+        "-m",
+        "mapsto",
+        "submit",
+        "run",
+        str(RECIPE),
+        "--address",
+        f"http://127.0.0.1:{DASHBOARD_PORT}",
+    ]
     settings = [f"serve.port={SERVE_PORT}"] + (_own(data) if data else [])
     done = subprocess.run([*run, *(part for s in settings for part in ("--set", s))], env=environment, check=False)
     if done.returncode:
@@ -89,7 +103,9 @@ def _draw() -> None:
     shutil.rmtree(images, ignore_errors=True)
     counts = write(images, COUNT, SEED, SIZE, splits={"train": 0.7, "val": 0.15, "test": 0.15}, spoiled=4)
     (FOLDER / "drawn.json").write_text(json.dumps(counts))
-    print(f"drew {counts['images']} photographs of {len(counts['classes'])} classes, and {counts['spoiled']} spoiled files")
+    print(
+        f"drew {counts['images']} photographs of {len(counts['classes'])} classes, and {counts['spoiled']} spoiled files"
+    )
 
 
 def _environment() -> dict[str, str]:
@@ -101,23 +117,46 @@ def _environment() -> dict[str, str]:
     keys = json.loads(file.read_text())
     aside = {f"MAPSTO_DATA_{k.removeprefix('AWS_')}": v for k, v in os.environ.items() if k.startswith("AWS_")}
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
-    return kept | aside | {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{S3_PORT}", "AWS_ACCESS_KEY_ID": keys["key"],
-        "AWS_SECRET_ACCESS_KEY": keys["secret"], "AWS_REGION": "us-east-1",
-        "RAY_AUTH_MODE": "disabled",  # everything is on loopback; a shared machine wants `token`
-        "RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "PYTHONPATH": str(HERE.parent / "platform"),
-    }
+    return (
+        kept
+        | aside
+        | {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{S3_PORT}",
+            "AWS_ACCESS_KEY_ID": keys["key"],
+            "AWS_SECRET_ACCESS_KEY": keys["secret"],
+            "AWS_REGION": "us-east-1",
+            "RAY_AUTH_MODE": "disabled",  # everything is on loopback; a shared machine wants `token`
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too: keeps Ray from taking the outward address for 127.0.0.1
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PYTHONPATH": str(HERE.parent / "platform"),
+        }
+    )
 
 
 def _start_s3(environment: dict[str, str]) -> None:
     for bucket in ("images", "mapsto"):
         (FOLDER / "s3" / bucket).mkdir(parents=True, exist_ok=True)
-    keys = f"{environment['AWS_ACCESS_KEY_ID']},{environment['AWS_SECRET_ACCESS_KEY']}"
-    command = ["rclone", "serve", "s3", "--addr", f"127.0.0.1:{S3_PORT}", "--vfs-cache-mode", "off", "--dir-cache-time", "0s", str(FOLDER / "s3")]
+    keys = f'"{environment["AWS_ACCESS_KEY_ID"]},{environment["AWS_SECRET_ACCESS_KEY"]}"'  # quoted: rclone splits the variable at commas
+    command = [
+        "rclone",
+        "serve",
+        "s3",
+        "--addr",
+        f"127.0.0.1:{S3_PORT}",
+        "--vfs-cache-mode",
+        "off",
+        "--dir-cache-time",
+        "0s",
+        str(FOLDER / "s3"),
+    ]
     with (FOLDER / "s3.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment | {"RCLONE_AUTH_KEY": keys}, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            command, env=environment | {"RCLONE_AUTH_KEY": keys}, stdout=log, stderr=log, start_new_session=True
+        )
     _remember(s3=server.pid)
     _wait(S3_PORT, "the S3 server", FOLDER / "s3.log")
     print(f"S3 server on http://127.0.0.1:{S3_PORT}")
@@ -127,8 +166,20 @@ def _start_ray(environment: dict[str, str]) -> None:
     folder = tempfile.mkdtemp(prefix="mapsto", dir="/tmp")  # short: socket paths have a length limit
     _remember(ray=folder)
     command = [
-        "ray", "start", "--head", "--node-ip-address", "127.0.0.1", "--port", str(GCS_PORT), "--dashboard-host", "127.0.0.1",
-        "--dashboard-port", str(DASHBOARD_PORT), "--temp-dir", folder, "--disable-usage-stats",
+        "ray",
+        "start",
+        "--head",
+        "--node-ip-address",
+        "127.0.0.1",
+        "--port",
+        str(GCS_PORT),
+        "--dashboard-host",
+        "127.0.0.1",
+        "--dashboard-port",
+        str(DASHBOARD_PORT),
+        "--temp-dir",
+        folder,
+        "--disable-usage-stats",
     ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -145,7 +196,13 @@ def _own(data: str) -> list[str]:
             raise UserError(f"DATA={data}: no such folder")
         return [*settings, f"data.train.source={folder}"]
     settings.append(f"data.train.source={data}")
-    for field, name in (("endpoint_url", "ENDPOINT_URL"), ("region", "REGION"), ("key", "ACCESS_KEY_ID"), ("secret", "SECRET_ACCESS_KEY"), ("token", "SESSION_TOKEN")):
+    for field, name in (
+        ("endpoint_url", "ENDPOINT_URL"),
+        ("region", "REGION"),
+        ("key", "ACCESS_KEY_ID"),
+        ("secret", "SECRET_ACCESS_KEY"),
+        ("token", "SESSION_TOKEN"),
+    ):
         if f"AWS_{name}" in os.environ:
             settings.append(f"data.train.storage.{field}=${{env:MAPSTO_DATA_{name}}}")
     return settings
@@ -226,7 +283,9 @@ def _free(port: int, what: str) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise UserError(f"port {port} on 127.0.0.1 is busy, the {what} needs it: end what holds it (an earlier demo: make stop)") from error
+            raise UserError(
+                f"port {port} on 127.0.0.1 is busy, the {what} needs it: end what holds it (an earlier demo: make stop)"
+            ) from error
 
 
 def _wait(port: int, what: str, log: Path, seconds: float = 40) -> None:

@@ -18,7 +18,9 @@ def pick(*rows: Row, max_drop: float = 0.5, target: str = "latency_p50_ms", mode
     return choose(rows, primary="top1", mode=mode, max_drop=max_drop, target=target)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("target", "chosen"), [("latency_p50_ms", "int8"), ("size_mb", "int8"), ("throughput", "int8")])
+@pytest.mark.parametrize(
+    ("target", "chosen"), [("latency_p50_ms", "int8"), ("size_mb", "int8"), ("throughput", "int8")]
+)
 def test_the_best_at_the_target_among_those_within_the_drop(target: str, chosen: str) -> None:
     found = pick(FLOAT, ONNX, INT8, target=target)
     assert found.name == chosen

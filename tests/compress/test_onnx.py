@@ -22,7 +22,9 @@ SPEC = ExportSpec({"image": np.zeros((2, 16, 16, 3), np.uint8)}, ("logits",))
 
 def net() -> nn.Module:
     torch.manual_seed(3)
-    block = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU())
+    block = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU()
+    )
     net = nn.Sequential(block, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 5))
     return Normalized(net, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)).eval()
 
@@ -89,7 +91,9 @@ def test_difference() -> None:
 
 
 def test_random_inputs_have_the_kind_of_the_examples() -> None:
-    spec = ExportSpec({"a": np.zeros((2, 3), np.uint8), "z": np.zeros((1, 4), np.float32), "c": np.array([3, 3])}, ("y",))
+    spec = ExportSpec(
+        {"a": np.zeros((2, 3), np.uint8), "z": np.zeros((1, 4), np.float32), "c": np.array([3, 3])}, ("y",)
+    )
     inputs = random_inputs(spec, 5)
     assert inputs["a"].shape == (5, 3)
     assert inputs["a"].dtype == np.uint8
@@ -120,4 +124,7 @@ def test_variants_take_turns() -> None:
 
 
 def test_slow_models_stop_at_the_budget() -> None:
-    assert latencies({"a": Counting("a", [])}, {"x": np.zeros((1, 1))}, repeats=100_000, budget_s=0.01)["a"].calls < 100_000
+    assert (
+        latencies({"a": Counting("a", [])}, {"x": np.zeros((1, 1))}, repeats=100_000, budget_s=0.01)["a"].calls
+        < 100_000
+    )

@@ -62,6 +62,8 @@ def test_frechet_equals_scipys_matrix_root():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(400, 6)), rng.normal(0.3, 1.4, size=(300, 6)) @ rng.normal(size=(6, 6))
     root = scipy.linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real
-    theirs = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root)
+    theirs = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(
+        np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root
+    )
     assert frechet(a, b) == pytest.approx(theirs, rel=1e-6)
     assert frechet(a, a) == pytest.approx(0, abs=1e-9)

@@ -30,4 +30,11 @@ def test_pages_embed_one_another():
 
 
 def test_numbers_as_people_read_them():
-    assert [show(v) for v in (1234567, 0.123456, 12345.6, True, None, "x")] == ["1,234,567", "0.1235", "12,346", "yes", "–", "x"]
+    assert [show(v) for v in (1234567, 0.123456, 12345.6, True, None, "x")] == [
+        "1,234,567",
+        "0.1235",
+        "12,346",
+        "yes",
+        "–",
+        "x",
+    ]

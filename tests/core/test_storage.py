@@ -12,7 +12,11 @@ def test_written_objects_come_back_and_are_listed(tmp_path):
     for name in ("b/2.txt", "a/1.txt", "a/3.txt"):
         storage.write(join(str(tmp_path), name), name.encode())
     found = sorted(storage.walk(str(tmp_path)))
-    assert [(uri.removeprefix(f"{tmp_path}/"), size) for uri, size in found] == [("a/1.txt", 7), ("a/3.txt", 7), ("b/2.txt", 7)]
+    assert [(uri.removeprefix(f"{tmp_path}/"), size) for uri, size in found] == [
+        ("a/1.txt", 7),
+        ("a/3.txt", 7),
+        ("b/2.txt", 7),
+    ]
     assert [storage.read(uri) for uri, _ in found] == [b"a/1.txt", b"a/3.txt", b"b/2.txt"]
     assert storage.names(str(tmp_path)) == ["a", "b"]
     assert storage.read_range(found[0][0], 2, 5) == b"1.t"
@@ -84,7 +88,7 @@ def test_an_artifact_counts_only_when_finished(tmp_path):
     parent.begin({"name": "x"}, {}, {})
     assert parent.started()
     assert not parent.complete()
-    with pytest.raises(UserError, match="artifact.json is missing"):
+    with pytest.raises(UserError, match=r"artifact.json is missing"):
         parent.meta()
     parent.finish(section={}, parents={}, metrics={"rows": 3}, digest="d1")
     child = Artifact(str(tmp_path / "train" / "bbbb"), storage)

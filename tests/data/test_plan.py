@@ -133,7 +133,7 @@ def test_partners_come_from_the_split_and_do_not_depend_on_the_world():
     main = stream([16] * 4, partners=3)
     runs = [Run((main,), seed=3, batch_size=16, world=w) for w in (1, 2)]
     one, two = ({int(r): p.tolist() for g in range(len(run)) for r, p in _pairs(run, g)} for run in runs)
-    assert one == two and all(len(p) == 3 and 0 <= min(p) and max(p) < 64 for p in one.values())
+    assert one == two and all(len(p) == 3 and min(p) >= 0 and max(p) < 64 for p in one.values())
 
 
 def _pairs(run, g):

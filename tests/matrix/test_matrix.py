@@ -64,7 +64,7 @@ def chain(request, bucket, cluster, free_port):
 
 
 def test_all_stages_leave_complete_artifacts(chain, bucket):
-    kind, pipeline, found, lines = chain
+    kind, pipeline, found, _ = chain
     _, counts = bucket
     unsupported = set(task_class(kind).unsupported)
     expected = {"ingest train", "train", "evaluate", "compress", "serve"} - unsupported
@@ -86,7 +86,7 @@ def test_all_stages_leave_complete_artifacts(chain, bucket):
 
 
 def test_a_second_run_reuses_everything(chain):
-    kind, pipeline, found, _ = chain
+    _, pipeline, found, _ = chain
     lines: list[str] = []
     again = Pipeline(pipeline.recipe, lines.append)
     for name in ("train", "evaluate", "compress"):
@@ -96,12 +96,14 @@ def test_a_second_run_reuses_everything(chain):
 
 
 def test_the_compressed_model_answers_as_the_float_one(chain):
-    kind, _, found, _ = chain
+    _, _, found, _ = chain
     float_model, chosen = open_runtime(found["train"]), open_runtime(found["compress"])
     spec = float_model.task.export()
     rng = np.random.default_rng(0)
     inputs = {
-        name: rng.integers(0, 256, array.shape, np.uint8) if array.dtype == np.uint8 else rng.standard_normal(array.shape, np.float32)
+        name: rng.integers(0, 256, array.shape, np.uint8)
+        if array.dtype == np.uint8
+        else rng.standard_normal(array.shape, np.float32)
         for name, array in spec.inputs.items()
     }
     ours, theirs = float_model.run(inputs), chosen.run(inputs)
@@ -109,7 +111,9 @@ def test_the_compressed_model_answers_as_the_float_one(chain):
     for name in ours:
         assert ours[name].shape == theirs[name].shape
         if chosen.variant["precision"] == "fp32":
-            assert np.abs(ours[name].astype(float) - theirs[name]).max() <= (1 if ours[name].dtype == np.uint8 else 1e-3)
+            assert np.abs(ours[name].astype(float) - theirs[name]).max() <= (
+                1 if ours[name].dtype == np.uint8 else 1e-3
+            )
 
 
 def test_the_endpoint_answers_by_the_tasks_signature(chain):
@@ -133,7 +137,7 @@ def test_the_endpoint_answers_by_the_tasks_signature(chain):
 
 def test_predict_answers_for_every_file_and_loses_none(chain, bucket, tmp_path):
     kind, pipeline, _, _ = chain
-    uri, counts = bucket
+    uri, _ = bucket
     options = {"count": 3, "seed": 1} if kind == "gan" else {"inputs": f"{uri}/images/test"}
     done = pipeline.produce("predict", {**options, "output": str(tmp_path)})
     answers = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]

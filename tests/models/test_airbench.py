@@ -1,11 +1,11 @@
-"""The AirBench net: shapes, gradients, initialisation, whitening."""
+"""The AirBench net: shapes, gradients, initialisation."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mapsto.models.airbench import AirBench, identity_conv, whiten
+from mapsto.models.airbench import AirBench, identity_conv
 
 
 def small() -> AirBench:
@@ -54,26 +54,6 @@ def test_scale_multiplies_the_logits() -> None:
 def test_identity_conv_copies_its_inputs() -> None:
     images = torch.randn(2, 5, 6, 6)
     np.testing.assert_allclose(identity_conv(5, 9)(images)[:, :5].detach(), images, rtol=1e-5, atol=1e-6)
-
-
-def test_whitened_stem_is_decorrelated_with_unit_variance() -> None:
-    images = correlated_images(64)
-    net = small()
-    whiten(net, images, eps=0.0)
-    outputs = net.stem[0](images).detach().permute(1, 0, 2, 3).reshape(24, -1).double().numpy()
-    np.testing.assert_allclose(np.cov(outputs[:12]), np.eye(12), atol=2e-2)
-    np.testing.assert_array_equal(outputs[12:], -outputs[:12])
-
-
-def test_whitening_directions_are_the_patches_principal_components() -> None:
-    images = correlated_images(16)
-    net = small()
-    whiten(net, images, eps=0.0)
-    windows = np.lib.stride_tricks.sliding_window_view(images.double().numpy(), (2, 2), axis=(2, 3))
-    patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 12)
-    singular = np.linalg.svd(patches - patches.mean(0), compute_uv=False)
-    norms = np.linalg.norm(net.stem[0].weight[:12].detach().reshape(12, 12).double().numpy(), axis=1)
-    np.testing.assert_allclose(1 / norms, singular / np.sqrt(len(patches) - 1), rtol=1e-2)
 
 
 @pytest.mark.parametrize("widths", [(64, 256), (16, 64, 64), (64, 32, 64)])

@@ -26,7 +26,7 @@ def test_refused_with_the_arithmetic(nodes: list[float], workers: int, cpus: flo
 
 
 def test_a_sweep_s_advice_names_train_s_setting() -> None:
-    with pytest.raises(UserError, match=r"^tune\.workers 2 x cpus_per_worker 1 .* set train\.cpus_per_worker=0\.4$"):
+    with pytest.raises(UserError, match=r"^tune\.workers 2 x cpus_per_worker 1 .* set train\.cpus_per_worker=0\.45$"):
         refuse_unfitting([{"CPU": 2}], 2, 1, 0, 1.1, "tune")
 
 

@@ -26,6 +26,10 @@ def test_everything_listens_on_loopback(cluster: str) -> None:
         and not c.laddr.ip.removeprefix("::ffff:").startswith("127.")
     ]
     assert not open_to_all
+    mine = {c.laddr.port for c in psutil.net_connections("inet") if c.pid in pids and c.status == psutil.CONN_LISTEN}
+    assert 52365 not in mine, (
+        "the agent's fixed port is the first cluster's of the machine: the next one could run no jobs"
+    )
 
 
 def test_a_stale_cluster_file_cannot_mislead(cluster: str) -> None:

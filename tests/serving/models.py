@@ -61,11 +61,21 @@ def dataset(root: Path, rows: dict[str, int], size: int = 32) -> Artifact:
     for split, count in rows.items():
         ids = range(first, first + count)
         first += count
-        table = pa.table({"image": [jpeg(i, size, size) for i in ids], "label": [i % 3 for i in ids], "row_id": list(ids)})
+        table = pa.table(
+            {"image": [jpeg(i, size, size) for i in ids], "label": [i % 3 for i in ids], "row_id": list(ids)}
+        )
         path = artifact.path("shards", f"{split}.parquet")
         pq.write_table(table, path, row_group_size=16)
         groups = [min(16, count - start) for start in range(0, count, 16)]
-        files = [{"path": f"shards/{split}.parquet", "rows": count, "groups": groups, "bytes": Path(path).stat().st_size, "sha256": ""}]
+        files = [
+            {
+                "path": f"shards/{split}.parquet",
+                "rows": count,
+                "groups": groups,
+                "bytes": Path(path).stat().st_size,
+                "sha256": "",
+            }
+        ]
         splits[split] = {"rows": count, "files": files if count else []}
     manifest = {
         "classes": list(CLASSES), "splits": splits, "columns": ["image", "label", "row_id"], "mean": [0.5] * 3, "std": [0.25] * 3, "counts": {},

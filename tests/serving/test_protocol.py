@@ -27,21 +27,28 @@ STYLE = Signature((Field("content", "image"), Field("style", "image"), Field("st
 
 def multipart(*parts: tuple[str, Any]) -> tuple[str, bytes]:
     """As the requests library writes it."""
-    files = [(name, (f"{i}.jpg", value) if isinstance(value, bytes) else (None, value)) for i, (name, value) in enumerate(parts)]
+    files = [
+        (name, (f"{i}.jpg", value) if isinstance(value, bytes) else (None, value))
+        for i, (name, value) in enumerate(parts)
+    ]
     prepared = requests.Request("POST", "http://x", files=files).prepare()
     assert isinstance(prepared.body, bytes)
     return prepared.headers["Content-Type"], prepared.body
 
 
 @pytest.mark.parametrize(
-    "kind", ["image/jpeg", "image/png", "IMAGE/WEBP", "application/octet-stream", "", "application/x-www-form-urlencoded"]
+    "kind",
+    ["image/jpeg", "image/png", "IMAGE/WEBP", "application/octet-stream", "", "application/x-www-form-urlencoded"],
 )
 def test_a_bare_image(kind: str) -> None:
     assert protocol.parse(kind, b"abc", IMAGE) == [{"image": b"abc"}]
 
 
 def test_multipart_of_several_images_keeps_their_order() -> None:
-    assert protocol.parse(*multipart(("image", b"a"), ("image", b"\r\n--b")), IMAGE) == [{"image": b"a"}, {"image": b"\r\n--b"}]
+    assert protocol.parse(*multipart(("image", b"a"), ("image", b"\r\n--b")), IMAGE) == [
+        {"image": b"a"},
+        {"image": b"\r\n--b"},
+    ]
 
 
 def test_multipart_of_a_large_file_stays_in_memory() -> None:
@@ -50,12 +57,17 @@ def test_multipart_of_a_large_file_stays_in_memory() -> None:
 
 
 def test_one_style_goes_with_every_content() -> None:
-    found = protocol.parse(*multipart(("content", b"a"), ("content", b"b"), ("style", b"s"), ("strength", "0.5")), STYLE)
+    found = protocol.parse(
+        *multipart(("content", b"a"), ("content", b"b"), ("style", b"s"), ("strength", "0.5")), STYLE
+    )
     assert found == [{"content": c, "style": b"s", "strength": 0.5} for c in (b"a", b"b")]
 
 
 def test_json_instances() -> None:
-    assert protocol.parse("application/json; charset=utf-8", b'{"instances": [{"seed": 1}, {"seed": "-2"}]}', SEED) == [{"seed": 1}, {"seed": -2}]
+    assert protocol.parse("application/json; charset=utf-8", b'{"instances": [{"seed": 1}, {"seed": "-2"}]}', SEED) == [
+        {"seed": 1},
+        {"seed": -2},
+    ]
     body = json.dumps({"instances": [{"image": {"b64": base64.b64encode(b"abc").decode()}}]}).encode()
     assert protocol.parse("application/json", body, IMAGE) == [{"image": b"abc"}]
 
@@ -69,7 +81,12 @@ def test_json_instances() -> None:
         ("application/json", b"{", SEED, "not valid JSON"),
         ("application/json", b"[]", SEED, r'must be \{"instances"'),
         ("application/json", b'{"instances": []}', SEED, "at least one"),
-        ("application/json", b'{"instances": [{"sed": 1}]}', SEED, "instance 0: unknown input 'sed', did you mean 'seed'"),
+        (
+            "application/json",
+            b'{"instances": [{"sed": 1}]}',
+            SEED,
+            "instance 0: unknown input 'sed', did you mean 'seed'",
+        ),
         ("application/json", b'{"instances": [{"seed": 1}, {}]}', SEED, "instance 1: input 'seed' is missing"),
         ("application/json", b'{"instances": [{"seed": true}]}', SEED, "'seed' must be a seed, not true"),
         ("application/json", b'{"instances": [{"seed": 1.5}]}', SEED, "'seed' must be a seed"),
@@ -77,7 +94,12 @@ def test_json_instances() -> None:
         ("application/json", b'{"instances": [{"image": {"b64": "!"}}]}', IMAGE, "not valid base64"),
         ("multipart/form-data", b"x", IMAGE, "multipart body cannot be parsed"),
         ("multipart/form-data; boundary=b", b"", IMAGE, "no parts"),
-        ("application/json", json.dumps({"instances": [{"seed": 1}] * 300}).encode(), SEED, "300 instances in one request; at most 256"),
+        (
+            "application/json",
+            json.dumps({"instances": [{"seed": 1}] * 300}).encode(),
+            SEED,
+            "300 instances in one request; at most 256",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(kind: str, body: bytes, signature: Signature, message: str) -> None:
@@ -93,7 +115,10 @@ def test_uneven_multipart_is_refused() -> None:
         protocol.parse(*multipart(("imag", b"c")), IMAGE)
 
 
-@given(kind=st.sampled_from(["application/json", "multipart/form-data; boundary=b", "image/png", "x"]), body=st.binary(max_size=200))
+@given(
+    kind=st.sampled_from(["application/json", "multipart/form-data; boundary=b", "image/png", "x"]),
+    body=st.binary(max_size=200),
+)
 def test_any_body_is_parsed_or_refused(kind: str, body: bytes) -> None:
     with suppress(UserError):
         assert protocol.parse(kind, body, IMAGE)
@@ -107,11 +132,15 @@ def test_multipart_gives_back_what_was_sent(images: list[bytes]) -> None:
 def test_encode_pictures_numbers_and_nothing_that_json_lacks() -> None:
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
     rgb = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
-    body = protocol.encode([{"mask": mask, "image": rgb, "p": np.float32(0.5), "x": math.nan, "v": np.array([1, 2]), "é": "ü"}])
+    body = protocol.encode(
+        [{"mask": mask, "image": rgb, "p": np.float32(0.5), "x": math.nan, "v": np.array([1, 2]), "é": "ü"}]
+    )
     (found,) = json.loads(body)["predictions"]
     for name, expected in (("mask", mask), ("image", rgb)):
         assert found[name]["content_type"] == "image/png"
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(found[name]["b64"])))), expected)
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(found[name]["b64"])))), expected
+        )
     assert (found["p"], found["x"], found["v"], found["é"]) == (0.5, None, [1, 2], "ü")
 
 

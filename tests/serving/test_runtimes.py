@@ -61,7 +61,9 @@ def test_bf16_answers_in_float32(opened: tuple[Artifact, TorchRuntime, ExportSpe
 
 
 def test_no_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no model here \(variant.json is missing\); give a train or compress artifact"):
+    with pytest.raises(
+        UserError, match=r"no model here \(variant.json is missing\); give a train or compress artifact"
+    ):
         open_runtime(Artifact(str(tmp_path / "x" / "train" / "0"), Storage()))
 
 
@@ -74,7 +76,9 @@ def test_an_absent_device_is_one_line(opened: tuple[Artifact, TorchRuntime, Expo
             open_variant(runtime.task, {"kind": "onnx", "precision": "fp32"}, onnx, device="cuda")
 
 
-def test_an_onnx_replica_imports_no_torch(opened: tuple[Artifact, TorchRuntime, ExportSpec, bytes], tmp_path: Path) -> None:
+def test_an_onnx_replica_imports_no_torch(
+    opened: tuple[Artifact, TorchRuntime, ExportSpec, bytes], tmp_path: Path
+) -> None:
     _, runtime, _, onnx = opened
     artifact = models.train_artifact(tmp_path, runtime.task)
     artifact.write(onnx, "model.onnx")

@@ -87,7 +87,9 @@ def test_an_image_as_the_body(served: Serve) -> None:
 def test_several_images_as_multipart_are_answered_in_order(served: Serve) -> None:
     url, _ = served()
     images = [models.jpeg(seed) for seed in range(5)]
-    together = requests.post(f"{url}/v1/models/m:predict", files=[("image", ("a.jpg", image)) for image in images]).json()
+    together = requests.post(
+        f"{url}/v1/models/m:predict", files=[("image", ("a.jpg", image)) for image in images]
+    ).json()
     one_by_one = [requests.post(f"{url}/v1/models/m:predict", data=image).json()["predictions"][0] for image in images]
     assert [p["label"] for p in together["predictions"]] == [p["label"] for p in one_by_one]
 
@@ -118,7 +120,9 @@ def test_a_mask_in_json_and_as_png(served: Serve) -> None:
 def test_a_seed_makes_the_same_picture_again(served: Serve) -> None:
     url, _ = served("gan")
     body = {"instances": [{"seed": 1}, {"seed": 2}, {"seed": 1}]}
-    first, second, again = (p["image"]["b64"] for p in requests.post(f"{url}/v1/models/m:predict", json=body).json()["predictions"])
+    first, second, again = (
+        p["image"]["b64"] for p in requests.post(f"{url}/v1/models/m:predict", json=body).json()["predictions"]
+    )
     assert first == again != second
     assert codecs.decode(base64.b64decode(first)).shape == (32, 32, 3)
     wrong = requests.post(f"{url}/v1/models/m:predict", data=b"x", headers={"Content-Type": "image/png"})

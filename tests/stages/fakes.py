@@ -66,6 +66,19 @@ def slow(setup: Setup, world: Any, share: Any, start: int) -> Any:
     return held(), steps
 
 
+def cut_off(setup: Setup, world: Any, share: Any, start: int) -> Any:
+    """Dies in the third epoch, the first time: a killed driver."""
+    items, steps = source(setup, world, share, start)
+
+    def dying() -> Iterator[Any]:
+        for item, batch in items:
+            if start == 0 and item.step == 2 * steps + 1:
+                raise ConnectionError("the driver was killed")
+            yield item, batch
+
+    return dying(), steps
+
+
 def refused(setup: Setup, world: Any, share: Any, start: int) -> Any:
     if world.rank == 1:
         raise UserError("s3://bucket/x: access refused")

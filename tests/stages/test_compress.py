@@ -30,7 +30,9 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     return {"model": models.train_artifact(root, task), "data.train": models.dataset(root, ROWS)}
 
 
-def job(tmp_path: Path, parents: dict[str, Artifact], said: list[str], task: dict[str, Any] | None = None, **compress: Any) -> Job:
+def job(
+    tmp_path: Path, parents: dict[str, Artifact], said: list[str], task: dict[str, Any] | None = None, **compress: Any
+) -> Job:
     recipe = recipe_model()(
         name="small", root=str(tmp_path), data={"train": {"source": "unused"}}, task=task or {"kind": "classify"},
         compress={"repeats": 5, **compress},
@@ -39,7 +41,9 @@ def job(tmp_path: Path, parents: dict[str, Artifact], said: list[str], task: dic
     return Job(recipe, stage.section(recipe, {}), parents, artifact, Storage(), False, {}, said.append)
 
 
-def test_every_variant_is_measured_and_the_chosen_one_can_be_opened(tmp_path: Path, parents: dict[str, Artifact]) -> None:
+def test_every_variant_is_measured_and_the_chosen_one_can_be_opened(
+    tmp_path: Path, parents: dict[str, Artifact]
+) -> None:
     said: list[str] = []
     made = job(tmp_path, parents, said, max_drop=100, target={"metric": "size_mb"})
     done = Compress().run(made)
@@ -60,12 +64,17 @@ def test_every_variant_is_measured_and_the_chosen_one_can_be_opened(tmp_path: Pa
     assert any("differs from float by at most" in line for line in said)
 
 
-def test_none_within_the_drop_keeps_the_trained_weights(tmp_path: Path, parents: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_none_within_the_drop_keeps_the_trained_weights(
+    tmp_path: Path, parents: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mapsto.compress.quantize as quantize
 
     monkeypatch.setattr(quantize, "to_int8", lambda model, *a, **k: model)
     made = job(tmp_path, parents, [], steps=[{"kind": "quantize"}], max_drop=0)
-    monkeypatch.setattr("mapsto.stages.compress.evaluate", lambda runtimes, rows: {n: {"top1": 0.9 - 0.1 * (n == "int8")} for n in runtimes})
+    monkeypatch.setattr(
+        "mapsto.stages.compress.evaluate",
+        lambda runtimes, rows: {n: {"top1": 0.9 - 0.1 * (n == "int8")} for n in runtimes},
+    )
     done = Compress().run(made)
     assert done.metrics["chosen"] == "float"
     assert "no variant stays within 0 points" in made.artifact.read_json("variants.json")["reason"]
@@ -81,7 +90,8 @@ def test_accuracy_is_the_metrics_own_over_every_row_once(parents: dict[str, Arti
     assert np.concatenate([b["row_id"] for b in found]).tolist() == list(range(60))
     scores = evaluate({"a": runtime}, iter(found))["a"]
     right = [
-        int(runtime.run({"image": runtime.task.prepare({"image": row["image"]})[0]["image"][None]})["logits"].argmax()) == row["label"]
+        int(runtime.run({"image": runtime.task.prepare({"image": row["image"]})[0]["image"][None]})["logits"].argmax())
+        == row["label"]
         for row in datasets["train"].read("train")
     ]
     assert scores["top1"] == pytest.approx(np.mean(right))
@@ -98,14 +108,19 @@ def test_no_val_rows_is_said(tmp_path: Path, parents: dict[str, Artifact]) -> No
 
 def test_the_gan_is_exported_and_not_quantized(tmp_path: Path) -> None:
     said: list[str] = []
-    parents = {"model": models.train_artifact(tmp_path, models.task("gan")), "data.train": models.dataset(tmp_path, {"train": 8, "val": 8})}
+    parents = {
+        "model": models.train_artifact(tmp_path, models.task("gan")),
+        "data.train": models.dataset(tmp_path, {"train": 8, "val": 8}),
+    }
     made = job(tmp_path, parents, said, task={"kind": "gan"}, max_drop=1e9)
     Compress().run(made)
     assert [v["name"] for v in made.artifact.read_json("variants.json")["variants"]] == ["float", "onnx"]
     assert any("int8 makes no sense for gan" in line for line in said)
 
 
-def test_what_cannot_be_exported_says_why(tmp_path: Path, parents: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_exported_says_why(
+    tmp_path: Path, parents: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Task, "export", lambda self: Unsupported("it has no fixed shape"))
     monkeypatch.setattr("mapsto.tasks.classify.Classify.export", Task.export)
     with pytest.raises(UserError, match="compress is not supported for classify: it has no fixed shape"):
@@ -113,6 +128,8 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path, parents: dict[str, Art
 
 
 def test_null_is_one_line(tmp_path: Path) -> None:
-    recipe = recipe_model()(name="x", root=str(tmp_path), data={"train": {"source": "s"}}, task={"kind": "classify"}, compress=None)
+    recipe = recipe_model()(
+        name="x", root=str(tmp_path), data={"train": {"source": "s"}}, task={"kind": "classify"}, compress=None
+    )
     with pytest.raises(UserError, match="compress: the recipe says null"):
         Compress().section(recipe, {})

@@ -28,10 +28,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def job(tmp_path: Path, model: Artifact | None, said: list[str] | None = None, **options: Any) -> Job:
-    recipe = recipe_model()(name="p", root=str(tmp_path), data={"train": {"source": "unused"}}, task={"kind": "classify"})
+    recipe = recipe_model()(
+        name="p", root=str(tmp_path), data={"train": {"source": "unused"}}, task={"kind": "classify"}
+    )
     stage, artifact = Predict(), Artifact(str(tmp_path / "p" / "predict" / "f"), Storage())
     parents = {"model": model} if model else {}
-    return Job(recipe, stage.section(recipe, options), parents, artifact, Storage(), False, options, (said if said is not None else []).append)
+    return Job(
+        recipe,
+        stage.section(recipe, options),
+        parents,
+        artifact,
+        Storage(),
+        False,
+        options,
+        (said if said is not None else []).append,
+    )
 
 
 def lines(artifact: Artifact) -> list[dict[str, Any]]:
@@ -77,7 +88,12 @@ def test_a_file_and_a_file_of_lines(tmp_path: Path, folder: Path, model: Artifac
 
 
 def test_masks_and_drawings_are_files(tmp_path: Path, folder: Path) -> None:
-    made = job(tmp_path, models.train_artifact(tmp_path, models.task("segment")), inputs=str(folder / "b"), output=str(tmp_path / "out"))
+    made = job(
+        tmp_path,
+        models.train_artifact(tmp_path, models.task("segment")),
+        inputs=str(folder / "b"),
+        output=str(tmp_path / "out"),
+    )
     Predict().run(made)
     for line in lines(made.artifact):
         assert codecs.decode_mask(made.artifact.read(line["prediction"]["mask"])).shape == (40, 48)

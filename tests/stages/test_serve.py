@@ -36,15 +36,33 @@ def recipe(tmp_path: Path, port: int = 8000, **serve: Any) -> Any:
     )  # fmt: skip
 
 
-def job(tmp_path: Path, model: Artifact, port: int, said: list[str] | None = None, options: dict[str, Any] | None = None, **serve: Any) -> Job:
+def job(
+    tmp_path: Path,
+    model: Artifact,
+    port: int,
+    said: list[str] | None = None,
+    options: dict[str, Any] | None = None,
+    **serve: Any,
+) -> Job:
     made, stage = recipe(tmp_path, port, **serve), Serve()
     artifact = Artifact(str(tmp_path / "Small.One" / "serve" / "f"), Storage())
-    return Job(made, stage.section(made, {}), {"model": model}, artifact, Storage(), False, options or {}, (said if said is not None else []).append)
+    return Job(
+        made,
+        stage.section(made, {}),
+        {"model": model},
+        artifact,
+        Storage(),
+        False,
+        options or {},
+        (said if said is not None else []).append,
+    )
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return models.train_artifact(tmp_path_factory.mktemp("served"), models.task("classify", model={"name": "resnet10t"}))
+    return models.train_artifact(
+        tmp_path_factory.mktemp("served"), models.task("classify", model={"name": "resnet10t"})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +95,9 @@ def test_which_model_is_served(tmp_path: Path) -> None:
 
 
 def test_wrong_args_and_a_missing_artifact_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="serving args: artifact: Field required; name: Field required; bathc: Extra inputs"):
+    with pytest.raises(
+        UserError, match="serving args: artifact: Field required; name: Field required; bathc: Extra inputs"
+    ):
         build({"bathc": 1})
     with pytest.raises(UserError, match="no finished artifact here"):
         build({"artifact": str(tmp_path / "x" / "train" / "0"), "name": "m"})
@@ -104,7 +124,9 @@ def deployed(cluster: str, trained: Artifact, port: int, tmp_path_factory: pytes
     from ray import serve
 
     said: list[str] = []
-    done = Serve().run(job(tmp_path_factory.mktemp("serve"), trained, port, said, cpus_per_replica=0.5, max_batch_size=8))
+    done = Serve().run(
+        job(tmp_path_factory.mktemp("serve"), trained, port, said, cpus_per_replica=0.5, max_batch_size=8)
+    )
     assert done.metrics["ingress"] == ("fast" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "python")
     assert said == [f"serve: small-one answers at {done.metrics['url']}:predict"]
     yield done.metrics["url"]
@@ -133,7 +155,9 @@ def test_predict_asks_the_endpoint(deployed: str, tmp_path: Path, trained: Artif
     options = {"inputs": str(tmp_path), "endpoint": deployed}
     assert stage.needs(made, options) == {}
     artifact = Artifact(str(tmp_path / "out" / "predict" / "f"), Storage())
-    done = stage.run(Job(made, stage.section(made, options), {}, artifact, Storage(), False, options, lambda line: None))
+    done = stage.run(
+        Job(made, stage.section(made, options), {}, artifact, Storage(), False, options, lambda line: None)
+    )
     assert done.metrics == {"rows": 5, "errors": 1}
 
 
@@ -162,7 +186,10 @@ def test_a_second_port_is_refused(deployed: str, tmp_path: Path, trained: Artifa
 
 def test_no_free_cpu_is_refused_with_the_numbers(deployed: str, tmp_path: Path, trained: Artifact, port: int) -> None:
     wanted = {"name": "large", "cpus_per_replica": 64}
-    with pytest.raises(UserError, match=r"serve.replicas.min 1 x serve.cpus_per_replica 64 = 64 CPUs, and [\d.]+ of the cluster's 4 are free"):
+    with pytest.raises(
+        UserError,
+        match=r"serve.replicas.min 1 x serve.cpus_per_replica 64 = 64 CPUs, and [\d.]+ of the cluster's 4 are free",
+    ):
         Serve().run(job(tmp_path, trained, port, options={"patience_s": 1}, **wanted))
 
 

@@ -33,7 +33,9 @@ def batch(task, split="train", rows=4):
     for i in range(rows):
         sample = {"image": encode(rng.integers(0, 256, (40, 50, 3), np.uint8)), "label": i % 3, "row_id": i}
         sample["mask"] = encode(rng.integers(0, 3, (40, 50), np.uint8), "png")
-        samples.append(stream.transform([{k: sample[k] for k in (*stream.columns, "row_id")}], np.random.default_rng(i)))
+        samples.append(
+            stream.transform([{k: sample[k] for k in (*stream.columns, "row_id")}], np.random.default_rng(i))
+        )
     whole = task.collate(samples) | {"row_id": np.arange(rows), "valid": np.ones(rows, bool)}
     return whole, {name: torch.from_numpy(value) for name, value in whole.items()}
 
@@ -47,7 +49,8 @@ def test_no_row_that_is_padding_counts(kind):
     half = {**full, "valid": torch.tensor([True, True, False, False])}
     only = {name: value[:2] for name, value in full.items()}
     for phase in task.phases(model):
-        def run(part):
+
+        def run(part, phase=phase):
             with torch.no_grad():
                 context = Context(0, 0, 10, torch.Generator().manual_seed(0), 0, 1, lambda tensor: tensor)
                 return phase.loss(model, part, context)
@@ -55,7 +58,9 @@ def test_no_row_that_is_padding_counts(kind):
         (padded, count, logs), (alone, count_alone, logs_alone) = run(half), run(only)
         assert float(count) == float(count_alone)
         assert float(padded) == pytest.approx(float(alone), rel=1e-4, abs=1e-4)
-        assert {k: float(v) for k, v in logs.items()} == pytest.approx({k: float(v) for k, v in logs_alone.items()}, rel=1e-4, abs=1e-4)
+        assert {k: float(v) for k, v in logs.items()} == pytest.approx(
+            {k: float(v) for k, v in logs_alone.items()}, rel=1e-4, abs=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", sorted(TASKS))
@@ -135,7 +140,7 @@ def test_data_that_does_not_fit_is_refused_in_one_line():
         make("segment", DatasetInfo("u", "f", (), {}, ("image",))).check()
     with pytest.raises(UserError, match="must be a multiple of 8"):
         make("segment", image_size=36, model={"widths": [4, 8, 8, 8]}).check()
-    with pytest.raises(UserError, match="'resnet81' is no timm model.*did you mean"):
+    with pytest.raises(UserError, match=r"'resnet81' is no timm model.*did you mean"):
         make("classify", model={"name": "resnet81"}).build({})
 
 

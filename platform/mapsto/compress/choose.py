@@ -44,15 +44,22 @@ def choose(rows: Sequence[Row], *, primary: str, mode: Literal["max", "min"], ma
     if not within:
         worst = ", ".join(f"{row.name} loses {drop(base.score, row.score, mode):.2f}" for row in rows[1:])
         losses = f" ({worst})" if worst else ""
-        return Choice(base.name, f"no variant stays within {max_drop:g} points of {base.name}'s {primary}{losses}: {base.name} is kept")
+        return Choice(
+            base.name,
+            f"no variant stays within {max_drop:g} points of {base.name}'s {primary}{losses}: {base.name} is kept",
+        )
     best = min([base, *within], key=lambda row: sign * getattr(row, target))
     value, was = getattr(best, target), getattr(base, target)
     if best is base:
-        return Choice(base.name, f"{base.name} has the best {target} ({was:.4g}); none of {', '.join(r.name for r in within)} betters it")
+        return Choice(
+            base.name,
+            f"{base.name} has the best {target} ({was:.4g}); none of {', '.join(r.name for r in within)} betters it",
+        )
     lost = drop(base.score, best.score, mode)
     change = f"loses {lost:.2f} points" if lost > 0 else f"gains {-lost:.2f} points" if lost < 0 else "loses nothing"
     return Choice(
-        best.name, f"{best.name} has the best {target} ({value:.4g}, {base.name} {was:.4g}) and {change} of {primary} (max_drop {max_drop:g})"
+        best.name,
+        f"{best.name} has the best {target} ({value:.4g}, {base.name} {was:.4g}) and {change} of {primary} (max_drop {max_drop:g})",
     )
 
 

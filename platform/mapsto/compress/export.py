@@ -40,8 +40,15 @@ def to_onnx(forward: Forward, model: nn.Module, spec: ExportSpec, opset: int = 1
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
-            program, arrays, path, dynamo=True, external_data=False, opset_version=opset, verbose=False,
-            input_names=list(spec.inputs), output_names=list(spec.outputs),
+            program,
+            arrays,
+            path,
+            dynamo=True,
+            external_data=False,
+            opset_version=opset,
+            verbose=False,
+            input_names=list(spec.inputs),
+            output_names=list(spec.outputs),
             dynamic_shapes={"arrays": tuple({0: batch} for _ in arrays)},
         )
         return path.read_bytes()
@@ -51,7 +58,9 @@ def difference(left: Arrays, right: Arrays) -> float:
     """The largest absolute difference over all outputs; infinite when names or shapes differ."""
     if set(left) != set(right) or any(left[name].shape != right[name].shape for name in left):
         return float("inf")
-    return max(float(np.abs(left[name].astype(np.float64) - right[name].astype(np.float64)).max(initial=0)) for name in left)
+    return max(
+        float(np.abs(left[name].astype(np.float64) - right[name].astype(np.float64)).max(initial=0)) for name in left
+    )
 
 
 def random_inputs(spec: ExportSpec, rows: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -16,7 +16,11 @@ Method = Literal["minmax", "entropy", "percentile"]
 
 
 def to_int8(
-    model: bytes, calibration: Iterable[Mapping[str, np.ndarray]], *, per_channel: bool = True, method: Method = "minmax"
+    model: bytes,
+    calibration: Iterable[Mapping[str, np.ndarray]],
+    *,
+    per_channel: bool = True,
+    method: Method = "minmax",
 ) -> bytes:
     """Float ONNX → int8 ONNX with the same inputs and outputs.
 
@@ -35,8 +39,14 @@ def to_int8(
         plain.write_bytes(model)
         quant_pre_process(str(plain), str(prepared))
         ort.quantize_static(
-            str(prepared), str(out), _reader(calibration), quant_format=ort.QuantFormat.QDQ, per_channel=per_channel,
-            reduce_range=not _has_vnni(), activation_type=ort.QuantType.QUInt8, weight_type=ort.QuantType.QInt8,
+            str(prepared),
+            str(out),
+            _reader(calibration),
+            quant_format=ort.QuantFormat.QDQ,
+            per_channel=per_channel,
+            reduce_range=not _has_vnni(),
+            activation_type=ort.QuantType.QUInt8,
+            weight_type=ort.QuantType.QInt8,
             nodes_to_exclude=before_compute(onnx.load(str(prepared))),
             calibrate_method=ort.CalibrationMethod[methods[method]],
         )

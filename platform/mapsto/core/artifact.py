@@ -47,7 +47,9 @@ class Artifact:
             raise UserError(f"{self.uri}: no finished artifact here (artifact.json is missing)")
         meta = self.storage.read_json(self.path("artifact.json"))
         if meta["format_version"] != FORMAT_VERSION:
-            raise UserError(f"{self.uri}: format {meta['format_version']}, this mapsto reads {FORMAT_VERSION}; make it anew with --force")
+            raise UserError(
+                f"{self.uri}: format {meta['format_version']}, this mapsto reads {FORMAT_VERSION}; make it anew with --force"
+            )
         return meta
 
     def identity(self) -> str:
@@ -62,13 +64,20 @@ class Artifact:
             {"section": section, "parents": {k: v.uri for k, v in parents.items()}, "started": _now()},
         )
 
-    def finish(self, *, section: Mapping[str, Any], parents: Mapping[str, Artifact], metrics: Mapping[str, Any], digest: str) -> None:
+    def finish(
+        self, *, section: Mapping[str, Any], parents: Mapping[str, Artifact], metrics: Mapping[str, Any], digest: str
+    ) -> None:
         """Declare the artifact complete. `digest`: a hash of the payload's content."""
         self.storage.write_json(
             self.path("artifact.json"),
             {
-                "format_version": FORMAT_VERSION, "stage": self.stage, "fingerprint": self.fingerprint, "digest": digest,
-                "section": section, "metrics": metrics, "created": _now(),
+                "format_version": FORMAT_VERSION,
+                "stage": self.stage,
+                "fingerprint": self.fingerprint,
+                "digest": digest,
+                "section": section,
+                "metrics": metrics,
+                "created": _now(),
                 "parents": {k: {"uri": v.uri, "identity": v.identity()} for k, v in parents.items()},
             },
         )

@@ -6,6 +6,7 @@ import io
 import struct
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -102,7 +103,8 @@ def encode(image: np.ndarray, format: str = "jpeg", quality: int = 90) -> bytes:
 def _jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | None:
     """The fast path: plain RGB or grey JPEGs; None hands CMYK, broken and oriented ones to the careful path."""
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        head: Any = simplejpeg.decode_jpeg_header(data)
+        height, width, colorspace = head[:3]
         if colorspace not in ("YCbCr", "RGB", "Gray") or width * height > max_pixels or data[-2:] != b"\xff\xd9":
             return None
         if b"Exif\x00\x00" in data[:4096] and header(data, max_pixels).orientation != 1:
@@ -112,7 +114,10 @@ def _jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | No
         # Whole powers of two only: libjpeg-turbo's other scales (7/8, 5/8, ...) take longer than the full size.
         scale = 2.0 ** np.clip(np.floor(np.log2(min(height, width) / at_least)), 0, 3)
         return simplejpeg.decode_jpeg(
-            data, colorspace="RGB", min_height=int(np.ceil(height / scale)), min_width=int(np.ceil(width / scale)),
+            data,
+            colorspace="RGB",
+            min_height=int(np.ceil(height / scale)),
+            min_width=int(np.ceil(width / scale)),
             min_factor=1.0,
         )
     except ValueError:

@@ -51,7 +51,10 @@ class Page:
 
     def cards(self, values: Mapping[str, Any]) -> None:
         """A row of figures, each with its name under it."""
-        cells = (f'<div class="card"><b>{html.escape(show(v))}</b><span>{html.escape(k)}</span></div>' for k, v in values.items())
+        cells = (
+            f'<div class="card"><b>{html.escape(show(v))}</b><span>{html.escape(k)}</span></div>'
+            for k, v in values.items()
+        )
         self._parts.append(f'<div class="cards">{"".join(cells)}</div>')
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[Any]], chosen: int | None = None) -> None:
@@ -60,7 +63,8 @@ class Page:
         body = []
         for number, row in enumerate(rows):
             cells = "".join(
-                f'<td class="{"number" if isinstance(v, (int, float)) else ""}">{html.escape(show(v))}</td>' for v in row
+                f'<td class="{"number" if isinstance(v, (int, float)) else ""}">{html.escape(show(v))}</td>'
+                for v in row
             )
             body.append(f'<tr class="{"chosen" if number == chosen else ""}">{cells}</tr>')
         self._parts.append(f'<div class="scroll"><table><tr>{head}</tr>{"".join(body)}</table></div>')
@@ -76,7 +80,12 @@ class Page:
     def embed(self, heading: str, page: str) -> None:
         """Another page's body under a heading of its own: a stage's page in the recipe's."""
         body = page.partition("<body>")[2].rpartition("</body>")[0]
-        body = body.replace("<h2>", "<h3>").replace("</h2>", "</h3>").replace("<h1>", '<h3 class="title">').replace("</h1>", "</h3>")
+        body = (
+            body.replace("<h2>", "<h3>")
+            .replace("</h2>", "</h3>")
+            .replace("<h1>", '<h3 class="title">')
+            .replace("</h1>", "</h3>")
+        )
         self._parts.append(f"<h2>{html.escape(heading)}</h2>{body}")
 
     def html(self) -> str:
@@ -100,7 +109,11 @@ def show(value: Any) -> str:
 def _figure(picture: np.ndarray | bytes, caption: str, size: str) -> str:
     from .codecs import encode
 
-    data = encode(picture, "jpeg" if picture.ndim == 3 and picture.size > 60_000 else "png") if isinstance(picture, np.ndarray) else picture
+    data = (
+        encode(picture, "jpeg" if picture.ndim == 3 and picture.size > 60_000 else "png")
+        if isinstance(picture, np.ndarray)
+        else picture
+    )
     kind = "svg+xml" if data.lstrip()[:4] in (b"<svg", b"<?xm") else "jpeg" if data[:2] == b"\xff\xd8" else "png"
     encoded = base64.b64encode(data).decode()
     return (

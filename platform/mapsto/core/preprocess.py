@@ -35,7 +35,9 @@ class Preprocess:
         """
         if isinstance(data, np.ndarray):
             return self.resize(data)
-        from . import codecs  # every task imports this module, the command line with it: decoders only where one decodes
+        from . import (
+            codecs,  # every task imports this module, the command line with it: decoders only where one decodes
+        )
 
         return self.resize(codecs.decode(data))
 
@@ -53,7 +55,11 @@ class Preprocess:
         left, top = (new_width - self.size) // 2, (new_height - self.size) // 2
         out = _window(out, left, top, self.size)
         matrix = np.array(
-            [[width / new_width, 0, left * width / new_width], [0, height / new_height, top * height / new_height], [0, 0, 1]]
+            [
+                [width / new_width, 0, left * width / new_width],
+                [0, height / new_height, top * height / new_height],
+                [0, 0, 1],
+            ]
         )
         return np.ascontiguousarray(out), Geometry(matrix, height, width)
 
@@ -74,7 +80,12 @@ def resize(image: np.ndarray, width: int, height: int, filter: str = "auto") -> 
         return image
     import cv2
 
-    filters = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC, "nearest": cv2.INTER_NEAREST}
+    filters = {
+        "linear": cv2.INTER_LINEAR,
+        "area": cv2.INTER_AREA,
+        "cubic": cv2.INTER_CUBIC,
+        "nearest": cv2.INTER_NEAREST,
+    }
     shrinking = width * height < image.shape[0] * image.shape[1]
     name = ("area" if shrinking else "linear") if filter == "auto" else filter
     return cv2.resize(image, (width, height), interpolation=filters[name])

@@ -11,7 +11,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,9 +25,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("mapsto.storage")
 
-TRANSIENT = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Timeout", "timed out", "reset by peer",
-             "Connection reset", "Server disconnected", "503", "500", "502", "504", "IncompleteRead", "Connection closed",
-             "ConnectionClosed", "Could not connect", "Connect call failed", "ClientPayloadError", "EndpointConnectionError")
+TRANSIENT = (
+    "SlowDown",
+    "InternalError",
+    "ServiceUnavailable",
+    "RequestTimeout",
+    "Timeout",
+    "timed out",
+    "reset by peer",
+    "Connection reset",
+    "Server disconnected",
+    "503",
+    "500",
+    "502",
+    "504",
+    "IncompleteRead",
+    "Connection closed",
+    "ConnectionClosed",
+    "Could not connect",
+    "Connect call failed",
+    "ClientPayloadError",
+    "EndpointConnectionError",
+)
 
 
 @dataclass(frozen=True)
@@ -64,9 +85,22 @@ class Storage:
         if self.region or os.environ.get("AWS_REGION"):
             client["region_name"] = self.region or os.environ["AWS_REGION"]
         return {
-            "key": self.key, "secret": self.secret, "token": self.token, "anon": self.anonymous, "client_kwargs": client,
-            "use_listings_cache": False, "default_fill_cache": False,
-            "config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 2, "mode": "standard"}},
+            "key": self.key,
+            "secret": self.secret,
+            "token": self.token,
+            "anon": self.anonymous,
+            "client_kwargs": client,
+            "use_listings_cache": False,
+            "default_fill_cache": False,
+            # Checksums "when_required": older gateways (Ceph's) do not know the newer ones, and some (rclone) answer a
+            # range with the whole object's, which botocore then finds wrong.
+            "config_kwargs": {
+                "connect_timeout": 5,
+                "read_timeout": 60,
+                "retries": {"max_attempts": 2, "mode": "standard"},
+                "request_checksum_calculation": "when_required",
+                "response_checksum_validation": "when_required",
+            },
         }
 
     def retry(self, uri: str, action: Callable[[], T]) -> T:
@@ -79,7 +113,9 @@ class Storage:
             except Exception as error:  # every library has its own errors; each is translated or raised again
                 if attempt < self.retries and _transient(error):
                     wait = 0.5 * 2**attempt
-                    log.warning("%s: %s; try %d of %d in %.1f s", uri, _line(error), attempt + 2, self.retries + 1, wait)
+                    log.warning(
+                        "%s: %s; try %d of %d in %.1f s", uri, _line(error), attempt + 2, self.retries + 1, wait
+                    )
                     time.sleep(wait)
                     continue
                 raise explain(uri, error) from error
@@ -150,7 +186,9 @@ class Storage:
             return
         if not self.retry(uri, lambda: fs.exists(path)):
             raise UserError(f"{uri}: no such folder")
-        prefix = uri[: len(uri) - len(path)] if uri.endswith(path) else (f"{uri.split('://')[0]}://" if "://" in uri else "")
+        prefix = (
+            uri[: len(uri) - len(path)] if uri.endswith(path) else (f"{uri.split('://')[0]}://" if "://" in uri else "")
+        )
         for folder, _, files in fs.walk(path, detail=True):
             for name in sorted(files):
                 yield f"{prefix}{folder.rstrip('/')}/{name}", int(files[name].get("size") or 0)
@@ -161,16 +199,22 @@ class Storage:
         from botocore import UNSIGNED
 
         options = self._options("s3")
-        config = botocore.config.Config(**options["config_kwargs"], **({"signature_version": UNSIGNED} if self.anonymous else {}))
+        config = botocore.config.Config(
+            **options["config_kwargs"], **({"signature_version": UNSIGNED} if self.anonymous else {})
+        )
         client = botocore.session.get_session().create_client(
-            "s3", aws_access_key_id=self.key, aws_secret_access_key=self.secret, aws_session_token=self.token,
-            config=config, **options["client_kwargs"],
+            "s3",
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+            aws_session_token=self.token,
+            config=config,
+            **options["client_kwargs"],
         )
         bucket, _, prefix = path.partition("/")
         prefix = prefix.rstrip("/") + "/" if prefix else ""
         marker: dict[str, str] = {}
         while True:
-            page = self.retry(uri, lambda: client.list_objects_v2(Bucket=bucket, Prefix=prefix, **marker))
+            page = self.retry(uri, partial(client.list_objects_v2, Bucket=bucket, Prefix=prefix, **marker))
             for entry in page.get("Contents", ()):
                 if not entry["Key"].endswith("/"):
                     yield f"s3://{bucket}/{entry['Key']}", entry["Size"]
@@ -183,10 +227,8 @@ class Storage:
         fs, path = self.fs(uri)
 
         def remove() -> None:
-            try:
+            with suppress(FileNotFoundError):
                 fs.rm(path, recursive=True)
-            except FileNotFoundError:
-                pass
 
         self.retry(uri, remove)
 
@@ -216,16 +258,30 @@ def explain(uri: str, error: BaseException) -> BaseException:
         return UserError(f"{uri}: no space left on the device; free some, or set `root` elsewhere")
     if code == "NoSuchBucket" or "NoSuchBucket" in text or "bucket does not exist" in text:
         return UserError(f"{uri}: the bucket does not exist; create it, or mend the URI")
-    if isinstance(error, PermissionError) or code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403"):
+    if isinstance(error, PermissionError) or code in (
+        "AccessDenied",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "403",
+    ):
         return UserError(f"{uri}: access refused; check the key, its rights and the endpoint ({_line(error)})")
     if "NoCredentials" in text or "Unable to locate credentials" in text:
-        return UserError(f"{uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `storage` in the recipe")
+        return UserError(
+            f"{uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `storage` in the recipe"
+        )
     if isinstance(error, FileNotFoundError):
         return UserError(f"{uri}: not found")
     if isinstance(error, (IsADirectoryError, NotADirectoryError)):
         return UserError(f"{uri}: {_line(error)}")
-    if "Could not connect" in text or "EndpointConnectionError" in text or "Connect call failed" in text or "Cannot connect" in text:
-        return UserError(f"{uri}: the storage endpoint cannot be reached ({_line(error)}); check `storage.endpoint_url`")
+    if (
+        "Could not connect" in text
+        or "EndpointConnectionError" in text
+        or "Connect call failed" in text
+        or "Cannot connect" in text
+    ):
+        return UserError(
+            f"{uri}: the storage endpoint cannot be reached ({_line(error)}); check `storage.endpoint_url`"
+        )
     if isinstance(error, OSError) or code:
         return UserError(f"{uri}: {_line(error)}")
     return error

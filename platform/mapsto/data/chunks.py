@@ -40,11 +40,18 @@ class Listed:
     @staticmethod
     def of(saved: dict[str, Any]) -> Listed:
         """From its JSON form."""
-        return Listed(saved["rows"], saved["chunks"], tuple(saved["classes"]), tuple(saved["columns"]), tuple(saved["given"]))
+        return Listed(
+            saved["rows"], saved["chunks"], tuple(saved["classes"]), tuple(saved["columns"]), tuple(saved["given"])
+        )
 
 
 def cut(
-    references: Iterable[Reference], storage: Storage, folder: str, fractions: Mapping[Any, float], seed: int, limit: int | None
+    references: Iterable[Reference],
+    storage: Storage,
+    folder: str,
+    fractions: Mapping[Any, float],
+    seed: int,
+    limit: int | None,
 ) -> Listed:
     """List once, into a temporary file; then assign splits and write the chunks to `folder`/chunk-000000.json.gz."""
     counts: Counter[str] = Counter()
@@ -74,7 +81,12 @@ def cut(
             chunks = _write((r, chooser.split(r)) for r in ordered)
             number = first = 0
             for split, held in chunks:
-                _put(storage, folder, number, {"split": split, "first_row": first, "references": [_brief(r) for r in held]})
+                _put(
+                    storage,
+                    folder,
+                    number,
+                    {"split": split, "first_row": first, "references": [_brief(r) for r in held]},
+                )
                 number, first = number + 1, first + len(held)
     return Listed(rows, number, ordered_classes(names), tuple(sorted(columns)), tuple(sorted(given)))
 
@@ -182,5 +194,3 @@ def _put(storage: Storage, folder: str, number: int, value: Any) -> None:
 
 def _path(folder: str, number: int) -> str:
     return join(folder, f"chunk-{number:06d}.json.gz")
-
-

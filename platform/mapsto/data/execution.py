@@ -47,16 +47,13 @@ def data_context(cpus: float = 0.0, gpus: float = 0.0) -> DataContext:
 
 @contextmanager
 def clear_errors() -> Generator[None]:
-    """A UserError raised in a task comes out as itself, not wrapped in Ray's."""
+    """A UserError raised in a task comes out as itself: its one line, without Ray's account of the way it came."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise UserError(str(cause.args[0] if cause.args else cause)) from error
-            inner = getattr(cause, "cause", None)
-            cause = inner if isinstance(inner, BaseException) else cause.__cause__
+        cause: BaseException = error
+        while isinstance(inner := getattr(cause, "cause", None), BaseException):  # RayTaskError's own
+            cause = inner
+        if isinstance(cause, UserError) and cause is not error:
+            raise UserError(str(cause)) from error
         raise

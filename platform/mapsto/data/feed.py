@@ -155,12 +155,16 @@ def _streams(task: Task, datasets: Mapping[str, Dataset], asked: Split, read: Sp
         split = read if stream.split == asked else stream.split
         if split not in dataset.manifest["splits"]:
             if out:
-                raise UserError(f"{dataset.artifact.uri}: data.{stream.role} has no {split} split, which stream {name} reads")
+                raise UserError(
+                    f"{dataset.artifact.uri}: data.{stream.role} has no {split} split, which stream {name} reads"
+                )
             return None
         have = dataset.manifest["columns"]
         missing = [c for c in stream.columns if c not in have]
         if missing:
-            raise UserError(f"{dataset.artifact.uri}: data.{stream.role} has no {missing[0]}, which the task needs; it has {', '.join(have)}")
+            raise UserError(
+                f"{dataset.artifact.uri}: data.{stream.role} has no {missing[0]}, which the task needs; it has {', '.join(have)}"
+            )
         out[name] = (stream, dataset.split(split))
     return out or None
 
@@ -186,5 +190,7 @@ def _row(index: SplitIndex, row: int, columns: tuple[str, ...]) -> Sample:
 def _whole(name: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype == object:
-        raise TypeError(f"collate() gave '{name}' as Python objects; a batch holds arrays (ragged: a buffer and offsets)")
+        raise TypeError(
+            f"collate() gave '{name}' as Python objects; a batch holds arrays (ragged: a buffer and offsets)"
+        )
     return array

@@ -65,11 +65,15 @@ def worker_batches(
         for columns in ends[rank].iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch):
             g, batch = opened(columns)
             if g != expected:
-                raise RuntimeError(f"rank {rank} of {world} got microbatch {g} for {expected}: Ray Data lost the plan's order")
+                raise RuntimeError(
+                    f"rank {rank} of {world} got microbatch {g} for {expected}: Ray Data lost the plan's order"
+                )
             expected += world
             yield plan.item(g), batch
         if expected < start + count:
-            raise RuntimeError(f"rank {rank} of {world}: the data ended before microbatch {expected} of {start + count}")
+            raise RuntimeError(
+                f"rank {rank} of {world}: the data ended before microbatch {expected} of {start + count}"
+            )
 
 
 def evaluation_rows(feed: Feed, split: Split, batch_size: int) -> ray.data.Dataset:

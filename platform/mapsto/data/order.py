@@ -69,7 +69,15 @@ class StreamPlan:
         return isinstance(other, StreamPlan) and self.key == other.key
 
     def __reduce__(self) -> tuple[object, ...]:  # without the cached properties
-        return _restore, (self.name, self.groups, self.bytes, self.sampling, self.partners, self.ratio, self.window_bytes)
+        return _restore, (
+            self.name,
+            self.groups,
+            self.bytes,
+            self.sampling,
+            self.partners,
+            self.ratio,
+            self.window_bytes,
+        )
 
 
 def _restore(*values: object) -> StreamPlan:

@@ -119,8 +119,16 @@ class Run:
 
         evaluated = bool(val) and next(iter(val.values()))[1].rows > 0
         return Run(
-            plans(train), plans(val) if val and evaluated else (), config.seed, config.batch_size, world,
-            config.accumulate, config.drop_last, config.epochs, config.evaluate_every, config.descent,
+            plans(train),
+            plans(val) if val and evaluated else (),
+            config.seed,
+            config.batch_size,
+            world,
+            config.accumulate,
+            config.drop_last,
+            config.epochs,
+            config.evaluate_every,
+            config.descent,
         )
 
     def __post_init__(self) -> None:

@@ -109,7 +109,9 @@ def _folder() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); set MAPSTO_CACHE to a folder that can") from error
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror}); set MAPSTO_CACHE to a folder that can"
+        ) from error
     if folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder}: belongs to another user; set MAPSTO_CACHE to a folder of your own")
     return folder

@@ -20,6 +20,7 @@ from ..core import codecs
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.sample import Split
+from ..core.storage import Storage
 from .chunks import read_chunk
 from .reading import fetch
 from .sources.item import Reference
@@ -40,6 +41,8 @@ class ShardJob:
     """What every task of one ingest is handed."""
 
     artifact: Artifact
+    source: Storage
+    """Where the images are, which need not be where the artifact goes."""
     classes: tuple[str, ...]
     columns: tuple[str, ...]
     max_pixels: int
@@ -60,7 +63,7 @@ class ShardJob:
         pixels = np.zeros((2, 3))
         thumbs: list[tuple[str, str]] = []
         every = max(1, len(references) // max(self.thumbs, 1))
-        for reference, data in fetch(references, self.artifact.storage):
+        for reference, data in fetch(references, self.source):
             try:
                 if isinstance(data, str):
                     raise UserError(data)
@@ -76,13 +79,19 @@ class ShardJob:
             rows.append(row | {"row_id": ids[id(reference)]})
         np.random.default_rng(number).shuffle(rows)
         summary = {
-            "number": number, "split": split, "rows": len(references), "kept": len(rows), "quarantined": len(refused),
+            "number": number,
+            "split": split,
+            "rows": len(references),
+            "kept": len(rows),
+            "quarantined": len(refused),
             "file": self._write(split, number, rows) if rows else None,
             "labels": Counter(str(row["label"]) for row in rows),
             "formats": Counter(row["format"] for row in rows),
             "sizes": Counter(_bin(max(row["width"], row["height"])) for row in rows),
             "reasons": Counter(_kind(entry["reason"]) for entry in refused),
-            "refused": refused[:20], "pixels": pixels.tolist(), "thumbs": thumbs,
+            "refused": refused[:20],
+            "pixels": pixels.tolist(),
+            "thumbs": thumbs,
         }
         if refused:
             lines = "".join(json.dumps(entry) + "\n" for entry in refused)
@@ -90,7 +99,9 @@ class ShardJob:
         self.artifact.storage.write_json(self.summary_path(number), summary)
         return summary
 
-    def _checked(self, reference: Reference, data: bytes, index: Mapping[str, int]) -> tuple[dict[str, Any], np.ndarray]:
+    def _checked(
+        self, reference: Reference, data: bytes, index: Mapping[str, int]
+    ) -> tuple[dict[str, Any], np.ndarray]:
         """The row of an image that decodes whole, and its pixels; UserError says what is wrong with any other."""
         with quiet_decoders():
             head = codecs.header(data, self.max_pixels)
@@ -99,9 +110,13 @@ class ShardJob:
             image = codecs.decode(data, self.max_pixels)
         height, width = image.shape[:2]
         row = {
-            "image": data, "label": index[reference.label] if reference.label is not None else -1,
-            "content_sha256": hashlib.sha256(data).hexdigest(), "width": width, "height": height,
-            "format": head.format, "source": reference.name,
+            "image": data,
+            "label": index[reference.label] if reference.label is not None else -1,
+            "content_sha256": hashlib.sha256(data).hexdigest(),
+            "width": width,
+            "height": height,
+            "format": head.format,
+            "source": reference.name,
         }
         given = reference.columns
         if given.get("mask"):
@@ -115,7 +130,7 @@ class ShardJob:
 
     def _mask(self, uri: str, height: int, width: int) -> bytes:
         try:
-            data = self.artifact.storage.read(uri)
+            data = self.source.read(uri)
         except UserError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise UserError(f"its mask is not there: {uri}") from error
@@ -133,14 +148,22 @@ class ShardJob:
         groups = []
         schema = shard_schema(self.columns)
         others = {name: "ZSTD" for name in schema.names if name not in ("image", "mask")}
-        with pq.ParquetWriter(sink, schema, use_dictionary=False, compression={"image": "NONE", "mask": "NONE"} | others) as out:
+        with pq.ParquetWriter(
+            sink, schema, use_dictionary=False, compression={"image": "NONE", "mask": "NONE"} | others
+        ) as out:
             for part in _groups(rows):
                 out.write_table(pa.Table.from_pylist(part, schema), row_group_size=len(part))
                 groups.append(len(part))
         data = sink.getvalue().to_pybytes()
         path = f"shards/{split}-{number:06d}.parquet"
         self.artifact.write(data, path)
-        return {"path": path, "rows": len(rows), "groups": groups, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return {
+            "path": path,
+            "rows": len(rows),
+            "groups": groups,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
 
 
 def shard_schema(columns: tuple[str, ...]) -> pa.Schema:
@@ -148,12 +171,21 @@ def shard_schema(columns: tuple[str, ...]) -> pa.Schema:
     import pyarrow as pa
 
     every = {
-        "image": pa.binary(), "row_id": pa.int64(), "label": pa.int64(), "content_sha256": pa.string(),
-        "width": pa.int32(), "height": pa.int32(), "format": pa.string(), "source": pa.string(),
+        "image": pa.binary(),
+        "row_id": pa.int64(),
+        "label": pa.int64(),
+        "content_sha256": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "format": pa.string(),
+        "source": pa.string(),
     }
     further = {
-        "mask": pa.binary(), "boxes": pa.list_(pa.list_(pa.float32())), "box_labels": pa.list_(pa.int64()),
-        "caption": pa.string(), "identity": pa.string(),
+        "mask": pa.binary(),
+        "boxes": pa.list_(pa.list_(pa.float32())),
+        "box_labels": pa.list_(pa.int64()),
+        "caption": pa.string(),
+        "identity": pa.string(),
     }
     wanted = {*columns, *({"box_labels"} if "boxes" in columns else ())}
     return pa.schema(every | {name: kind for name, kind in further.items() if name in wanted})

@@ -54,7 +54,9 @@ class Tally:
         assert listed.rows == self.rows == kept + refused, (listed.rows, self.rows, kept, refused)
         if not kept:
             first = next(entry for summary in self.ordered() for entry in summary["refused"])
-            raise UserError(f"{uri}: none of its {listed.rows} files is an image that can be read; the first: {first['source']}: {first['reason']}")
+            raise UserError(
+                f"{uri}: none of its {listed.rows} files is an image that can be read; the first: {first['source']}: {first['reason']}"
+            )
         splits = {}
         for split in SPLITS:
             files = [summary["file"] for summary in self.ordered() if summary["split"] == split and summary["file"]]
@@ -64,12 +66,21 @@ class Tally:
                 raise UserError(f"{uri}: the {split} split has no images; {_remedy(split, listed)}")
         mean, std = self._pixels()
         return {
-            "source": uri, "layout": layout, "classes": list(listed.classes),
-            "columns": [name for name in shard_schema(listed.columns).names if name != "label" or "label" in listed.columns],
-            "splits": splits, "given_splits": list(listed.given),
+            "source": uri,
+            "layout": layout,
+            "classes": list(listed.classes),
+            "columns": [
+                name for name in shard_schema(listed.columns).names if name != "label" or "label" in listed.columns
+            ],
+            "splits": splits,
+            "given_splits": list(listed.given),
             "counts": {split: self._counts(split, listed.classes) for split in splits},
-            "mean": mean, "std": std, "pixels_from": sum(s["kept"] for s in self.summaries.values() if s["split"] == "train"),
-            "rows_in": listed.rows, "rows_kept": kept, "rows_quarantined": refused,
+            "mean": mean,
+            "std": std,
+            "pixels_from": sum(s["kept"] for s in self.summaries.values() if s["split"] == "train"),
+            "rows_in": listed.rows,
+            "rows_kept": kept,
+            "rows_quarantined": refused,
             "reasons": dict(self.counter("reasons").most_common()),
             "formats": dict(self.counter("formats").most_common()),
             "longest_side": dict(sorted(self.counter("sizes").items(), key=lambda pair: int(pair[0].split("-")[0]))),
@@ -94,28 +105,44 @@ class Tally:
 
     def page(self, name: str, manifest: dict[str, Any]) -> str:
         page = Page(f"{name}: data set", manifest["source"])
-        page.cards({"images": manifest["rows_kept"], "classes": len(manifest["classes"]), "quarantined": manifest["rows_quarantined"]})
+        page.cards(
+            {
+                "images": manifest["rows_kept"],
+                "classes": len(manifest["classes"]),
+                "quarantined": manifest["rows_quarantined"],
+            }
+        )
         page.picture(codecs.encode(self.sheet(), "jpeg", 85), "Images from all over the data set")
         page.heading("Splits")
         given = manifest["given_splits"]
         page.table(
             ("split", "images", "shards", "comes from"),
-            [(s, v["rows"], len(v["files"]), "the source" if s in given else "drawn") for s, v in manifest["splits"].items()],
+            [
+                (s, v["rows"], len(v["files"]), "the source" if s in given else "drawn")
+                for s, v in manifest["splits"].items()
+            ],
         )
         if manifest["classes"]:
             page.heading("Classes")
             page.table(
                 ("class", *manifest["splits"]),
-                [(c, *(manifest["counts"][s].get(c, 0) for s in manifest["splits"])) for c in manifest["classes"][:SHOWN]],
+                [
+                    (c, *(manifest["counts"][s].get(c, 0) for s in manifest["splits"]))
+                    for c in manifest["classes"][:SHOWN]
+                ],
             )
             if len(manifest["classes"]) > SHOWN:
                 page.text(f"and {len(manifest['classes']) - SHOWN} more classes")
         page.heading("Images")
         page.table(("longest side in pixels", "images"), manifest["longest_side"].items())
         page.table(("format", "images"), manifest["formats"].items())
-        page.text(f"Training pixels (RGB, 0..1): mean {manifest['mean']}, standard deviation {manifest['std']}, over {manifest['pixels_from']} images.")
+        page.text(
+            f"Training pixels (RGB, 0..1): mean {manifest['mean']}, standard deviation {manifest['std']}, over {manifest['pixels_from']} images."
+        )
         page.heading("Quarantine")
-        page.text(f"{manifest['rows_in']} files in = {manifest['rows_kept']} kept + {manifest['rows_quarantined']} quarantined (quarantine/*.jsonl).")
+        page.text(
+            f"{manifest['rows_in']} files in = {manifest['rows_kept']} kept + {manifest['rows_quarantined']} quarantined (quarantine/*.jsonl)."
+        )
         if manifest["rows_quarantined"]:
             page.table(("reason", "files"), manifest["reasons"].items())
             refused = [entry for summary in self.ordered() for entry in summary["refused"]][:SHOWN]

@@ -180,7 +180,9 @@ class RandomFlip:
         if sample.get("boxes") is not None:
             width = image.shape[1]
             boxes = _boxes(sample)
-            _set_boxes(out, np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1), *image.shape[:2])
+            _set_boxes(
+                out, np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1), *image.shape[:2]
+            )
         return out
 
 
@@ -203,7 +205,12 @@ class RandomRotate:
         out = sample | {"image": cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)}
         if sample.get("mask") is not None:
             out["mask"] = cv2.warpAffine(
-                _mask(sample), matrix, (width, height), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(VOID,)
+                _mask(sample),
+                matrix,
+                (width, height),
+                flags=cv2.INTER_NEAREST,
+                borderMode=cv2.BORDER_CONSTANT,
+                borderValue=(VOID,),
             )
         if sample.get("boxes") is not None:
             corner = np.vstack([cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0), [0, 0, 1]])
@@ -239,7 +246,7 @@ class Keep:
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         for name in self.names:
             if sample.get(name) is None:
-                raise UserError(f"row {sample.get('row_id', '?')} has no {name}, which the task needs")
+                raise UserError(f"no {name}, which the task needs")
         return {name: sample[name] for name in self.names}
 
 

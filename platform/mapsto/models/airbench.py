@@ -8,7 +8,6 @@ has no need of them: a frozen stem, a second learning rate for biases, alternati
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 STEM_WIDTH = 24  # 2 signs × the 12 directions of an RGB 2×2 patch
@@ -55,21 +54,3 @@ def identity_conv(inputs: int, width: int) -> nn.Conv2d:
     conv = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
     nn.init.dirac_(conv.weight.data[:inputs])
     return conv
-
-
-@torch.no_grad()
-def whiten(model: AirBench, images: Tensor, eps: float = 5e-4) -> None:
-    """Set the stem to the eigenvectors of the images' 2×2 patches, each scaled to unit variance.
-
-    `images`: normalised float (N, 3, H, W), a few thousand training images. The stem's first 12
-    outputs are then decorrelated, the other 12 their negatives (so that an activation keeps both
-    halves), and the weights stay trainable. `eps`, added to the eigenvalues, keeps directions
-    that carry only noise from being blown up. Optional: the net trains without it.
-    """
-    conv = model.stem[0]
-    assert isinstance(conv, nn.Conv2d)
-    patches = images.float().unfold(2, 2, 1).unfold(3, 2, 1)  # N, 3, H-1, W-1, 2, 2
-    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
-    variances, directions = torch.linalg.eigh(torch.cov(patches.T))
-    filters = (directions / (variances + eps).sqrt()).T.flip(0).reshape(12, 3, 2, 2)
-    conv.weight.copy_(torch.cat([filters, -filters]))

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..core.errors import UserError, nearest
 
-OWN = ("airbench",)
+OWN = {"airbench": (64, 256, 256), "airbench_small": (64, 128, 256)}
+"""Name → widths of an AirBench."""
 
 
 def classifier(
-    name: str, classes: int, *, image_size: int, pretrained: bool = False, drop_rate: float = 0.0, small_input: bool = False
+    name: str,
+    classes: int,
+    *,
+    image_size: int,
+    pretrained: bool = False,
+    drop_rate: float = 0.0,
+    small_input: bool = False,
 ) -> nn.Module:
     """N×3×H×W float → N×classes logits.
 
@@ -18,25 +27,29 @@ def classifier(
     the model has torchvision's ResNet stem. Raises UserError for an unknown name, with the nearest known one, and
     where pretrained weights cannot be had.
     """
-    if name == "airbench":
+    if name in OWN:
         from .airbench import AirBench
 
-        return AirBench(classes)
+        return AirBench(classes, OWN[name])
     import timm
 
     if not timm.is_model(name.split(".")[0]):
-        raise UserError(f"task.model.name: '{name}' is no timm model and none of our own{nearest(name, [*OWN, *timm.list_models()])}")
+        raise UserError(
+            f"task.model.name: '{name}' is no timm model and none of our own{nearest(name, [*OWN, *timm.list_models()])}"
+        )
     if pretrained and name not in timm.list_models(pretrained=True) and name not in timm.list_pretrained():
         raise UserError(f"task.model.pretrained: timm has no pretrained weights for '{name}'; set it to false")
     cfg = timm.models.get_pretrained_cfg(name)
-    size = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
+    size: dict[str, Any] = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=classes, drop_rate=drop_rate, **size)
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
             raise
         line = str(error).splitlines()[0]
-        raise UserError(f"task.model.pretrained: the weights of '{name}' cannot be fetched here ({line}); set it to false") from error
+        raise UserError(
+            f"task.model.pretrained: the weights of '{name}' cannot be fetched here ({line}); set it to false"
+        ) from error
     if small_input and hasattr(model, "conv1") and hasattr(model, "maxpool"):
         old = model.conv1
         if isinstance(old, nn.Conv2d):

@@ -21,7 +21,8 @@ class Generator(nn.Module):
         for _ in range(steps):
             blocks += [
                 nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(channels // 2), nn.ReLU(inplace=True),
+                nn.BatchNorm2d(channels // 2),
+                nn.ReLU(inplace=True),
             ]
             channels //= 2
         self.blocks = nn.Sequential(*blocks, nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh())

@@ -42,10 +42,12 @@ def submit(
     with tempfile.TemporaryDirectory(prefix="mapsto-job-") as folder:
         Path(folder, RECIPE).write_text(recipe, encoding="utf-8")
         with _translated(url):
-            job = client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "mapsto", verb, RECIPE, *arguments]),
-                runtime_env={"working_dir": folder, "py_modules": [str(PACKAGE)], "excludes": EXCLUDES},
-                metadata={"mapsto": verb},
+            job = _when_ready(
+                lambda: client.submit_job(
+                    entrypoint=shlex.join(["python", "-m", "mapsto", verb, RECIPE, *arguments]),
+                    runtime_env={"working_dir": folder, "py_modules": [str(PACKAGE)], "excludes": EXCLUDES},
+                    metadata={"mapsto": verb},
+                )
             )
     say(f"job {job} submitted to {url}")
     if not wait:
@@ -159,6 +161,18 @@ def _translated(url: str, job: str | None = None) -> Generator[None]:
         if "status code" in text or "Version mismatch" in text or "connect" in text.lower():
             raise UserError(f"{url}: {_line(text)}") from error
         raise
+
+
+def _when_ready(action: Callable[[], str], patience_s: float = 60.0) -> str:
+    """Try again while a cluster that has just started knows no node to run a job's driver on."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return action()
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def _wait(client: JobSubmissionClient, job: str, poll_s: float = 0.3) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -126,6 +127,7 @@ def early_environment(folder: str) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{proxy}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{proxy}/admin.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": proxy,
@@ -154,11 +156,12 @@ def _start(num_cpus: int | None, verbose: bool) -> Session:
         import ray
 
         try:
-            context = ray.init(
-                address="local", num_cpus=num_cpus, include_dashboard=True, dashboard_host=LOOPBACK,
-                dashboard_port=_free_ports(1)[0], log_to_driver=verbose, logging_level=_level(verbose), _temp_dir=folder,
-                _node_ip_address=LOOPBACK,
-            )  # fmt: skip
+            with _own_agent_port():
+                context = ray.init(
+                    address="local", num_cpus=num_cpus, include_dashboard=True, dashboard_host=LOOPBACK,
+                    dashboard_port=_free_ports(1)[0], log_to_driver=verbose, logging_level=_level(verbose), _temp_dir=folder,
+                    _node_ip_address=LOOPBACK,
+                )  # fmt: skip
         except Exception as error:
             if "timed out during startup" not in str(error):
                 raise
@@ -170,6 +173,24 @@ def _start(num_cpus: int | None, verbose: bool) -> Session:
         url = context.dashboard_url
         return Session(os.environ["RAY_ADDRESS"], f"http://{url}" if url else None, True)
     raise UserError(f"Ray did not start in {START_TRIES} x 30 s: this machine is too busy, or has too little memory")
+
+
+@contextmanager
+def _own_agent_port() -> Generator[None]:
+    """`ray.init`, unlike `ray start`, always takes 52365 for its dashboard's agent: of two clusters on a machine, the
+    second one says nothing and runs no jobs ("No available agent")."""
+    from ray._private.parameter import RayParams
+
+    plain = RayParams.__init__
+
+    def with_port(self: RayParams, *args: Any, **options: Any) -> None:
+        plain(self, *args, **{"dashboard_agent_listen_port": _free_ports(1)[0], **options})
+
+    RayParams.__init__ = with_port
+    try:
+        yield
+    finally:
+        RayParams.__init__ = plain
 
 
 def _new_folder() -> str:

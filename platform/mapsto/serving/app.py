@@ -30,14 +30,22 @@ def application(options: Options, storage: Storage) -> serve.Application:
     """The same with a storage whose keys may come from a recipe; they travel to the replicas in memory only."""
     artifact = Artifact(options.artifact, storage)
     if not artifact.complete():
-        raise UserError(f"{artifact.uri}: no finished artifact here (artifact.json is missing); serve a train or compress artifact")
+        raise UserError(
+            f"{artifact.uri}: no finished artifact here (artifact.json is missing); serve a train or compress artifact"
+        )
     if not artifact.storage.exists(artifact.path("variant.json")):
-        raise UserError(f"{artifact.uri}: this {artifact.stage} artifact holds no model; serve a train or compress artifact")
+        raise UserError(
+            f"{artifact.uri}: this {artifact.stage} artifact holds no model; serve a train or compress artifact"
+        )
     replicas = options.replicas
     scale: dict[str, Any] = {"num_replicas": replicas.min}
     if replicas.max > replicas.min:
         busy = 2 * options.max_batch_size
-        scale = {"autoscaling_config": AutoscalingConfig(min_replicas=replicas.min, max_replicas=replicas.max, target_ongoing_requests=busy)}
+        scale = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=replicas.min, max_replicas=replicas.max, target_ongoing_requests=busy
+            )
+        }
     deployment = Model.options(  # ty: ignore[missing-attribute]  # the decorator makes it a Deployment
         **scale,
         ray_actor_options={"num_cpus": options.cpus_per_replica, "num_gpus": options.gpus_per_replica},

@@ -83,12 +83,18 @@ class Client:
     def _send(self, method: str, url: str, **body: Any) -> requests.Response:
         try:
             return self._session.request(method, url, timeout=self.timeout_s, **body)
-        except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
+        except (
+            requests.exceptions.MissingSchema,
+            requests.exceptions.InvalidSchema,
+            requests.exceptions.InvalidURL,
+        ) as error:
             raise UserError(f"{url}: no URL of an endpoint; give http://host:port") from error
         except requests.exceptions.Timeout as error:
             raise UserError(f"{url}: no answer within {self.timeout_s:g} s") from error
         except requests.exceptions.RequestException as error:
-            raise UserError(f"{url}: the endpoint cannot be reached; is the model served there? ({type(error).__name__})") from error
+            raise UserError(
+                f"{url}: the endpoint cannot be reached; is the model served there? ({type(error).__name__})"
+            ) from error
 
 
 def _result(key: Key, future: Future[dict[str, Any]]) -> tuple[Key, dict[str, Any] | UserError]:
@@ -103,7 +109,9 @@ def _document(response: requests.Response) -> dict[str, Any]:
     try:
         document = response.json()
     except ValueError:
-        document = {"error": response.text.strip().splitlines()[0][:200] if response.text.strip() else "an empty answer"}
+        document = {
+            "error": response.text.strip().splitlines()[0][:200] if response.text.strip() else "an empty answer"
+        }
     if response.status_code != 200 or not isinstance(document, dict):
         message = document.get("error", "") if isinstance(document, dict) else "not an answer of mapsto's"
         raise UserError(f"{response.url}: {response.status_code} {message}")

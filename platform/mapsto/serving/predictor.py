@@ -36,7 +36,11 @@ class Asked:
 
     @property
     def stem(self) -> str:
-        name = PurePosixPath(self.uri).stem if self.uri is not None else "-".join(f"{k}{v}" for k, v in (self.request or {}).items())
+        name = (
+            PurePosixPath(self.uri).stem
+            if self.uri is not None
+            else "-".join(f"{k}{v}" for k, v in (self.request or {}).items())
+        )
         return f"{self.number:06d}-{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)[:60]}"
 
     def line(self, **answer: Any) -> Line:
@@ -81,7 +85,11 @@ class Predictor:
     def _line(self, asked: Asked, sample: Sample, prediction: Prediction) -> Line:
         files = {name: codecs.encode(value, "png") for name, value in prediction.items() if protocol.is_picture(value)}
         values = {name: protocol.plain(value) for name, value in prediction.items() if name not in files}
-        drawn = {"picture": codecs.encode(self.runtime.task.render(sample, prediction), "png")} if draws(self.runtime.task) else {}
+        drawn = (
+            {"picture": codecs.encode(self.runtime.task.render(sample, prediction), "png")}
+            if draws(self.runtime.task)
+            else {}
+        )
         return _written(asked, values, {**files, **drawn}, self.out)
 
 

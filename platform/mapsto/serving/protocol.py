@@ -39,7 +39,9 @@ def parse(content_type: str, body: bytes, signature: Signature) -> list[Request]
     elif kind.startswith("image/") or kind in RAW:
         requests = [_raw(body, signature)]
     else:
-        raise UserError(f"content type '{kind}' is not understood; send image/*, multipart/form-data or application/json")
+        raise UserError(
+            f"content type '{kind}' is not understood; send image/*, multipart/form-data or application/json"
+        )
     if len(requests) > MAX_INSTANCES:
         raise UserError(f"{len(requests)} instances in one request; at most {MAX_INSTANCES}, send several requests")
     return requests
@@ -47,7 +49,9 @@ def parse(content_type: str, body: bytes, signature: Signature) -> list[Request]
 
 def encode(predictions: Iterable[Prediction]) -> bytes:
     """`{"predictions": [...]}`; masks and pictures become `{"b64": <base64 of a PNG>, "content_type": "image/png"}`."""
-    return json.dumps({"predictions": [plain(p) for p in predictions]}, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(
+        {"predictions": [plain(p) for p in predictions]}, ensure_ascii=False, separators=(",", ":")
+    ).encode()
 
 
 def picture(prediction: Prediction) -> bytes | None:
@@ -57,13 +61,20 @@ def picture(prediction: Prediction) -> bytes | None:
 
 def is_picture(value: Any) -> bool:
     """H×W or H×W×3 uint8: a mask of class ids, or RGB."""
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3))
+    return (
+        isinstance(value, np.ndarray)
+        and value.dtype == np.uint8
+        and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3))
+    )
 
 
 def describe(signature: Signature) -> dict[str, Any]:
     """The signature for `GET /v1/models/{name}`."""
     return {
-        side: [{"name": f.name, "kind": f.kind, "required": f.required, **({"about": f.about} if f.about else {})} for f in fields]
+        side: [
+            {"name": f.name, "kind": f.kind, "required": f.required, **({"about": f.about} if f.about else {})}
+            for f in fields
+        ]
         for side, fields in (("inputs", signature.inputs), ("outputs", signature.outputs))
     }
 
@@ -86,7 +97,9 @@ def _raw(body: bytes, signature: Signature) -> Request:
     others = [f.name for f in signature.inputs if f.kind != "image" and f.required]
     if len(images) != 1 or others:
         example = ", ".join(f'"{f.name}": ...' for f in signature.inputs)
-        raise UserError(f'this model does not take one bare image; send application/json {{"instances": [{{{example}}}]}}')
+        raise UserError(
+            f'this model does not take one bare image; send application/json {{"instances": [{{{example}}}]}}'
+        )
     if not body:
         raise UserError("the body is empty; send an encoded image")
     return {images[0]: body}
@@ -124,7 +137,9 @@ def _value(field: Field, value: Any, where: str) -> Any:
         case "text":
             good = isinstance(value, str)
         case "seed":
-            good = (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value.lstrip("-").isdigit())
+            good = (isinstance(value, int) and not isinstance(value, bool)) or (
+                isinstance(value, str) and value.lstrip("-").isdigit()
+            )
             value = int(value) if good else value
         case "class":
             good = isinstance(value, str | int) and not isinstance(value, bool)
@@ -163,7 +178,11 @@ def _multipart(content_type: str, body: bytes, signature: Signature) -> list[Req
         wrong = f"{len(parts[uneven[0]])} of '{uneven[0]}' for {count} requests" if uneven else "no parts"
         raise UserError(f"multipart: {wrong}; send one part per input, or as many of each as there are requests")
     return [
-        _checked({name: values[i] if len(values) == count else values[0] for name, values in parts.items()}, signature, f"request {i}")
+        _checked(
+            {name: values[i] if len(values) == count else values[0] for name, values in parts.items()},
+            signature,
+            f"request {i}",
+        )
         for i in range(count)
     ]
 
@@ -189,7 +208,9 @@ def _parts(content_type: str, body: bytes) -> dict[str, list[bytes]]:
 
     in_memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
     try:
-        parser = create_form_parser({"Content-Type": content_type.encode()}, lambda f: keep(f.field_name, f.value), on_file, in_memory)
+        parser = create_form_parser(
+            {"Content-Type": content_type.encode()}, lambda f: keep(f.field_name, f.value), on_file, in_memory
+        )
         parser.write(body)
         parser.finalize()
     except (FormParserError, ValueError) as error:

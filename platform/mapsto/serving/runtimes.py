@@ -40,7 +40,9 @@ def open_runtime(artifact: Artifact, threads: int = 1, device: str = "cpu") -> R
     return open_variant(load_task(artifact), variant, artifact.read(variant["file"]), threads, device)
 
 
-def open_variant(task: Task, variant: Mapping[str, Any], model: bytes, threads: int = 1, device: str = "cpu") -> Runtime:
+def open_variant(
+    task: Task, variant: Mapping[str, Any], model: bytes, threads: int = 1, device: str = "cpu"
+) -> Runtime:
     """The same from a model file's bytes; `threads`: CPU threads of one call."""
     if variant["kind"] == "torch":
         return TorchRuntime(task, variant, model, threads, device)
@@ -68,7 +70,10 @@ class TorchRuntime:
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         torch, bf16 = self._torch, self.variant["precision"] == "bf16"
         with torch.inference_mode(), torch.autocast(self._device.split(":")[0], torch.bfloat16, enabled=bf16):
-            tensors = {name: torch.from_numpy(np.require(array, requirements="CW")).to(self._device) for name, array in inputs.items()}
+            tensors = {
+                name: torch.from_numpy(np.require(array, requirements="CW")).to(self._device)
+                for name, array in inputs.items()
+            }
             output = self._forward.forward(self.model, tensors)
             return {name: (v.float() if v.is_floating_point() else v).cpu().numpy() for name, v in output.items()}
 

@@ -105,8 +105,11 @@ class Web:
     def _description(self) -> dict[str, Any]:
         classes = next((list(info.classes) for info in self.task.datasets.values() if info.classes), [])
         return {
-            "name": self.options.name, "task": self.task.config.kind, "artifact": self.options.artifact,
-            "variant": dict(self.runtime.variant), "classes": getattr(self.task.config, "classes", None) or classes,
+            "name": self.options.name,
+            "task": self.task.config.kind,
+            "artifact": self.options.artifact,
+            "variant": dict(self.runtime.variant),
+            "classes": getattr(self.task.config, "classes", None) or classes,
             **protocol.describe(self.signature),
         }
 

@@ -56,24 +56,36 @@ class Compress:
         spec = base.task.export()
         if isinstance(spec, Unsupported):
             raise UserError(f"compress is not supported for {base.task.config.kind}: {spec.reason}")
-        datasets = {name.removeprefix("data."): Dataset.open(a) for name, a in job.parents.items() if name.startswith("data.")}
+        datasets = {
+            name.removeprefix("data."): Dataset.open(a) for name, a in job.parents.items() if name.startswith("data.")
+        }
         files: dict[str, bytes] = {FLOAT: parent.read(base.variant["file"])}
         runtimes: dict[str, Runtime] = {FLOAT: base}
         notes = _make(job, base, spec, datasets, files, runtimes)
 
         split, counted = _split(base.task, datasets)
         if split != "val":
-            job.say("compress: the data set has no val rows; the variants are compared on training rows, which flatters them")
+            job.say(
+                "compress: the data set has no val rows; the variants are compared on training rows, which flatters them"
+            )
         scores = evaluate(runtimes, batches(base.task, datasets, split))
         example = {name: np.repeat(value[:1], config.target.batch_size, axis=0) for name, value in spec.inputs.items()}
         timings = latencies(runtimes, example, config.repeats)
 
         metrics = base.task.metrics()
         rows = [
-            Row(name, scores[name][metrics.primary], timings[name].latency_p50_ms, len(files[name]) / 1e6, timings[name].throughput)
+            Row(
+                name,
+                scores[name][metrics.primary],
+                timings[name].latency_p50_ms,
+                len(files[name]) / 1e6,
+                timings[name].throughput,
+            )
             for name in runtimes
         ]
-        chosen = choose(rows, primary=metrics.primary, mode=metrics.mode, max_drop=config.max_drop, target=config.target.metric)
+        chosen = choose(
+            rows, primary=metrics.primary, mode=metrics.mode, max_drop=config.max_drop, target=config.target.metric
+        )
         job.say(f"compress: {chosen.reason}")
         table = {
             "task": base.task.config.kind, "primary": metrics.primary, "mode": metrics.mode, "split": split, "rows": counted,
@@ -88,7 +100,12 @@ class Compress:
 
 
 def _make(
-    job: Job, base: Runtime, spec: ExportSpec, datasets: Mapping[str, Dataset], files: dict[str, bytes], runtimes: dict[str, Runtime]
+    job: Job,
+    base: Runtime,
+    spec: ExportSpec,
+    datasets: Mapping[str, Dataset],
+    files: dict[str, bytes],
+    runtimes: dict[str, Runtime],
 ) -> dict[str, str]:
     """Add each step's variant to `files` and `runtimes`; returns what is to be said of some."""
     from ..compress.export import difference, random_inputs, to_onnx
@@ -106,7 +123,9 @@ def _make(
         files["onnx"], variant = exported, {"kind": "onnx", "file": "model.onnx", "precision": "fp32"}
         runtimes["onnx"] = open_variant(task, variant, exported, config.threads)
         probe = random_inputs(spec, 4)
-        notes["onnx"] = f"differs from {FLOAT} by at most {difference(base.run(probe), runtimes['onnx'].run(probe)):.2g} on random inputs"
+        notes["onnx"] = (
+            f"differs from {FLOAT} by at most {difference(base.run(probe), runtimes['onnx'].run(probe)):.2g} on random inputs"
+        )
         job.say(f"compress: ONNX {notes['onnx']}")
     if "quantize" in wanted:
         from ..compress.quantize import to_int8
@@ -128,7 +147,9 @@ def _exported(task: Task, export: Any) -> bytes:
         return export()
     except torch.onnx.OnnxExporterError as error:
         line = next((text for text in reversed(str(error).splitlines()) if text.strip()), type(error).__name__)
-        raise UserError(f"compress: this {task.config.kind} model cannot be exported to ONNX ({line.strip()[:200]}); set compress to null") from error
+        raise UserError(
+            f"compress: this {task.config.kind} model cannot be exported to ONNX ({line.strip()[:200]}); set compress to null"
+        ) from error
 
 
 def evaluate(runtimes: Mapping[str, Runtime], rows: Iterator[Batch]) -> dict[str, dict[str, float]]:
@@ -141,7 +162,8 @@ def evaluate(runtimes: Mapping[str, Runtime], rows: Iterator[Batch]) -> dict[str
         for name, runtime in runtimes.items():
             states[name].append(metrics.state(runtime.run(inputs), batch))
     return {
-        name: metrics.compute({key: np.concatenate([part[key] for part in parts]) for key in parts[0]}) for name, parts in states.items()
+        name: metrics.compute({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+        for name, parts in states.items()
     }
 
 
@@ -153,7 +175,9 @@ def batches(task: Task, datasets: Mapping[str, Dataset], split: Split, size: int
         yield _valid(feed.batch(number))
 
 
-def calibration_inputs(task: Task, datasets: Mapping[str, Dataset], rows: int, size: int = 8) -> Iterator[dict[str, np.ndarray]]:
+def calibration_inputs(
+    task: Task, datasets: Mapping[str, Dataset], rows: int, size: int = 8
+) -> Iterator[dict[str, np.ndarray]]:
     """The model's inputs for about `rows` training rows, as evaluation prepares them: batches drawn from all over the
     split (seed 0), because its rows may lie sorted by class."""
     feed = Feed.evaluating(task, datasets, "train").over("train", size)
@@ -195,8 +219,12 @@ def _write(
     base, best = rows[0], next(row for row in rows if row.name == chosen.name)
     return Done(
         {
-            "chosen": best.name, primary: best.score, f"{FLOAT}_{primary}": base.score, "latency_p50_ms": best.latency_p50_ms,
-            "speedup": base.latency_p50_ms / best.latency_p50_ms, "size_mb": best.size_mb,
+            "chosen": best.name,
+            primary: best.score,
+            f"{FLOAT}_{primary}": base.score,
+            "latency_p50_ms": best.latency_p50_ms,
+            "speedup": base.latency_p50_ms / best.latency_p50_ms,
+            "size_mb": best.size_mb,
         },
         digest(model),
     )
@@ -206,9 +234,29 @@ def _page(job: Job, table: dict[str, Any]) -> Page:
     primary, variants = table["primary"], table["variants"]
     page = Page(f"{job.recipe.name}: compress", f"{table['rows']} {table['split']} rows; {table['machine']}")
     page.text(table["reason"])
-    header = ("variant", "precision", primary, "points lost", f"p50 ms, batch {table['batch_size']}", "p95 ms", "rows/s", "MB", "")
+    header = (
+        "variant",
+        "precision",
+        primary,
+        "points lost",
+        f"p50 ms, batch {table['batch_size']}",
+        "p95 ms",
+        "rows/s",
+        "MB",
+        "",
+    )
     body = [
-        (v["name"], v["precision"], v["score"], round(v["drop"], 3), v["latency_p50_ms"], v["latency_p95_ms"], v["throughput"], v["size_mb"], v["note"])
+        (
+            v["name"],
+            v["precision"],
+            v["score"],
+            round(v["drop"], 3),
+            v["latency_p50_ms"],
+            v["latency_p95_ms"],
+            v["throughput"],
+            v["size_mb"],
+            v["note"],
+        )
         for v in variants
     ]
     page.table(header, body, chosen=next(i for i, v in enumerate(variants) if v["name"] == table["chosen"]))

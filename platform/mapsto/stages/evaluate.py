@@ -34,12 +34,16 @@ class Evaluate:
     def run(self, job: Job) -> Done:
         model, split = job.parents["model"], job.section["split"]
         task = load_task(model)
-        datasets = {name.removeprefix("data."): Dataset.open(a) for name, a in job.parents.items() if name.startswith("data.")}
+        datasets = {
+            name.removeprefix("data."): Dataset.open(a) for name, a in job.parents.items() if name.startswith("data.")
+        }
         for stream in task.streams(split).values():
             rows = datasets[stream.role].info().rows
             if not rows.get(split):
                 have = ", ".join(f"{name} ({count})" for name, count in rows.items() if count)
-                raise UserError(f"evaluate.split: the data set of role '{stream.role}' has no rows in '{split}'; it has {have}")
+                raise UserError(
+                    f"evaluate.split: the data set of role '{stream.role}' has no rows in '{split}'; it has {have}"
+                )
         states = collect(model, task, datasets, split, job.recipe.evaluate)
         metrics = task.metrics()
         values = {name: float(value) for name, value in metrics.compute(states).items()}
@@ -51,9 +55,13 @@ class Evaluate:
         metrics.draw(page, tables)
         self._mistakes(page, job, task, datasets, states)
         job.artifact.write(page.html().encode(), "report.html")
-        return Done({**values, "rows": rows, "split": split}, digest(json.dumps([values, tables], sort_keys=True).encode()))
+        return Done(
+            {**values, "rows": rows, "split": split}, digest(json.dumps([values, tables], sort_keys=True).encode())
+        )
 
-    def _mistakes(self, page: Page, job: Job, task: Task, datasets: Mapping[str, Dataset], states: Mapping[str, np.ndarray]) -> None:
+    def _mistakes(
+        self, page: Page, job: Job, task: Task, datasets: Mapping[str, Dataset], states: Mapping[str, np.ndarray]
+    ) -> None:
         """The rows that are most wrong, as the task draws them."""
         badness = task.metrics().badness(states)
         order = [i for i in np.argsort(-badness, kind="stable")[: job.section["worst"]] if badness[i] > 0]
@@ -63,7 +71,7 @@ class Evaluate:
 
         stream = next(iter(task.streams(job.section["split"]).values()))
         columns = [c for c in stream.columns if c in datasets[stream.role].info().columns]
-        samples = find(datasets[stream.role].split(job.section["split"]), states["row_id"][order], columns)
+        samples = find(datasets[stream.role].split(job.section["split"]), states["row_id"][order].tolist(), columns)
         runtime = open_runtime(job.parents["model"])
         page.heading("Worst mistakes")
         pictures = []
@@ -72,5 +80,7 @@ class Evaluate:
             output = runtime.run({name: value[None] for name, value in task.inputs(inputs).items()})
             prediction = task.decode(output, [geometry])[0]
             truth = task.truth(sample)
-            pictures.append((task.render(inputs, prediction), f"row {sample['row_id']}" + (f", in truth {truth}" if truth else "")))
+            pictures.append(
+                (task.render(inputs, prediction), f"row {sample['row_id']}" + (f", in truth {truth}" if truth else ""))
+            )
         page.pictures(pictures)

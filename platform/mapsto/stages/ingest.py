@@ -14,7 +14,7 @@ from ..core import codecs
 from ..core.artifact import digest
 from ..core.errors import UserError, nearest
 from ..core.stage import Done, Job
-from ..core.storage import absolute
+from ..core.storage import Storage, absolute
 from ..data.chunks import Listed, cut
 from ..data.dataset import MANIFEST
 from ..data.execution import clear_errors, data_context
@@ -34,7 +34,7 @@ class Ingest:
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         config = _config(recipe, options)
-        return config.model_dump(mode="json") | {"source": absolute(config.source)}
+        return config.model_dump(mode="json", exclude={"storage"}) | {"source": absolute(config.source)}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
         return {}
@@ -44,14 +44,20 @@ class Ingest:
         without images, and for a full disk."""
         config = _config(job.recipe, job.options)
         source = absolute(config.source)
-        layout = config.layout
+        layout, storage = config.layout, config.storage.open() if config.storage else job.storage
         if layout == "auto":
-            layout, why = detect(source, job.storage)
+            layout, why = detect(source, storage)
             job.say(f"ingest: layout {layout} ({why})")
-        listed = self._listed(job, config, source, layout)
+        listed = self._listed(job, config, source, layout, storage)
         shares = {name: share for name, share in config.splits.items() if share > 0}
         work = ShardJob(
-            job.artifact, listed.classes, listed.columns, config.max_pixels, config.min_side, -(-SHEET_PICTURES // listed.chunks)
+            job.artifact,
+            storage,
+            listed.classes,
+            listed.columns,
+            config.max_pixels,
+            config.min_side,
+            -(-SHEET_PICTURES // listed.chunks),
         )
         tally = self._read(job, work, listed)
         manifest = tally.manifest(source, layout, listed, ["train", *listed.given, *shares])
@@ -61,16 +67,25 @@ class Ingest:
         self._say_oddities(job, manifest)
         job.storage.delete(job.artifact.path("work"))
         content = [file["sha256"].encode() for split in manifest["splits"].values() for file in split["files"]]
-        metrics = {"images": manifest["rows_kept"], "quarantined": manifest["rows_quarantined"], "classes": len(manifest["classes"])}
-        return Done(metrics | {s: v["rows"] for s, v in manifest["splits"].items()}, digest(repr(listed.classes).encode(), *content))
+        metrics = {
+            "images": manifest["rows_kept"],
+            "quarantined": manifest["rows_quarantined"],
+            "classes": len(manifest["classes"]),
+        }
+        return Done(
+            metrics | {s: v["rows"] for s, v in manifest["splits"].items()},
+            digest(repr(listed.classes).encode(), *content),
+        )
 
-    def _listed(self, job: Job, config: DataConfig, source: str, layout: str) -> Listed:
+    def _listed(self, job: Job, config: DataConfig, source: str, layout: str, storage: Storage) -> Listed:
         """The listing, made once: a resumed ingest finds the one it began with."""
         kept = job.artifact.path("work", "listed.json")
         if job.resume and job.storage.exists(kept):
             return Listed.of(job.storage.read_json(kept))
         work = job.artifact.path("work")
-        listed = cut(listing(layout, source, job.storage, work), job.storage, work, config.splits, config.seed, config.limit)
+        listed = cut(
+            listing(layout, source, storage, work), job.storage, work, config.splits, config.seed, config.limit
+        )
         if not listed.rows:
             raise UserError(f"{source}: the data set is empty (no file in it)")
         job.storage.write_json(kept, asdict(listed))
@@ -79,7 +94,11 @@ class Ingest:
 
     def _read(self, job: Job, work: ShardJob, listed: Listed) -> Tally:
         tally = Tally()
-        done = {int(name.split(".")[0]) for name in job.storage.names(job.artifact.path("work", "done"))} if job.resume else set()
+        done = (
+            {int(name.split(".")[0]) for name in job.storage.names(job.artifact.path("work", "done"))}
+            if job.resume
+            else set()
+        )
         for number in sorted(done):
             tally.add(job.storage.read_json(work.summary_path(number)))
         if done:
@@ -133,5 +152,3 @@ def _config(recipe: Any, options: Mapping[str, Any]) -> DataConfig:
     if role not in recipe.data:
         raise UserError(f"data.{role}: the recipe has no such data set{nearest(role, recipe.data)}")
     return recipe.data[role]
-
-

@@ -39,16 +39,23 @@ class Pipeline:
         Raises UserError where the task does not support the stage.
         """
         options = dict(options or {})
-        if name in ("train", "evaluate", "compress", "serve", "predict") and self.recipe.tune is not None:
+        elsewhere = name == "predict" and options.get("endpoint")
+        if (
+            name in ("train", "evaluate", "compress", "serve", "predict")
+            and self.recipe.tune is not None
+            and not elsewhere
+        ):
             self.tuned()
-        if self.recipe.task.kind and (reason := task_class(self.recipe.task.kind).unsupported.get(name)):
+        if reason := task_class(self.recipe.task.kind).unsupported.get(name):
             raise UserError(f"{name} is not supported for {self.recipe.task.kind}: {reason}")
         what = stage(name)
         wanted = what.needs(self.recipe, options)
         parents = {parent: self.produce(*need, force=False) for parent, need in wanted.items()}
         section = what.section(self.recipe, options)
         address = fingerprint(section, {k: v.identity() for k, v in parents.items()})
-        artifact = Artifact(join(absolute(self.recipe.root), self.recipe.name, name, address), self.recipe.storage.open())
+        artifact = Artifact(
+            join(absolute(self.recipe.root), self.recipe.name, name, address), self.recipe.storage.open()
+        )
         force = self.force if force is None else force
         if artifact.uri in self.made and not force:
             return artifact
@@ -57,7 +64,13 @@ class Pipeline:
         return artifact
 
     def _make(
-        self, what: Stage, artifact: Artifact, section: dict[str, Any], parents: dict[str, Artifact], options: dict[str, Any], force: bool
+        self,
+        what: Stage,
+        artifact: Artifact,
+        section: dict[str, Any],
+        parents: dict[str, Artifact],
+        options: dict[str, Any],
+        force: bool,
     ) -> None:
         label = " ".join([what.name, *(str(v) for k, v in options.items() if k == "role")])
         always = getattr(what, "always", False)
@@ -106,7 +119,12 @@ class Pipeline:
 
 
 def produce(
-    recipe: Recipe, name: str, options: Mapping[str, Any] | None = None, *, force: bool = False, say: Callable[[str], None] = print
+    recipe: Recipe,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Artifact:
     """One stage of a recipe, with what it needs."""
     return Pipeline(recipe, say, force).produce(name, options)

@@ -64,7 +64,9 @@ class Predict:
                     total.update(text.encode())
                     rows, errors = rows + 1, errors + ("error" in line)
             if not rows:
-                raise UserError(f"{', '.join(job.section['inputs'])}: no images here; known suffixes: {', '.join(SUFFIXES)}")
+                raise UserError(
+                    f"{', '.join(job.section['inputs'])}: no images here; known suffixes: {', '.join(SUFFIXES)}"
+                )
             job.storage.upload(path, job.artifact.path("predictions.jsonl"))
         if errors:
             job.say(f"predict: {errors} of {rows} could not be answered; predictions.jsonl says why for each")
@@ -107,7 +109,9 @@ def listing(job: Job, images: bool) -> Iterator[Asked]:
             raise UserError("predict: which images? give a file, a folder or an s3:// prefix")
         return (Asked(number, uri) for number, uri in enumerate(_files(job, inputs)))
     if inputs:
-        raise UserError(f"predict: this task has no input image, so {inputs[0]} cannot be used; give --count and --seed")
+        raise UserError(
+            f"predict: this task has no input image, so {inputs[0]} cannot be used; give --count and --seed"
+        )
     return (Asked(number, request={"seed": seed + number}) for number in range(count or 1))
 
 
@@ -143,5 +147,3 @@ def copy_out(artifact: Artifact, output: Path) -> Path:
     for name in artifact.storage.names(artifact.path("pictures")):
         artifact.storage.download(join(artifact.uri, "pictures", name), output / "pictures" / name)
     return output
-
-

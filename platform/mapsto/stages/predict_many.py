@@ -42,10 +42,12 @@ def predict_many(model: Artifact, asked: Iterable[Asked], job: Job) -> Iterator[
         connect()
     config = job.recipe.evaluate
     for part in chunks(asked, FILES_PER_EXECUTION):
-        rows = ray.data.from_items([{"asked": json.dumps(asdict(one))} for one in part], override_num_blocks=-(-len(part) // FILES_PER_BATCH))
+        rows = ray.data.from_items(
+            [{"asked": json.dumps(asdict(one))} for one in part], override_num_blocks=-(-len(part) // FILES_PER_BATCH)
+        )
         rows.context.execution_options.preserve_order = True
         answered = rows.map_batches(
-            Actor, batch_size=FILES_PER_BATCH, concurrency=config.workers, num_cpus=config.cpus_per_worker,
+            Actor, batch_size=FILES_PER_BATCH, compute=ActorPoolStrategy(size=config.workers), num_cpus=config.cpus_per_worker,
             fn_constructor_args=(model, job.storage, job.artifact, max(1, int(config.cpus_per_worker))),
         )  # fmt: skip
         for batch in answered.iter_batches(batch_size=None):

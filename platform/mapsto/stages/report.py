@@ -14,12 +14,17 @@ from ..core.storage import absolute, join
 
 def write(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> str:
     """Gather the stages' pages into one, with the recipe and the lineage at its end; returns its URI."""
-    page = Page(f"{recipe.name} ↦ {recipe.serve.name or recipe.name}", "From the bucket to the endpoint: what each stage made, newest run.")
+    page = Page(
+        f"{recipe.name} ↦ {recipe.serve.name or recipe.name}",
+        "From the bucket to the endpoint: what each stage made, newest run.",
+    )
     rows = []
     for name, artifact in artifacts.items():
         meta = artifact.meta()
         scalars = {k: v for k, v in meta["metrics"].items() if isinstance(v, (int, float))}
-        rows.append((name, ", ".join(f"{k} {v:.4g}" for k, v in list(scalars.items())[:4]), meta["created"], artifact.uri))
+        rows.append(
+            (name, ", ".join(f"{k} {v:.4g}" for k, v in list(scalars.items())[:4]), meta["created"], artifact.uri)
+        )
     page.table(("stage", "figures", "made (UTC)", "artifact"), rows)
     for name, artifact in artifacts.items():
         if artifact.storage.exists(artifact.path("report.html")):

@@ -36,14 +36,18 @@ class Serve:
         options = serving_options(recipe, model.uri)
         text = yaml.safe_dump(configuration(recipe, options), sort_keys=False)
         job.artifact.write(text.encode(), "serve.yaml")
-        job.artifact.write_json({"artifact": model.uri, "identity": model.identity(), **model.read_json("variant.json")}, "served.json")
+        job.artifact.write_json(
+            {"artifact": model.uri, "identity": model.identity(), **model.read_json("variant.json")}, "served.json"
+        )
         done = digest(text.encode(), json.dumps(model.identity()).encode())
         if job.options.get("deploy") is False:
             return Done({"name": options.name}, done)
 
         from .serve_deploy import deploy
 
-        url, ingress = deploy(options, job.storage, recipe.serve.host, recipe.serve.port, float(job.options.get("patience_s", 60)))
+        url, ingress = deploy(
+            options, job.storage, recipe.serve.host, recipe.serve.port, float(job.options.get("patience_s", 60))
+        )
         job.say(f"serve: {options.name} answers at {url}:predict")
         job.artifact.write(_page(job, url, text).html().encode(), "report.html")
         return Done({"url": url, "ingress": ingress, "precision": model.read_json("variant.json")["precision"]}, done)
@@ -51,7 +55,9 @@ class Serve:
 
 def default_name(recipe: str) -> str:
     """A recipe's name as a model's name in a URL."""
-    return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in recipe.lower()).strip("-") or "model"
+    return (
+        "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in recipe.lower()).strip("-") or "model"
+    )
 
 
 def serving_options(recipe: Any, artifact: str) -> Options:
@@ -83,7 +89,9 @@ def configuration(recipe: Any, options: Options) -> dict[str, Any]:
 
 def _page(job: Job, url: str, text: str) -> Page:
     variant = job.parents["model"].read_json("variant.json")
-    page = Page(f"{job.recipe.name}: serve", f"{variant['kind']}, {variant['precision']}, from {job.parents['model'].uri}")
+    page = Page(
+        f"{job.recipe.name}: serve", f"{variant['kind']}, {variant['precision']}, from {job.parents['model'].uri}"
+    )
     token = ' -H "Authorization: Bearer $TOKEN"' if job.recipe.serve.token_env else ""
     page.text("Ask it:")
     page.code(f"curl{token} --data-binary @image.jpg {url}:predict\ncurl{token} {url}")

@@ -50,7 +50,9 @@ def deploy(options: Options, storage: Storage, host: str, port: int, patience_s:
         raise
     base = f"http://{EVERYWHERE.get(host, host)}:{port}{prefix.rstrip('/')}"
     _wait_answering(base, options)
-    return f"{base}/v1/models/{options.name}", "fast" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "python"
+    return f"{base}/v1/models/{options.name}", "fast" if os.environ.get(
+        "RAY_SERVE_ENABLE_HA_PROXY"
+    ) == "1" else "python"
 
 
 def check_port(host: str, port: int) -> None:
@@ -68,7 +70,9 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise UserError(f"serve.port: {host}:{port} cannot be listened on ({error.strerror}); set serve.port to a free one") from error
+            raise UserError(
+                f"serve.port: {host}:{port} cannot be listened on ({error.strerror}); set serve.port to a free one"
+            ) from error
 
 
 def _client() -> Any:
@@ -109,7 +113,9 @@ def _wait_running(app: str, options: Options, patience_s: float) -> None:
         found = _applications()[app]
         if found.status == "RUNNING":
             return
-        refused = any(CONSTRUCTOR_REFUSED in d.message for d in found.deployments.values())  # Serve itself would try again
+        refused = any(
+            CONSTRUCTOR_REFUSED in d.message for d in found.deployments.values()
+        )  # Serve itself would try again
         if refused or found.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise UserError(f"serve: {options.name} could not be started: {_reason(found)}")
         if not _waiting_for_cpus(app):
@@ -144,4 +150,6 @@ def _wait_answering(base: str, options: Options) -> None:
         except (requests.RequestException, ValueError) as error:
             last = type(error).__name__
         time.sleep(0.2)
-    raise UserError(f"serve: {base}/healthz does not answer with this model after {ANSWER_S:g} s ({last}); is something else on that port?")
+    raise UserError(
+        f"serve: {base}/healthz does not answer with this model after {ANSWER_S:g} s ({last}); is something else on that port?"
+    )

@@ -37,13 +37,21 @@ class Measurer:
         return {"state": [pickle.dumps({name: value[keep] for name, value in state.items()})]}
 
 
-def collect(model: Artifact, task: Task, datasets: Mapping[str, Dataset], split: Split, config: Any) -> dict[str, np.ndarray]:
+def collect(
+    model: Artifact, task: Task, datasets: Mapping[str, Dataset], split: Split, config: Any
+) -> dict[str, np.ndarray]:
     """States of every row of a split, once each, sorted by `row_id`; `config`: an EvaluateConfig."""
+    from ray.data import ActorPoolStrategy
+
     connect()
     rows = evaluation_rows(Feed.evaluating(task, datasets, split), split, config.batch_size)
     threads = max(1, int(config.cpus_per_worker))
     measured = rows.map_batches(
-        Measurer, batch_size=1, zero_copy_batch=True, concurrency=config.workers, num_cpus=config.cpus_per_worker,
+        Measurer,
+        batch_size=1,
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(size=config.workers),
+        num_cpus=config.cpus_per_worker,
         fn_constructor_args=(model, threads, "cpu"),
     )
     return in_row_order([pickle.loads(row["state"]) for row in measured.iter_rows()])

@@ -61,11 +61,11 @@ class Train:
         task = task_class(job.recipe.task.kind)(job.recipe.task, {k: v.info() for k, v in datasets.items()})
         task.check()
         setup = Setup(task, config, job.artifact, datasets, job.parents, source)
-        say = teller(job, config.epochs)
+        tell = teller(job, config.epochs, task.metrics().primary)
         if job.options.get("in_process"):
-            alone(setup, say)
+            alone(setup, tell)
         else:
-            distributed(setup, say, job.say)
+            distributed(setup, tell, job.say)
         return conclude(job, setup, time.monotonic() - start)
 
 
@@ -90,11 +90,11 @@ def source(setup: Setup, world: World, share: Share, epoch: int) -> tuple[Iterab
     return items, run.steps_per_epoch
 
 
-def teller(job: Job, epochs: int) -> Callable[[dict[str, float]], None]:
+def teller(job: Job, epochs: int, primary: str) -> Callable[[dict[str, float]], None]:
     """What is done on the driver after each epoch: a line, and the caller's own `on_epoch`."""
 
     def tell(record: dict[str, float]) -> None:
-        job.say(line(record, epochs))
+        job.say(line(record, epochs, primary))
         if "on_epoch" in job.options:
             job.options["on_epoch"](record)
 

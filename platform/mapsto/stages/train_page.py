@@ -10,13 +10,13 @@ from ..core.page import Page
 from .train_worker import Setup
 
 
-def line(record: Mapping[str, float], epochs: int) -> str:
+def line(record: Mapping[str, float], epochs: int, primary: str) -> str:
     """`epoch 3/10  loss 1.234  mIoU 0.412  1,234 img/s  data wait 4 %`."""
     losses = {name: value for name, value in record.items() if name.startswith("train/") and name.endswith("loss")}
     parts = [f"epoch {int(record['epoch'])}/{epochs}"]
     parts += [f"{name.removeprefix('train/').replace('/', ' ')} {value:.4g}" for name, value in losses.items()]
-    val = [(name.removeprefix("val/"), value) for name, value in record.items() if name.startswith("val/")]
-    parts += [f"{name} {value:.4f}" for name, value in val[:2]]
+    if f"val/{primary}" in record:
+        parts.append(f"{primary} {record[f'val/{primary}']:.4f}")
     parts.append(f"{record['images_per_s']:,.0f} img/s")
     parts.append(f"data wait {record['data_wait']:.0%}".replace("%", " %"))
     return "  ".join(parts)

@@ -11,14 +11,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import RayError
 from ray.train import UserCallback
 
 from ..core.errors import UserError
 from ..runtime.failures import user_error
 
-LOST = (RayError, OSError, RuntimeError, MemoryError)
-"""What a lost worker looks like on its own rank and on its neighbours'; anything else would come back on a retry."""
+BUGS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+"""What would come back on a retry. Anything else may be a lost worker, or what its neighbours see of it."""
 
 
 class Watch(UserCallback):
@@ -41,7 +50,7 @@ class Watch(UserCallback):
             if found is not None:
                 raise found
         for error in worker_exceptions.values():
-            if not isinstance(error, LOST):
+            if isinstance(error, BUGS):
                 raise error
         ranks = ", ".join(str(rank) for rank in sorted(worker_exceptions))
         reasons = sorted({_reason(error) for error in worker_exceptions.values()})

@@ -103,6 +103,7 @@ def sweep(job: Job, trials: Trials) -> None:
 
 def _tune(job: Job, trials: Trials, space: dict[str, Any], samples: int, searcher: Any) -> None:
     """`space` as Ray Tune takes it (empty: the searcher has its own), `samples` times."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a table even at verbosity 0
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     import ray

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field as Setting
+from pydantic import BaseModel, ConfigDict
+from pydantic import Field as Setting
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
@@ -15,7 +16,17 @@ from ..core.picture import banner
 from ..core.preprocess import Preprocess
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
-from ..data.transforms import ColorJitter, Compose, Keep, PadCrop, Prepare, RandomFlip, RandomResizedCrop, RandomRotate, Step
+from ..data.transforms import (
+    ColorJitter,
+    Compose,
+    Keep,
+    PadCrop,
+    Prepare,
+    RandomFlip,
+    RandomResizedCrop,
+    RandomRotate,
+    Step,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +88,9 @@ class Classify(Task):
     def check(self) -> None:
         info = self.datasets[self.config.role]
         if not info.classes:
-            raise UserError(f"{info.uri}: no labels; classify needs a folder per class, or a manifest with a `label` column")
+            raise UserError(
+                f"{info.uri}: no labels; classify needs a folder per class, or a manifest with a `label` column"
+            )
         if len(info.classes) < 2:
             raise UserError(f"{info.uri}: one class only ('{info.classes[0]}'); classify needs two or more")
 
@@ -88,11 +101,16 @@ class Classify(Task):
         model, info = self.config.model, self.datasets[self.config.role]
         small = self.config.image_size <= 64 if model.small_input is None else model.small_input
         net = classifier(
-            model.name, len(self.classes), pretrained=model.pretrained, drop_rate=model.drop_rate, small_input=small,
+            model.name,
+            len(self.classes),
+            pretrained=model.pretrained,
+            drop_rate=model.drop_rate,
+            small_input=small,
             image_size=self.config.image_size,
         )
-        if model.pretrained and hasattr(net, "default_cfg"):
-            return Normalized(net, net.default_cfg["mean"], net.default_cfg["std"])
+        pretrained: Any = getattr(net, "default_cfg", None)
+        if model.pretrained and pretrained:
+            return Normalized(net, pretrained["mean"], pretrained["std"])
         return Normalized(net, info.mean, info.std)
 
     def streams(self, split: Split) -> Mapping[str, Stream]:
@@ -148,7 +166,11 @@ class Classify(Task):
         return Preprocess(self.config.image_size, "crop", self.config.crop_fraction)
 
     def signature(self) -> Signature:
-        outputs = (Field("label", "label"), Field("probability", "number"), Field("top", "probabilities", about="the five most probable"))
+        outputs = (
+            Field("label", "label"),
+            Field("probability", "number"),
+            Field("top", "probabilities", about="the five most probable"),
+        )
         return Signature((Field("image", "image"),), outputs)
 
     def export(self) -> ExportSpec:
@@ -160,8 +182,3 @@ class Classify(Task):
 
     def truth(self, sample: Sample) -> str:
         return self.classes[int(sample["label"])]
-
-    def initialise(self, model: nn.Module, batch: Batch) -> None:
-        net = model.get_submodule("net")
-        if hasattr(net, "whiten"):
-            net.whiten(model.normalize(batch["image"]))

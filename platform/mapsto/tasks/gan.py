@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field as Setting, field_validator
+from pydantic import Field as Setting
+from pydantic import field_validator
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
@@ -69,7 +70,9 @@ class Gan(Task):
         flip = (RandomFlip(self.config.flip),) if split == "train" and self.config.flip else ()
         prepare = Prepare(Preprocess(self.config.image_size, "crop"))
         transform = Compose(prepare, *flip, Noise(self.config.latent), Keep("image", "z"))
-        return {"": Stream(self.config.role, split, transform, ("image",), "shuffled" if split == "train" else "sequential")}
+        return {
+            "": Stream(self.config.role, split, transform, ("image",), "shuffled" if split == "train" else "sequential")
+        }
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         return {"z": batch["z"]}
@@ -118,7 +121,9 @@ class Gan(Task):
         return FrechetMetrics()
 
     def signature(self) -> Signature:
-        return Signature((Field("seed", "seed", about="an integer; the same seed, the same image"),), (Field("image", "image"),))
+        return Signature(
+            (Field("seed", "seed", about="an integer; the same seed, the same image"),), (Field("image", "image"),)
+        )
 
     def prepare(self, request: Mapping[str, Any]) -> tuple[Sample, Geometry]:
         seed, size = request.get("seed"), self.config.image_size

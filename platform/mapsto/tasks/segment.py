@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field as Setting, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import Field as Setting
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
@@ -66,10 +67,14 @@ class Segment(Task):
     def check(self) -> None:
         info = self.datasets[self.config.role]
         if "mask" not in info.columns:
-            raise UserError(f"{info.uri}: no masks; segment needs a manifest with a `mask` column (URI of a grey or palette image of class ids)")
+            raise UserError(
+                f"{info.uri}: no masks; segment needs a manifest with a `mask` column (URI of a grey or palette image of class ids)"
+            )
         step = 2 ** (len(self.config.model.widths) - 1)
         if self.config.image_size % step:
-            raise UserError(f"task.image_size: {self.config.image_size} must be a multiple of {step} for {len(self.config.model.widths)} levels")
+            raise UserError(
+                f"task.image_size: {self.config.image_size} must be a multiple of {step} for {len(self.config.model.widths)} levels"
+            )
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         from ..models.normalize import Normalized
@@ -103,7 +108,9 @@ class Segment(Task):
         counted = (mask != VOID) & batch["valid"][:, None, None]
         wrong = counted & (mask >= len(self.config.classes))
         if wrong.any():
-            raise UserError(f"a mask holds id {int(mask[wrong].max())}, task.classes names {len(self.config.classes)} (0..{len(self.config.classes) - 1}); rows {batch['row_id'][wrong.flatten(1).any(1)].tolist()}")
+            raise UserError(
+                f"a mask holds id {int(mask[wrong].max())}, task.classes names {len(self.config.classes)} (0..{len(self.config.classes) - 1}); rows {batch['row_id'][wrong.flatten(1).any(1)].tolist()}"
+            )
         each = F.cross_entropy(logits, mask.masked_fill(~counted, VOID), reduction="none", ignore_index=VOID)
         right = ((logits.detach().argmax(1) == mask) & counted).sum().float()
         return each.sum(), counted.sum().float(), {"train_pixel_accuracy": right}
@@ -113,7 +120,12 @@ class Segment(Task):
         for logits, place in zip(np.asarray(output["logits"]), geometry, strict=True):
             mask = _to_original(logits.argmax(0).astype(np.uint8), place)
             share = np.bincount(mask.ravel(), minlength=len(self.config.classes)) / mask.size
-            predictions.append({"mask": mask, "share": {n: round(float(s), 6) for n, s in zip(self.config.classes, share, strict=True)}})
+            predictions.append(
+                {
+                    "mask": mask,
+                    "share": {n: round(float(s), 6) for n, s in zip(self.config.classes, share, strict=True)},
+                }
+            )
         return predictions
 
     def metrics(self) -> SegmentationMetrics:
@@ -124,7 +136,10 @@ class Segment(Task):
         return Preprocess(self.config.image_size, "stretch")
 
     def signature(self) -> Signature:
-        outputs = (Field("mask", "mask", about="class ids in the image's own size, a grey PNG"), Field("share", "number", about="of the pixels, by class"))
+        outputs = (
+            Field("mask", "mask", about="class ids in the image's own size, a grey PNG"),
+            Field("share", "number", about="of the pixels, by class"),
+        )
         return Signature((Field("image", "image"),), outputs)
 
     def export(self) -> ExportSpec:
@@ -134,7 +149,9 @@ class Segment(Task):
     def render(self, sample: Sample, prediction: Prediction) -> np.ndarray:
         image, mask = sample["image"], prediction["mask"]
         if mask.shape != image.shape[:2]:  # the page shows the model's input, the prediction is in the original's size
-            mask = mask[np.arange(image.shape[0]) * mask.shape[0] // image.shape[0]][:, np.arange(image.shape[1]) * mask.shape[1] // image.shape[1]]
+            mask = mask[np.arange(image.shape[0]) * mask.shape[0] // image.shape[0]][
+                :, np.arange(image.shape[1]) * mask.shape[1] // image.shape[1]
+            ]
         return np.concatenate([image, overlay(image, mask, len(self.config.classes))], axis=1)
 
 
@@ -144,5 +161,3 @@ def _to_original(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     side = max(geometry.height, geometry.width)
     full = sample_nearest(mask, Geometry(inverse, *mask.shape), side, 0)
     return full[: geometry.height, : geometry.width]
-
-

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..page import Page
-from ..sample import Arrays, Batch
+from ..sample import Arrays
 
 BINS = 15
 
@@ -23,7 +23,7 @@ class ClassificationMetrics:
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
 
-    def state(self, output: Arrays, batch: Batch) -> dict[str, np.ndarray]:
+    def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
         return {"logits": np.asarray(output["logits"], np.float32), "label": np.asarray(batch["label"], np.int64)}
 
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -39,7 +39,7 @@ class ClassificationMetrics:
             "nll": float(-np.log(np.maximum(probability[np.arange(len(label)), label], 1e-12)).mean()),
         }
         if logits.shape[1] > 5:
-            result["top5"] = float(np.mean((rank(logits, label) < 5)))
+            result["top5"] = float(np.mean(rank(logits, label) < 5))
         return result
 
     def tables(self, states: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -50,7 +50,13 @@ class ClassificationMetrics:
             "classes": list(self.classes),
             "confusion": matrix.tolist(),
             "per_class": [
-                {"class": name, "rows": int(matrix[i].sum()), "precision": precision[i], "recall": recall[i], "f1": f1[i]}
+                {
+                    "class": name,
+                    "rows": int(matrix[i].sum()),
+                    "precision": precision[i],
+                    "recall": recall[i],
+                    "f1": f1[i],
+                }
                 for i, name in enumerate(self.classes)
             ],
             "reliability": {"confidence": confidence.tolist(), "accuracy": accuracy.tolist(), "rows": count.tolist()},
@@ -60,10 +66,14 @@ class ClassificationMetrics:
         from .. import chart
 
         page.heading("Confusion")
-        page.picture(chart.confusion(np.array(tables["confusion"]), tables["classes"]), "rows: truth; columns: prediction")
+        page.picture(
+            chart.confusion(np.array(tables["confusion"]), tables["classes"]), "rows: truth; columns: prediction"
+        )
         page.heading("Calibration")
         reliability = tables["reliability"]
-        page.picture(chart.reliability(reliability["confidence"], reliability["accuracy"]), f"{BINS} bins of equal width")
+        page.picture(
+            chart.reliability(reliability["confidence"], reliability["accuracy"]), f"{BINS} bins of equal width"
+        )
         page.heading("Classes")
         rows = [(c["class"], c["rows"], c["precision"], c["recall"], c["f1"]) for c in tables["per_class"]]
         page.table(("class", "rows", "precision", "recall", "F1"), rows)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ..page import Page
-from ..sample import Arrays, Batch
+from ..sample import Arrays
 
 
 class FrechetMetrics:
@@ -20,7 +20,7 @@ class FrechetMetrics:
     primary = "FD_pixels8"
     mode: Literal["max", "min"] = "min"
 
-    def state(self, output: Arrays, batch: Batch) -> dict[str, np.ndarray]:
+    def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
         return {"real": pixels8(np.asarray(batch["image"])), "generated": pixels8(np.asarray(output["image"]))}
 
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..page import Page
-from ..sample import Arrays, Batch
+from ..sample import Arrays
 from .classification import confusion
 
 VOID = 255
@@ -24,7 +24,7 @@ class SegmentationMetrics:
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
 
-    def state(self, output: Arrays, batch: Batch) -> dict[str, np.ndarray]:
+    def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
         predicted, truth = np.asarray(output["logits"]).argmax(1), np.asarray(batch["mask"]).astype(np.int64)
         size = len(self.classes)
         matrices = [confusion(t[t != VOID], p[t != VOID], size) for p, t in zip(predicted, truth, strict=True)]
@@ -61,7 +61,9 @@ class SegmentationMetrics:
         page.heading("Classes")
         page.table(("class", "pixels", "IoU"), [(c["class"], c["pixels"], c["IoU"]) for c in tables["per_class"]])
         page.heading("Confusion of pixels")
-        page.picture(chart.confusion(np.array(tables["confusion"]), tables["classes"]), "rows: truth; columns: prediction")
+        page.picture(
+            chart.confusion(np.array(tables["confusion"]), tables["classes"]), "rows: truth; columns: prediction"
+        )
 
     def badness(self, states: Mapping[str, np.ndarray]) -> np.ndarray:
         """The share of a row's pixels that are wrong."""

@@ -33,7 +33,11 @@ def detect(uri: str, storage: Storage) -> tuple[str, str]:
         return "archive", "its name ends like an archive's"
     images = archives = manifests = seen = 0
     for name, _ in storage.walk(uri):
-        images, archives, manifests = images + is_image(name), archives + is_archive(name), manifests + is_manifest(name)
+        images, archives, manifests = (
+            images + is_image(name),
+            archives + is_archive(name),
+            manifests + is_manifest(name),
+        )
         seen += 1
         if seen >= LOOK:
             break

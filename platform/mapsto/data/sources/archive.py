@@ -94,7 +94,9 @@ def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]
                 yield Reference(known, uri, reason="encrypted", split=split)
             elif not hidden(member.filename):
                 label, own = placed(member.filename)
-                yield Reference(known, uri, "zip", size=member.file_size, member=member.filename, label=label, split=split or own)
+                yield Reference(
+                    known, uri, "zip", size=member.file_size, member=member.filename, label=label, split=split or own
+                )
 
 
 def _expanded(uri: str, storage: Storage, work: str) -> str:
@@ -109,13 +111,19 @@ def _expanded(uri: str, storage: Storage, work: str) -> str:
     with tempfile.TemporaryDirectory(prefix="mapsto-") as folder:
         local = Path(folder) / "plain.tar"
         try:
-            with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, gzip.open(raw) as source, open(local, "wb") as out:
+            with (
+                storage.retry(uri, lambda: fs.open(path, "rb")) as raw,
+                gzip.open(raw) as source,
+                open(local, "wb") as out,
+            ):
                 while part := source.read(2**22):
                     out.write(part)
                     if out.tell() > max(MOST_EXPANSION * size, 2**30):
                         raise UserError(f"{uri}: grows beyond {MOST_EXPANSION} times its size when expanded: refused")
                     if shutil.disk_usage(folder).free < 2**28:
-                        raise UserError(f"{uri}: no room in {tempfile.gettempdir()} to expand it; set TMPDIR to a larger disk")
+                        raise UserError(
+                            f"{uri}: no room in {tempfile.gettempdir()} to expand it; set TMPDIR to a larger disk"
+                        )
         except (gzip.BadGzipFile, EOFError) as error:
             raise UserError(f"{uri}: the archive is broken ({error})") from error
         storage.upload(local, plain)

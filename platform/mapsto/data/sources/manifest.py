@@ -35,7 +35,9 @@ def _reference(at: str, folder: str, where: tuple[str, str] | None, row: Mapping
             raise UserError(f"{at}: split '{given['split']}' is unknown{nearest(str(given['split']), SPLIT_NAMES)}")
     columns = {name: given[name] for name in FURTHER if name in given}
     try:
-        columns |= {name: json.loads(columns[name]) for name in ("boxes", "box_labels") if isinstance(columns.get(name), str)}
+        columns |= {
+            name: json.loads(columns[name]) for name in ("boxes", "box_labels") if isinstance(columns.get(name), str)
+        }
     except ValueError as error:
         raise UserError(f"{at}: boxes and box_labels are JSON lists, such as [[10, 20, 50, 80]]: {error}") from error
     if "mask" in columns:
@@ -85,7 +87,7 @@ def _jsonl(uri: str, storage: Storage) -> Iterator[tuple[None, dict[str, Any]]]:
             except ValueError as error:
                 raise UserError(f"{uri}:{number}: not JSON: {error}") from error
             if not isinstance(row, dict):
-                raise UserError(f"{uri}:{number}: each line is an object, such as {{\"image\": \"a.jpg\", \"label\": \"cat\"}}")
+                raise UserError(f'{uri}:{number}: each line is an object, such as {{"image": "a.jpg", "label": "cat"}}')
             _check(f"{uri}:{number}", list(row))
             yield None, row
 
@@ -103,7 +105,9 @@ def _parquet(uri: str, storage: Storage) -> Iterator[tuple[tuple[str, str] | Non
         names = file.schema_arrow.names
         _check(uri, names)
         kinds = {name: file.schema_arrow.field(name).type for name in IMAGE if name in names}
-        inside = next((name for name, kind in kinds.items() if pa.types.is_binary(kind) or pa.types.is_large_binary(kind)), None)
+        inside = next(
+            (name for name, kind in kinds.items() if pa.types.is_binary(kind) or pa.types.is_large_binary(kind)), None
+        )
         columns = [name for name in KNOWN if name in names and name != inside]
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows

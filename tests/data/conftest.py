@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from mapsto.core.artifact import Artifact
 from mapsto.core.codecs import encode
@@ -18,7 +19,9 @@ def noise(rng: np.random.Generator, height: int, width: int, format: str = "jpeg
     return encode(rng.integers(0, 256, (height, width, 3), np.uint8), format)
 
 
-def write_dataset(folder: Path, rows: dict[str, int], *, size: int = 32, per_group: int = 16, per_file: int = 64, seed: int = 0) -> Dataset:
+def _write(
+    folder: Path, rows: dict[str, int], *, size: int = 32, per_group: int = 16, per_file: int = 64, seed: int = 0
+) -> Dataset:
     """Splits of random images; a row's label is row_id modulo 3."""
     rng = np.random.default_rng(seed)
     artifact = Artifact(str(folder / "ingest" / "0123456789abcdef"), Storage())
@@ -39,14 +42,32 @@ def write_dataset(folder: Path, rows: dict[str, int], *, size: int = 32, per_gro
             target.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(table, target, row_group_size=per_group)
             groups = [len(ids[i : i + per_group]) for i in range(0, len(ids), per_group)]
-            files.append({"path": path, "rows": len(ids), "groups": groups, "bytes": target.stat().st_size, "sha256": f"{seed}-{path}"})
+            files.append(
+                {
+                    "path": path,
+                    "rows": len(ids),
+                    "groups": groups,
+                    "bytes": target.stat().st_size,
+                    "sha256": f"{seed}-{path}",
+                }
+            )
         splits[split] = {"rows": count, "files": files}
         row_id += count
     manifest = {
-        "classes": ["a", "b", "c"], "columns": ["image", "row_id", "label"], "splits": splits,
-        "mean": [0.5] * 3, "std": [0.25] * 3, "counts": {},
+        "classes": ["a", "b", "c"],
+        "columns": ["image", "row_id", "label"],
+        "splits": splits,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "counts": {},
     }
     artifact.write_json(manifest, "dataset.json")
     artifact.begin({}, {}, {})
     artifact.finish(section={}, parents={}, metrics={}, digest=f"d{seed}")
     return Dataset.open(artifact)
+
+
+@pytest.fixture(scope="session")
+def write_dataset():
+    """`write_dataset(folder, {"train": 100, "val": 10}, size=32, per_group=16, per_file=64, seed=0) -> Dataset`."""
+    return _write

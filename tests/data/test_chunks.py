@@ -1,0 +1,82 @@
+"""Listings cut into chunks: exact stratified splits, every reference once."""
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mapsto.core.storage import Storage
+from mapsto.data import chunks
+from mapsto.data.chunks import Chooser, cut, ordered_classes, read_chunk
+from mapsto.data.sources.item import Reference
+
+
+def references(counts, split=None):
+    return [
+        Reference(f"{name}/{k}", f"{name}/{k}", size=1000, label=name, split=split)
+        for name, n in counts.items()
+        for k in range(n)
+    ]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 60), min_size=1),
+    st.sampled_from([0.0, 0.1, 0.25]),
+    st.sampled_from([0.0, 0.1, 0.4]),
+    st.integers(0, 99),
+)
+def test_every_class_gives_its_share_and_the_whole_its_own(counts, val, test, seed):
+    chooser = Chooser(counts, val, test, seed)
+    got = Counter((r.label, chooser.split(r)) for r in references(counts))
+    rows = sum(counts.values())
+    assert sum(n for (_, s), n in got.items() if s != "train") == round((val + test) * rows)
+    for name, n in counts.items():
+        held = got[name, "val"] + got[name, "test"]
+        assert abs(held - (val + test) * n) <= 1
+        assert abs(got[name, "val"] - val * n) <= 1.5
+
+
+def test_splits_that_the_source_gives_are_kept_and_not_drawn_again(tmp_path):
+    store = Storage()
+    listed = cut(
+        [*references({"a": 50, "b": 50}, "train"), *references({"a": 20}, "test")],
+        store,
+        str(tmp_path),
+        {"val": 0.1, "test": 0.5},
+        0,
+        None,
+    )
+    assert listed.given == ("test", "train") and listed.rows == 120
+    got = Counter()
+    for number in range(listed.chunks):
+        split, _, found = read_chunk(store, str(tmp_path), number)
+        got[split] += len(found)
+    assert got == {"train": 90, "val": 10, "test": 20}
+
+
+def test_every_reference_once_with_ids_in_a_row_and_the_same_for_a_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(chunks, "SHUFFLE_ROWS", 20)
+    store, wanted = Storage(), references({"a": 40, "b": 33})
+    runs = []
+    for folder, seed in (("one", 1), ("again", 1), ("other", 2)):
+        listed = cut(wanted, store, str(tmp_path / folder), {"val": 0.2}, seed, None)
+        runs.append([read_chunk(store, str(tmp_path / folder), n) for n in range(listed.chunks)])
+    assert runs[0] == runs[1] != runs[2]
+    first = 0
+    for _, start, found in runs[0]:
+        assert start == first and len(found) <= 7
+        first += len(found)
+    assert sorted(r.name for _, _, found in runs[0] for r in found) == sorted(r.name for r in wanted)
+
+
+def test_a_limit_takes_from_the_whole_listing(tmp_path):
+    listed = cut(references({"a": 100, "b": 100, "c": 100}), Storage(), str(tmp_path), {}, 0, 60)
+    found = [r for n in range(listed.chunks) for r in read_chunk(Storage(), str(tmp_path), n)[2]]
+    assert len(found) == 60 and min(Counter(r.label for r in found).values()) > 8
+
+
+def test_classes_are_in_the_order_of_their_names():
+    assert ordered_classes(["10", "9", "2"]) == ("2", "9", "10")
+    assert ordered_classes(["b", "10", "a"]) == ("10", "a", "b")

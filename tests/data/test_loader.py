@@ -1,0 +1,100 @@
+"""The loader through Ray Data: order, resumption, whole evaluation passes, clear errors."""
+
+import numpy as np
+import pytest
+import ray
+
+from mapsto.config.schema import TrainConfig
+from mapsto.core.errors import UserError
+from mapsto.core.task import Stream, Task, TaskConfig
+from mapsto.data.feed import Feed
+from mapsto.data.loader import evaluation_rows, opened, worker_batches
+from mapsto.data.plan import Run
+from mapsto.data.transforms import Compose, Decode, Keep, RandomFlip
+
+
+def plain_task(dataset):
+    class Plain(Task):  # local, so that it travels to the workers by value
+        def streams(self, split):
+            return {
+                "main": Stream(
+                    "train", split, Compose(Decode(), RandomFlip(), Keep("image", "label")), ("image", "label")
+                )
+            }
+
+    return Plain(TaskConfig(kind="plain"), {"train": dataset.info()})
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, write_dataset):
+    return write_dataset(tmp_path_factory.mktemp("loader"), {"train": 200, "val": 21, "test": 53})
+
+
+def gather(feed, world, start):
+    """What every rank of a group gets: lists of (item, row ids, sum of pixels)."""
+
+    @ray.remote(num_cpus=0)
+    class Box:
+        value = None
+
+        def put(self, value):
+            self.value = value
+
+        def get(self):
+            return self.value
+
+    @ray.remote(num_cpus=0.25)
+    def rank_of(rank, box, feed):
+        import time
+
+        def share(value):
+            if rank == 0:
+                ray.get(box.put.remote([value]))  # in a list, so that the reference itself travels
+            while (found := ray.get(box.get.remote())) is None:
+                time.sleep(0.05)
+            return found[0]
+
+        out = []
+        for item, batch in worker_batches(feed, rank, world, start, share=share, worker_cpus=0.25):
+            time.sleep(0.02 * rank)  # a slow rank must not change who gets what
+            out.append((item, batch["row_id"].tolist(), int(batch["image"].sum()), batch["label"].dtype == np.int64))
+        return out
+
+    box = Box.remote()
+    return ray.get([rank_of.remote(rank, box, feed) for rank in range(world)])
+
+
+def test_workers_get_their_own_microbatches_in_order_and_a_resumed_run_the_rest(cluster, dataset):
+    feed = Feed.of(plain_task(dataset), {"train": dataset})
+    run = Run.of(feed.streams["train"], feed.streams["val"], TrainConfig(epochs=3, batch_size=32, evaluate_every=2), 2)
+    feed = feed.follow(run)
+    whole = gather(feed, 2, 0)
+    for rank, got in enumerate(whole):
+        expected = [(run.item(g), feed.batch(g)) for g in range(rank, len(run), 2)]
+        assert got == [(i, b["row_id"].tolist(), int(b["image"].sum()), True) for i, b in expected]
+    start = run.start_of(1, 3)
+    assert gather(feed, 2, start) == [got[start // 2 :] for got in whole]
+
+
+def test_evaluation_rows_hold_every_row_once_in_order(cluster, dataset):
+    class Actor:
+        def __call__(self, columns):
+            g, batch = opened(columns)
+            valid = batch["valid"]
+            return {"g": [g], "rows": [len(valid)], "ids": [",".join(map(str, batch["row_id"][valid]))]}
+
+    rows = evaluation_rows(Feed.evaluating(plain_task(dataset), {"train": dataset}, "test"), "test", 16)
+    got = rows.map_batches(Actor, batch_size=1, concurrency=1, num_cpus=0.5).take_all()
+    assert [row["g"] for row in got] == [0, 1, 2, 3] and {row["rows"] for row in got} == {16}
+    assert [int(i) for row in got for i in row["ids"].split(",")] == list(range(221, 274))
+
+
+def test_a_row_that_cannot_be_read_is_one_clear_error(cluster, dataset):
+    class Broken(Task):
+        def streams(self, split):
+            return {"main": Stream("train", split, Compose(Decode(), Keep("mask")), ("image", "label"))}
+
+    feed = Feed.of(Broken(TaskConfig(kind="broken"), {}), {"train": dataset}, ("train",))
+    feed = feed.follow(Run.of(feed.streams["train"], None, TrainConfig(batch_size=32), 1))
+    with pytest.raises(UserError, match=r"^train row \d+: no mask, which the task needs$"):
+        list(worker_batches(feed, 0, 1))

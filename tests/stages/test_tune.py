@@ -1,0 +1,111 @@
+"""Tune: what trials are drawn from, what is kept of them, and a sweep that fails a trial and is resumed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from mapsto.config.load import load
+from mapsto.config.schema import TuneConfig
+from mapsto.core.artifact import Artifact
+from mapsto.core.errors import UserError
+from mapsto.core.storage import Storage
+from mapsto.stages.pipeline import Pipeline
+from mapsto.stages.tune_space import draw, optuna_search
+from mapsto.stages.tune_trial import Trial, Trials
+
+SPACE: dict[str, Any] = {
+    "train.optimizer.lr": {"kind": "loguniform", "low": 1e-4, "high": 1.0},
+    "train.batch_size": {"kind": "integers", "low": 2, "high": 4},
+    "train.schedule.kind": {"kind": "choice", "values": ["fixed", "cosine"]},
+}
+
+
+def tune(**settings: Any) -> TuneConfig:
+    return TuneConfig(**{"space": SPACE, **settings})
+
+
+def test_random_trials_do_not_depend_on_how_many_there_are() -> None:
+    many = draw(tune(trials=400, seed=3))
+    assert draw(tune(trials=5, seed=3)) == many[:5]
+    logs = np.log10([t["train.optimizer.lr"] for t in many])
+    assert logs.min() >= -4
+    assert logs.max() <= 0
+    assert abs(logs.mean() + 2) < 3 * (4 / math.sqrt(12)) / 20  # uniform on -4..0, 3 standard errors
+    assert {t["train.batch_size"] for t in many} == {2, 3, 4}
+    assert {t["train.schedule.kind"] for t in many} == {"fixed", "cosine"}
+
+
+def test_a_grid_is_every_combination() -> None:
+    space = {"a": {"kind": "choice", "values": [1, 2]}, "b": {"kind": "integers", "low": 0, "high": 2}}
+    assert draw(tune(search="grid", space=space)) == [{"a": a, "b": b} for a in (1, 2) for b in (0, 1, 2)]
+    with pytest.raises(UserError, match=r"tune\.space\.train\.optimizer\.lr: a grid needs choices or integers"):
+        draw(tune(search="grid"))
+
+
+def test_optuna_begins_with_the_interrupted_and_knows_the_finished() -> None:
+    done = Trial(1, {"train.optimizer.lr": 0.1, "train.batch_size": 2, "train.schedule.kind": "fixed"}, value=0.5)
+    cut = Trial(2, {"train.optimizer.lr": 0.2, "train.batch_size": 3, "train.schedule.kind": "cosine"})
+    search = optuna_search(tune(search="optuna"), "top1", "max", [done], [cut])
+    assert search.suggest("x") == cut.overrides
+    assert [t.value for t in search._ot_study.trials if t.value is not None] == [0.5]
+
+
+def test_the_best_is_one_that_came_to_its_end(tmp_path: Path) -> None:
+    trials = Trials(Artifact(str(tmp_path), Storage()), "loss", "min", lambda line: None, 3)
+    for number, (value, uri, failed) in enumerate(
+        [(0.5, "a", ""), (0.1, "", ""), (0.4, "b", ""), (0.0, "c", "diverged")], 1
+    ):
+        trials.found[number] = Trial(number, {}, 3, value, uri, failed, finished=True)
+    best = trials.best()
+    assert best is not None
+    assert best.number == 3
+    assert [t.row()["state"] for t in trials.all()] == ["complete", "stopped early", "complete", "failed"]
+
+
+def test_a_sweep_survives_a_failing_trial_and_is_resumed(tmp_path: Path, scenes: Path, cluster: str) -> None:
+    recipe = load(
+        f"""
+        name: sweep
+        root: {tmp_path}/root
+        data: {{train: {{source: {scenes}}}}}
+        task: {{kind: classify, model: {{name: airbench}}, image_size: 16}}
+        train: {{epochs: 5, batch_size: 16, workers: 2, cpus_per_worker: 0.5}}
+        tune:
+          {{search: grid, epochs: 2, workers: 1, concurrent: 1,
+           space: {{train.optimizer.lr: {{kind: choice, values: [0.01, 1.0e+30, 0.1]}}}}}}
+        """
+    )
+    said: list[str] = []
+    artifact = Pipeline(recipe, said.append).produce("tune")
+    trials = artifact.read_json("trials.json")
+    assert [t["state"] for t in trials] == ["complete", "failed", "complete"]
+    assert "not finite" in trials[1]["failed"]
+    for each in (trials[0], trials[2]):
+        meta = Artifact(each["uri"], Storage()).meta()
+        assert meta["section"]["train"]["epochs"] == 2
+        assert meta["section"]["train"]["optimizer"]["lr"] == each["overrides"]["train.optimizer.lr"]
+        assert meta["metrics"]["top1"] == each["value"]
+        assert [epoch for epoch, _ in each["curve"]] == [1, 2]
+    best = artifact.read_json("best.json")
+    assert best["metric"] == max(trials[0]["value"], trials[2]["value"])
+    again = load(artifact.read("best.yaml").decode())
+    assert (again.train.optimizer.lr, again.train.epochs, again.tune) == (
+        best["overrides"]["train.optimizer.lr"],
+        5,
+        None,
+    )
+
+    for name in ("artifact.json", "trials/0003.json"):
+        (Path(artifact.uri) / name).unlink()
+    said.clear()
+    assert Pipeline(recipe, said.append).produce("tune").uri == artifact.uri
+    assert "tune: 2 trials finished before, 0 to resume" in said
+    assert json.loads(artifact.read("trials.json")) == trials
+    assert yaml.safe_load(artifact.read("best.yaml"))["train"]["epochs"] == 5
