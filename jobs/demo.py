@@ -28,8 +28,8 @@ from mapsto.data.scenes import CLASSES, draw, write
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".demo"
 RECIPE = HERE / "classification" / "demo.yaml"
-COUNT, SIZE, SEED = 1200, (96, 96), 1
-S3_PORT, DASHBOARD_PORT, GCS_PORT, SERVE_PORT = 9321, 8265, 6399, 8000
+COUNT, SIZE, SEED = 900, (96, 96), 1
+S3_PORT, DASHBOARD_PORT, AGENT_PORT, GCS_PORT, SERVE_PORT = 9321, 8265, 8266, 6399, 8000
 
 
 def main() -> int:
@@ -150,7 +150,7 @@ def _start_s3(environment: dict[str, str]) -> None:
         "--vfs-cache-mode",
         "off",
         "--dir-cache-time",
-        "0s",
+        "24h",
         str(FOLDER / "s3"),
     ]
     with (FOLDER / "s3.log").open("w") as log:
@@ -180,6 +180,8 @@ def _start_ray(environment: dict[str, str]) -> None:
         "--temp-dir",
         folder,
         "--disable-usage-stats",
+        "--dashboard-agent-listen-port",
+        str(AGENT_PORT),
     ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

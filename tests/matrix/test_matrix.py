@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -49,6 +50,13 @@ def test_every_task_has_a_row_here():
     assert set(RECIPES) == set(TASKS)
 
 
+@pytest.fixture(scope="session")
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture(scope="session", params=sorted(RECIPES))
 def chain(request, bucket, cluster, free_port):
     """One task's whole recipe, run: the artifacts by stage."""
@@ -60,7 +68,10 @@ def chain(request, bucket, cluster, free_port):
     lines: list[str] = []
     pipeline = Pipeline(load(text, []), lines.append)
     found = pipeline.run()
-    return request.param, pipeline, found, lines
+    yield request.param, pipeline, found, lines
+    from ray import serve
+
+    serve.shutdown()
 
 
 def test_all_stages_leave_complete_artifacts(chain, bucket):

@@ -40,18 +40,17 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
         raise UserError("empty file")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            orientation = image.getexif().get(0x0112, 1)
-            found = Header(
-                (image.format or "?").lower(), image.width, image.height, image.mode, _valid_orientation(orientation)
-            )
+            if (
+                image.width * image.height > max_pixels
+            ):  # first: a PNG's EXIF may lie behind its pixels, which getexif decodes
+                raise UserError(
+                    f"{image.width}x{image.height} is {image.width * image.height / 1e6:.0f} megapixels, over the limit of "
+                    f"{max_pixels / 1e6:.0f} (max_pixels)"
+                )
+            orientation = _valid_orientation(image.getexif().get(0x0112, 1))
+            return Header((image.format or "?").lower(), image.width, image.height, image.mode, orientation)
     except (Image.UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error, EOFError, TypeError) as error:
         raise UserError(f"not an image that can be read: {_reason(error)}") from error
-    if found.width * found.height > max_pixels:
-        raise UserError(
-            f"{found.width}x{found.height} is {found.width * found.height / 1e6:.0f} megapixels, over the limit of "
-            f"{max_pixels / 1e6:.0f} (max_pixels)"
-        )
-    return found
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = None) -> np.ndarray:

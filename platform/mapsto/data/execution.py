@@ -14,12 +14,17 @@ from ..core.errors import UserError
 if TYPE_CHECKING:
     from ray.data import DataContext
 
+RETRY_NOTE = "\nFailed to apply UDF transform"
+"""Where Ray Data's own words begin, which it appends to the text of every error."""
+
 
 def hush() -> None:
     """Keep Ray Data's progress messages out of this process's log; `MAPSTO_DEBUG=1` lets them through."""
     if not os.environ.get("MAPSTO_DEBUG"):
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+        for tracebacks in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
+            logging.getLogger(tracebacks).setLevel(logging.CRITICAL)  # the error is raised where the data is read
 
 
 def data_context(cpus: float = 0.0, gpus: float = 0.0) -> DataContext:
@@ -55,5 +60,5 @@ def clear_errors() -> Generator[None]:
         while isinstance(inner := getattr(cause, "cause", None), BaseException):  # RayTaskError's own
             cause = inner
         if isinstance(cause, UserError) and cause is not error:
-            raise UserError(str(cause)) from error
+            raise UserError(str(cause).split(RETRY_NOTE)[0]) from error
         raise

@@ -34,6 +34,7 @@ class Actor:
 def predict_many(model: Artifact, asked: Iterable[Asked], job: Job) -> Iterator[Line]:
     """One line for every request, in the listing's order. Actors and their CPUs as in the recipe's `evaluate`."""
     import ray
+    from ray.data import ActorPoolStrategy
 
     from ..runtime.session import connect
     from .predict import chunks

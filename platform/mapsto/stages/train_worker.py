@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.schema import TrainConfig
 from ..core.artifact import Artifact
+from ..core.errors import UserError
 from ..core.item import Item
 from ..core.sample import Batch
 from ..core.task import Task
@@ -53,6 +54,8 @@ def under_ray(setup: Setup) -> None:
 
     try:
         train(setup, World.current(ray.train.torch.get_device()), share, report)
+    except UserError:
+        raise
     except Exception as error:
         # a traceback does not survive the way to the driver; a note does
         error.add_note(f"in training worker {ray.train.get_context().get_world_rank()}:\n{traceback.format_exc()}")
