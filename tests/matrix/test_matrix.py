@@ -29,8 +29,7 @@ serve: {cpus_per_replica: 0.5, port: PORT}
 RECIPES = {
     "classify": "task: {kind: classify, model: {name: resnet10t}, image_size: 32}\n"
     "tune: {trials: 2, epochs: 1, concurrent: 1, space: {train.optimizer.lr: {kind: loguniform, low: 0.001, high: 0.01}}}",
-    "segment": f"task: {{kind: segment, classes: [background, {', '.join(CLASSES)}], image_size: 32, model: {{widths: [8, 16]}}}}\n"
-    "tune: {trials: 2, search: grid, epochs: 1, concurrent: 1, space: {task.augment.flip: {kind: choice, values: [0.0, 0.5]}}}",
+    "segment": f"task: {{kind: segment, classes: [background, {', '.join(CLASSES)}], image_size: 32, model: {{widths: [8, 16]}}}}",
     "gan": "task: {kind: gan, image_size: 16, latent: 8, width: 8}",
 }
 
