@@ -56,7 +56,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session", params=sorted(RECIPES))
+@pytest.fixture(scope="module", params=sorted(RECIPES))
 def chain(request, bucket, cluster, free_port):
     """One task's whole recipe, run: the artifacts by stage."""
     uri, _ = bucket
