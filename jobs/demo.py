@@ -28,7 +28,7 @@ from mapsto.data.scenes import CLASSES, draw, write
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".demo"
 RECIPE = HERE / "classification" / "demo.yaml"
-COUNT, SIZE, SEED = 900, (96, 96), 1
+COUNT, SIZE, SEED = 1200, (96, 96), 1
 S3_PORT, DASHBOARD_PORT, AGENT_PORT, GCS_PORT, SERVE_PORT = 9321, 8265, 8266, 6399, 8000
 
 
@@ -98,11 +98,14 @@ To end all of it: make stop""")
 
 def _draw() -> None:
     images = FOLDER / "s3" / "images" / "scenes"
-    if (FOLDER / "drawn.json").exists():
+    asked = {"count": COUNT, "size": list(SIZE), "seed": SEED}
+    drawn = FOLDER / "drawn.json"
+    if drawn.exists() and json.loads(drawn.read_text()) == asked:
         return
     shutil.rmtree(images, ignore_errors=True)
-    counts = write(images, COUNT, SEED, SIZE, splits={"train": 0.7, "val": 0.15, "test": 0.15}, spoiled=4)
-    (FOLDER / "drawn.json").write_text(json.dumps(counts))
+    splits = {"train": 0.7, "val": 0.15, "test": 0.15}
+    counts = write(images, COUNT, SEED, SIZE, splits=splits, spoiled=4, processes=os.cpu_count() or 1)
+    drawn.write_text(json.dumps(asked))
     print(
         f"drew {counts['images']} photographs of {len(counts['classes'])} classes, and {counts['spoiled']} spoiled files"
     )

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..core.errors import UserError, nearest
 
-OWN = {"airbench": (64, 256, 256), "airbench_small": (64, 128, 256)}
+OWN = {"airbench": (64, 256, 256), "airbench_small": (64, 128, 256), "airbench_tiny": (32, 64, 128)}
 """Name → widths of an AirBench."""
 
 

@@ -37,7 +37,7 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = "resnet18"
-    """A timm model, or `airbench`, a small fast net for 32-pixel images."""
+    """A timm model, or `airbench`, a small fast net for images of 32 to 64 pixels."""
     pretrained: bool = False
     drop_rate: float = Setting(0.0, ge=0, lt=1)
     small_input: bool | None = None

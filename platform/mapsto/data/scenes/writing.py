@@ -2,7 +2,10 @@
 
 import io
 import json
+import multiprocessing
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -16,6 +19,7 @@ from mapsto.data.scenes.spoiled import WAYS
 SPLITS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 GREY, ALPHA, TURNED = (1, 2, 3)  # the images written as a grey PNG, an RGBA PNG, a JPEG to be turned by its EXIF tag
 ORIENTATION = 0x0112  # the EXIF tag
+PART = 64  # images that one process draws at a time
 
 
 class Counts(TypedDict):
@@ -86,6 +90,7 @@ def write(
     spoiled: int = 4,
     *,
     masks: bool = False,
+    processes: int = 1,
 ) -> Counts:
     """Write `count` images to `folder/split/class/name`, and `spoiled` more that fail to decode in the first split.
 
@@ -93,14 +98,43 @@ def write(
     masks: also write `folder/masks/name.png` (uint8 class ids, see `Scene.mask`) and `folder/manifest.jsonl`, a line
     per sound image: image, label, split, mask, boxes (xyxy pixels), box_labels and caption, paths relative to `folder`.
     Masks and boxes are of the picture as shown, after its EXIF orientation is applied.
+    processes: more than one draws in that many processes; what is written is the same.
     Raises ValueError on unknown classes, negative counts and empty splits.
     """
     names = known(classes)
     _check(count, splits, spoiled)
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
+    part = partial(_write, root, seed, size, names, splits, masks)
+    parts = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
+    if processes > 1:
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            lines = [line for written in pool.map(part, parts) for line in written]
+    else:
+        lines = [line for indices in parts for line in part(indices)]
+    if masks:
+        (root / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
+    for k in range(spoiled):
+        name, spoil = WAYS[k % len(WAYS)]
+        scene = numbered(seed, count + k, size, names)
+        path = root / next(iter(splits)) / scene.label / f"spoiled-{k:03d}-{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(spoil(scene.image))
+    return Counts(images=count, spoiled=spoiled, classes=list(names))
+
+
+def _write(
+    root: Path,
+    seed: int,
+    size: tuple[int, int],
+    names: Sequence[str],
+    splits: Mapping[str, float],
+    masks: bool,
+    indices: range,
+) -> list[str]:
+    """Draw and write these images; their lines of the manifest, if there are masks."""
     lines: list[str] = []
-    for index in range(count):
+    for index in indices:
         scene, split, name = (numbered(seed, index, size, names), split_of(index, splits), name_of(index))
         quality = int(np.random.default_rng([seed, index, 1]).integers(60, 97))
         path = root / split / scene.label / name
@@ -111,15 +145,7 @@ def write(
             mask.parent.mkdir(exist_ok=True)
             Image.fromarray(scene.mask).save(mask)
             lines.append(_line(scene, split, path.relative_to(root), mask.relative_to(root)))
-    if masks:
-        (root / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
-    for k in range(spoiled):
-        name, spoil = WAYS[k % len(WAYS)]
-        scene = numbered(seed, count + k, size, names)
-        path = root / next(iter(splits)) / scene.label / f"spoiled-{k:03d}-{name}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(spoil(scene.image))
-    return Counts(images=count, spoiled=spoiled, classes=list(names))
+    return lines
 
 
 def _line(scene: Scene, split: str, image: Path, mask: Path) -> str:
