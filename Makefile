@@ -43,8 +43,8 @@ test-system: setup
 	$(BIN)/python -m pytest -m system
 
 bench: setup
-	@test -n "$(NAME)" || { echo "make bench NAME=<name>, one of: $$(cd benchmarks && ls *.py | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
-	$(BIN)/python benchmarks/$(NAME).py
+	@test -n "$(NAME)" || { echo "make bench NAME=<name>, one of: $$(cd benchmarks && ls [a-z]*.py | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
+	$(BIN)/python -m benchmarks.$(NAME)
 
 demo: setup
 	$(BIN)/python jobs/demo.py $(if $(DATA),--data "$(DATA)")

@@ -107,6 +107,8 @@ def _verb_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--output", metavar="URI", help="where the answers go besides the artifact")
         parser.add_argument("--count", type=int, metavar="N", help="how many samples a generator draws")
         parser.add_argument("--seed", type=int, metavar="N", help="of a generator's samples")
+    if verb == "run":
+        parser.add_argument("--until", metavar="STAGE", help="the last stage to run; default: all of them")
     if verb == "ingest":
         parser.add_argument("--role", help="one of the recipe's data sets; default: all")
     parser.add_argument("--force", action="store_true", help="make the stage's artifact anew")
@@ -162,7 +164,7 @@ def _stage(arguments: argparse.Namespace) -> int:
 
     with session.connected(arguments.address, arguments.cpus, verbose=arguments.verbose) as cluster:
         code = _produce(recipe, arguments, options)
-        if cluster.private and _serves(recipe, arguments.verb):
+        if cluster.private and _serves(recipe, arguments.verb, getattr(arguments, "until", None)):
             _hold(cluster, progress.say)
         return code
 
@@ -172,7 +174,7 @@ def _produce(recipe: Recipe, arguments: argparse.Namespace, options: dict[str, A
     from .stages import pipeline
 
     if arguments.verb == "run":
-        pipeline.run_all(recipe, force=arguments.force, say=say)
+        pipeline.run_all(recipe, arguments.until, force=arguments.force, say=say)
     elif arguments.verb == "ingest":
         roles = [arguments.role] if arguments.role else list(recipe.data)
         unknown = [role for role in roles if role not in recipe.data]
@@ -199,10 +201,12 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value not in (None, [])}
 
 
-def _serves(recipe: Recipe, verb: str) -> bool:
+def _serves(recipe: Recipe, verb: str, until: str | None) -> bool:
     from .core.registry import task_class
 
-    return verb == "serve" or (verb == "run" and "serve" not in task_class(recipe.task.kind).unsupported)
+    if verb == "run":
+        return until in (None, "serve") and "serve" not in task_class(recipe.task.kind).unsupported
+    return verb == "serve"
 
 
 def _hold(cluster: Session, say: Callable[[str], None]) -> NoReturn:
@@ -223,8 +227,9 @@ def _submit(arguments: argparse.Namespace) -> int:
         given += value if name == "inputs" else [f"--{name}", str(value)]
     given += [word for override in overrides for word in ("--set", override)]
     given += [f"--{name}" for name in ("force", "quiet", "verbose") if getattr(arguments, name)]
-    if getattr(arguments, "role", None):
-        given += ["--role", arguments.role]
+    for name in ("role", "until"):
+        if value := getattr(arguments, name, None):
+            given += [f"--{name}", value]
     return jobs.submit(arguments.verb, text, given, arguments.address, wait=not arguments.no_wait, say=progress.say)
 
 

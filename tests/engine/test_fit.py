@@ -110,6 +110,19 @@ def test_two_phases_are_two_hand_written_optimizers() -> None:
     assert {"train/D/loss", "train/G/loss", "val/mse"} <= set(history[0])
 
 
+def test_what_the_model_froze_stays_and_the_rest_learns() -> None:
+    class Frozen(Adversaries):
+        def build(self, parents: Any) -> torch.nn.Module:
+            model = super().build(parents)
+            model.get_parameter("D.0.weight").requires_grad_(False)
+            return model
+
+    model, _ = run({"epochs": 1, "optimizer": {"lr": 0.1}}, Frozen())
+    before = Frozen().build({})
+    for (name, now), then in zip(model.named_parameters(), before.parameters(), strict=True):
+        assert torch.equal(now, then) == (name == "D.0.weight"), name
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -168,7 +181,7 @@ def test_bf16_stays_near_fp32() -> None:
 def test_ema_is_the_closed_form_and_gives_back_the_weights() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     values, ema = [1.0, 2.0, 4.0], Ema(model, 0.2)
-    average = float(model.weight)
+    average = float(model.weight.detach())
     for step, value in enumerate(values, 1):
         model.weight.data.fill_(value)
         ema.update(model)

@@ -34,11 +34,21 @@ def test_default_net_has_the_paper_s_parameter_count() -> None:
     assert sum(p.numel() for p in AirBench(10).parameters()) == convs + norms + 256 * 10
 
 
-def test_gradient_reaches_every_parameter() -> None:
+def test_the_stem_is_frozen_and_orthonormal() -> None:
+    stem = small().stem[0]
+    assert not stem.weight.requires_grad
+    flat = stem.weight.detach().flatten(1)
+    np.testing.assert_allclose(flat[:12] @ flat[:12].T, np.eye(12), atol=1e-6)
+    np.testing.assert_array_equal(flat[12:], -flat[:12])
+
+
+def test_gradient_reaches_every_other_parameter() -> None:
     net = small()
     images = correlated_images(8)
     nn.functional.cross_entropy(net(images), torch.arange(8) % 7).backward()
     for name, parameter in net.named_parameters():
+        if name == "stem.0.weight":
+            continue
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
 

@@ -60,7 +60,7 @@ def test_the_demo_goes_from_the_bucket_to_the_endpoint(demo):
     for stage in ("ingest train", "tune", "train", "evaluate", "compress", "serve"):
         assert re.search(rf"^{stage}: (done|reused)", demo, re.MULTILINE), f"{stage}: {demo[-3000:]}"
     right, total = map(int, re.search(r"(\d+) of (\d+) fresh photographs right", demo).groups())
-    assert right / total > 2 / len(CLASSES)  # far above chance
+    assert right / total > 0.6  # eight classes: chance is 0.125
     url = re.search(r"http://127\.0\.0\.1:\d+/v1/models/demo:predict", demo).group()
     answer = requests.post(
         url, encode(numbered(77, 0, (96, 96)).image), headers={"Content-Type": "image/jpeg"}, timeout=30

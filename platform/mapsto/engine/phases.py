@@ -47,8 +47,9 @@ class _Loss(nn.Module):
 
 
 class PhaseTrainer:
-    """Trains the parameters of one phase. The gradient of a step is exactly the derivative of the sum of the losses of
-    all ranks and microbatches over their total count, whatever their sizes."""
+    """Trains the parameters of one phase; those that the model itself froze (`requires_grad`) stay as they are. The
+    gradient of a step is exactly the derivative of the sum of the losses of all ranks and microbatches over their total
+    count, whatever their sizes."""
 
     def __init__(
         self,
@@ -65,18 +66,20 @@ class PhaseTrainer:
             config.clip,
             autocast,
         )
-        names = [n for n, _ in model.named_parameters() if n.startswith(tuple(phase.parameters))]
-        own = dict(model.named_parameters())
-        self.parameters = [own[n] for n in names]
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        names = [n for n in trained if n.startswith(tuple(phase.parameters))]
+        self.parameters = [trained[n] for n in names]
         if not self.parameters:
-            raise ValueError(f"phase {phase.name}: no parameter's name begins with one of {phase.parameters}")
-        self.others = [p for n, p in own.items() if n not in set(names)]
+            raise ValueError(f"phase {phase.name}: no trained parameter's name begins with one of {phase.parameters}")
+        self.others = [p for n, p in trained.items() if n not in set(names)]
         self.optimizer = optimizer(self.parameters, config.optimizer, phase.optimizer)
         self.lrs = [group["lr"] for group in self.optimizer.param_groups]
         self._select()
         loss = _Loss(model, phase)
         # buffers are the engine's to synchronise; the weights are equal already
         self.loss = DistributedDataParallel(loss, broadcast_buffers=False, init_sync=False) if world.size > 1 else loss
+        for parameter in self.others:  # as they were, for the next phase to find
+            parameter.requires_grad_(True)
 
     def _select(self) -> None:
         for parameter in self.others:

@@ -1,13 +1,15 @@
 """AirBench: a seven-convolution net that learns 32×32 images in minutes.
 
 Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024, arXiv:2404.00498),
-which descends from David Page's ResNet-9. Kept: the 2×2 stem, pooling before normalisation,
-identity ("dirac") initialised convolutions, GELU, scaled logits. Left out, because a recipe
-has no need of them: a frozen stem, a second learning rate for biases, alternating flips.
+which descends from David Page's ResNet-9. Kept: the frozen 2×2 stem, pooling before normalisation,
+identity ("dirac") initialised convolutions, GELU, scaled logits. Otherwise: the stem's directions do
+not come from the training set, and a normalisation follows it. Left out, because a recipe has no
+need of them: a second learning rate for biases, alternating flips.
 """
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 STEM_WIDTH = 24  # 2 signs × the 12 directions of an RGB 2×2 patch
@@ -32,6 +34,7 @@ class AirBench(nn.Module):
                 f"widths {tuple(widths)}: expected three, none below the one before, the first at least {STEM_WIDTH}"
             )
         self.stem = nn.Sequential(nn.Conv2d(3, STEM_WIDTH, 2, bias=False), nn.BatchNorm2d(STEM_WIDTH), nn.GELU())
+        self.stem[0].weight = nn.Parameter(patch_directions(), requires_grad=False)
         self.blocks = nn.Sequential(*(block(i, o) for i, o in zip(inputs, widths, strict=True)))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         self.scale = scale
@@ -39,6 +42,19 @@ class AirBench(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features = self.blocks(self.stem(images))
         return self.head(features.amax((2, 3))) * self.scale
+
+
+def patch_directions() -> Tensor:
+    """24×3×2×2: twelve orthonormal directions of an RGB 2×2 patch, then their opposites.
+
+    The cosine basis of the four pixels times grey, red-blue and green-magenta: about the principal components of
+    photographs, so that the normalisation after them whitens the patches, as the paper's stem does from data.
+    """
+    grey_opponent = torch.tensor([[1.0, 1, 1], [1, 0, -1], [0.5, -1, 0.5]])
+    cosine = torch.tensor([[[1.0, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]) / 2
+    colours = grey_opponent / grey_opponent.norm(dim=1, keepdim=True)
+    directions = torch.einsum("kc,sxy->skcxy", colours, cosine).reshape(STEM_WIDTH // 2, 3, 2, 2)
+    return torch.cat([directions, -directions])
 
 
 def block(inputs: int, width: int) -> nn.Sequential:

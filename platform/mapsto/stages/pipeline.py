@@ -13,7 +13,7 @@ from typing import Any
 from ..config.load import override
 from ..config.schema import Recipe
 from ..core.artifact import Artifact, fingerprint
-from ..core.errors import UserError
+from ..core.errors import UserError, nearest
 from ..core.page import show
 from ..core.registry import stage, task_class
 from ..core.stage import Job, Stage
@@ -96,12 +96,17 @@ class Pipeline:
         self.recipe = override(self.recipe, {**best, "tune": None})
         return artifact
 
-    def run(self) -> dict[str, Artifact]:
-        """Every stage of the recipe, then the report page over them; returns the artifact of each."""
+    def run(self, until: str | None = None) -> dict[str, Artifact]:
+        """Every stage of the recipe up to `until`, then the report page over them; returns the artifact of each.
+
+        Raises UserError for a stage that is none of `ORDER`.
+        """
         from .report import write
 
+        if until is not None and until not in ORDER:
+            raise UserError(f"--until {until}: no stage of a run{nearest(until, ORDER)}")
         found: dict[str, Artifact] = {}
-        for name in ORDER:
+        for name in ORDER[: ORDER.index(until) + 1] if until else ORDER:
             if name == "ingest":
                 for role in self.recipe.data:
                     found[f"ingest {role}"] = self.produce("ingest", {"role": role})
@@ -130,9 +135,11 @@ def produce(
     return Pipeline(recipe, say, force).produce(name, options)
 
 
-def run_all(recipe: Recipe, *, force: bool = False, say: Callable[[str], None] = print) -> dict[str, Artifact]:
-    """Every stage of a recipe."""
-    return Pipeline(recipe, say, force).run()
+def run_all(
+    recipe: Recipe, until: str | None = None, *, force: bool = False, say: Callable[[str], None] = print
+) -> dict[str, Artifact]:
+    """Every stage of a recipe, up to `until`."""
+    return Pipeline(recipe, say, force).run(until)
 
 
 def _shown(metrics: Mapping[str, Any]) -> str:

@@ -1,0 +1,78 @@
+"""What the benchmarks share: a table of figures with their targets, and interleaved repetitions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Figure:
+    figure: str
+    value: float
+    unit: str
+    target: float | None
+    """None: for information."""
+    better: Literal["higher", "lower"]
+    peer: str
+    """What it is compared with, and how that one was set up."""
+    machine: str = ""
+
+    @property
+    def reached(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.value >= self.target if self.better == "higher" else self.value <= self.target
+
+
+def machine() -> str:
+    """Processor, cores and memory."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, Linux, Python {platform.python_version()}"
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], float]], repetitions: int, say: Callable[[str], None] = print
+) -> dict[str, list[float]]:
+    """Each contestant's values of every repetition, one after the other within a repetition."""
+    seen: dict[str, list[float]] = {name: [] for name in contestants}
+    for repetition in range(repetitions):
+        for name, measure in contestants.items():
+            seen[name].append(measure())
+            say(f"  {repetition + 1}/{repetitions}  {name}: {seen[name][-1]:.4g}")
+    return seen
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """The median of the ratios within each repetition."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def publish(name: str, figures: list[Figure]) -> None:
+    """Print the table and write `results/<name>.json`."""
+    here = machine()
+    rows = [asdict(f) | {"machine": here} for f in figures]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    print(f"\n{name} on {here}\n")
+    width = max(len(f.figure) for f in figures)
+    for f in figures:
+        sign = {"higher": "≥", "lower": "≤"}[f.better]
+        wanted = "" if f.target is None else f"{sign} {f.target:g}"
+        verdict = {True: "reached", False: "MISSED", None: ""}[f.reached]
+        print(f"{f.figure:<{width}}  {f.value:>9.4g} {f.unit:<6} {wanted:<8} {verdict:<8} {f.peer}")
+    sys.stdout.flush()

@@ -1,0 +1,44 @@
+"""How far a run goes."""
+
+import pytest
+
+from mapsto.config.load import load
+from mapsto.core.errors import UserError
+from mapsto.stages import report
+from mapsto.stages.pipeline import Pipeline
+
+RECIPE = """
+name: short
+root: /tmp/nowhere
+data: {train: {source: /tmp/none}}
+task: {kind: classify}
+"""
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The stages that were asked for, none of them run."""
+    asked: list[str] = []
+    monkeypatch.setattr(Pipeline, "produce", lambda self, name, options=None, force=None: asked.append(name))
+    monkeypatch.setattr(report, "write", lambda recipe, found: f"a page of {len(found)}")
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("until", "stages"),
+    [
+        (None, ["ingest", "train", "evaluate", "compress", "serve"]),
+        ("compress", ["ingest", "train", "evaluate", "compress"]),
+        ("tune", ["ingest"]),  # the recipe has none
+        ("ingest", ["ingest"]),
+    ],
+)
+def test_a_run_ends_after_the_stage_asked_for(made, until, stages):
+    Pipeline(load(RECIPE, []), lambda line: None).run(until)
+    assert made == stages
+
+
+def test_a_stage_that_is_none_is_told_before_anything_is_made(made):
+    with pytest.raises(UserError, match="--until compres: no stage of a run, did you mean 'compress'"):
+        Pipeline(load(RECIPE, []), lambda line: None).run("compres")
+    assert made == []
