@@ -188,17 +188,29 @@ def test_ema_is_the_closed_form_and_gives_back_the_weights() -> None:
         decay = min(0.2, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * value
     with ema.applied(model):
-        assert float(model.weight) == pytest.approx(average)
-    assert float(model.weight) == 4.0
+        assert float(model.weight.detach()) == pytest.approx(average)
+    assert float(model.weight.detach()) == 4.0
 
 
 def test_norms_and_biases_are_not_decayed() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
-    groups = optimizer(model.parameters(), TrainConfig().optimizer).param_groups
+    groups = optimizer(model.named_parameters(), TrainConfig().optimizer).param_groups
     assert [(g["weight_decay"], len(g["params"])) for g in groups] == [
         (5e-4, 1),
         (0.0, 3),
     ]
+
+
+def test_groups_by_name_have_their_own_settings() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    settings = {"lr": 0.1, "weight_decay": 0.01, "groups": [{"match": r"^1\.bias$", "lr": 64, "weight_decay": 0.5}]}
+    made = optimizer(model.named_parameters(), TrainConfig(optimizer=settings).optimizer)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in made.param_groups for p in group["params"]}
+    named = {name: found[id(p)] for name, p in model.named_parameters()}
+    assert named == {"0.weight": (0.1, 0.01), "0.bias": (0.1, 0.0), "1.weight": (0.1, 0.0), "1.bias": (6.4, 0.5)}
+    wrong = {"lr": 0.1, "groups": [{"match": "head"}]}
+    with pytest.raises(UserError, match="'head' matches no trained parameter, such as"):
+        run({"epochs": 1, "optimizer": wrong})
 
 
 def test_checkpoints_keep_the_newest_and_the_best_and_count_when_done(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache, reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, field_validator, model_validator
 
 from ..core.registry import TASKS, task_class
 from ..core.storage import Storage
@@ -54,7 +55,20 @@ class DataConfig(Section):
 
     source: str
     """URI of a folder, an archive (.tar, .tar.gz, .zip), a folder of archives, or a manifest (.csv, .jsonl, .parquet)."""
-    layout: Literal["auto", "folder", "archive", "manifest"] = "auto"
+    layout: Literal[
+        "auto",
+        "manifest",
+        "imagenet",
+        "coco",
+        "voc",
+        "yolo",
+        "pairs",
+        "raw",
+        "faces",
+        "webdataset",
+        "archive",
+        "folder",
+    ] = "auto"
     splits: dict[Literal["val", "test"], Fraction] = {"val": 0.1, "test": 0.1}
     """Fractions for the splits that the source does not give itself, taken from its training rows, stratified by
     class. A source that gives `test` keeps it whole."""
@@ -66,6 +80,26 @@ class DataConfig(Section):
     """Only the first so many files: a quick try."""
     storage: StorageConfig | None = None
     """How to reach this source, when it is not where the artifacts go; default: the recipe's `storage`."""
+
+
+class ParameterGroup(Section):
+    """Other settings for some of the parameters."""
+
+    match: str
+    """Regular expression, searched for in a parameter's name (`blocks.0.4.bias`)."""
+    lr: float = Field(1.0, ge=0)
+    """Times the optimizer's."""
+    weight_decay: float | None = Field(None, ge=0)
+    """In place of the optimizer's."""
+
+    @field_validator("match")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"'{value}' is no regular expression: {error}") from error
+        return value
 
 
 class OptimizerConfig(Section):
@@ -80,6 +114,8 @@ class OptimizerConfig(Section):
     """adamw only."""
     decay_norms: bool = False
     """Whether weight decay also falls on biases and norm layers (one-dimensional parameters)."""
+    groups: tuple[ParameterGroup, ...] = ()
+    """The first that matches a parameter's name counts; one that matches none is refused."""
 
 
 class FixedSchedule(Section):

@@ -33,7 +33,7 @@ class Listed:
     chunks: int
     classes: tuple[str, ...]
     columns: tuple[str, ...]
-    """Further columns that the source gives: label, mask, boxes, box_labels, caption, identity."""
+    """Further columns that the source gives, by the names of `annotations.COLUMNS`."""
     given: tuple[Split, ...]
     """Splits that the source itself gives."""
 
@@ -63,7 +63,11 @@ def cut(
         with gzip.open(spool, "wt", compresslevel=1) as out:
             for reference in _limited(references, limit, seed):
                 rows += 1
-                columns |= set(reference.columns)
+                columns |= {
+                    "mask" if name == "_mask_range" else name
+                    for name in reference.columns
+                    if name == "_mask_range" or not name.startswith("_")
+                }
                 if reference.label is not None:
                     columns.add("label")
                     names.add(reference.label)

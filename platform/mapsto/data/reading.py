@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
+import numpy as np
+
+from ..core.codecs import encode
 from ..core.errors import UserError
 from ..core.storage import Storage
 from .sources.item import Reference
@@ -34,7 +37,7 @@ def fetch(references: Sequence[Reference], storage: Storage) -> Iterator[tuple[R
             yield reference, f"{reference.size / 2**20:.0f} MB, over the limit of {LARGEST_BYTES / 2**20:.0f}"
         else:
             good.append(reference)
-    readers = {"object": _objects, "range": _ranges, "zip": _zipped, "parquet": _cells}
+    readers = {"object": _objects, "range": _ranges, "raw": _pictures, "zip": _zipped, "parquet": _cells}
     good.sort(key=lambda r: (r.how, r.uri, r.offset))
     for (how, uri), group in groupby(good, key=lambda r: (r.how, r.uri if r.how != "object" else "")):
         yield from readers[how](uri, list(group), storage)
@@ -66,6 +69,22 @@ def _ranges(uri: str, references: list[Reference], storage: Storage) -> Iterator
         for reference in stretch:
             part = data[reference.offset - start : reference.offset - start + reference.size]
             yield reference, part if len(part) == reference.size else "the archive ends before this member does"
+
+
+def _pictures(uri: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
+    """Bare pixels, as PNG: height, width, channels and their order are in `member`."""
+    for reference, data in _ranges(uri, references, storage):
+        if isinstance(data, str):
+            yield reference, "the file ends before this picture does"
+            continue
+        *shape, order = reference.member.split(",")
+        height, width, channels = map(int, shape)
+        pixels = np.frombuffer(data, np.uint8)
+        planes = order == "planes"
+        image = (
+            pixels.reshape(channels, height, width).transpose(1, 2, 0) if planes else pixels.reshape(height, width, -1)
+        )
+        yield reference, encode(np.ascontiguousarray(image[:, :, 0] if channels == 1 else image), "png")
 
 
 def _stretches(references: list[Reference]) -> Iterator[list[Reference]]:
@@ -101,6 +120,8 @@ def _cells(uri: str, references: list[Reference], storage: Storage) -> Iterator[
         references.sort(key=lambda r: (int(where[id(r)][1]), int(where[id(r)][2])))
         for (column, group), members in groupby(references, key=lambda r: tuple(where[id(r)][:2])):
             cells = file.read_row_group(int(group), columns=[column]).column(0)
+            if "." in column:  # a struct's field
+                cells = cells.combine_chunks().field(column.split(".", 1)[1])
             for reference in members:
                 value = cells[int(where[id(reference)][2])].as_py()
                 yield reference, value if value is not None else "the row holds no image"

@@ -21,7 +21,9 @@ from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.sample import Split
 from ..core.storage import Storage
+from .annotations import annotated, column_types
 from .chunks import read_chunk
+from .dicom import is_dicom, to_png
 from .reading import fetch
 from .sources.item import Reference
 
@@ -60,6 +62,7 @@ class ShardJob:
         index = {name: k for k, name in enumerate(self.classes)}
         rows: list[dict[str, Any]] = []
         refused: list[dict[str, Any]] = []
+        dropped: Counter[str] = Counter()
         pixels = np.zeros((2, 3))
         thumbs: list[tuple[str, str]] = []
         every = max(1, len(references) // max(self.thumbs, 1))
@@ -67,7 +70,7 @@ class ShardJob:
             try:
                 if isinstance(data, str):
                     raise UserError(data)
-                row, image = self._checked(reference, data, index)
+                row, image = self._checked(reference, data, index, dropped)
             except UserError as error:
                 refused.append({"source": reference.name, "split": split, "reason": str(error)})
                 continue
@@ -86,10 +89,12 @@ class ShardJob:
             "quarantined": len(refused),
             "file": self._write(split, number, rows) if rows else None,
             "labels": Counter(str(row["label"]) for row in rows),
+            "objects": Counter(str(k) for row in rows for k in row.get("box_labels", ())),
             "formats": Counter(row["format"] for row in rows),
             "sizes": Counter(_bin(max(row["width"], row["height"])) for row in rows),
             "reasons": Counter(_kind(entry["reason"]) for entry in refused),
             "refused": refused[:20],
+            "dropped": dropped,
             "pixels": pixels.tolist(),
             "thumbs": thumbs,
         }
@@ -100,10 +105,13 @@ class ShardJob:
         return summary
 
     def _checked(
-        self, reference: Reference, data: bytes, index: Mapping[str, int]
+        self, reference: Reference, data: bytes, index: Mapping[str, int], dropped: Counter[str]
     ) -> tuple[dict[str, Any], np.ndarray]:
-        """The row of an image that decodes whole, and its pixels; UserError says what is wrong with any other."""
+        """The row of an image that decodes whole, and its pixels; UserError says what is wrong with any other. What is
+        left out of its annotations is counted in `dropped`."""
         with quiet_decoders():
+            if is_dicom(data):
+                data = to_png(data, self.max_pixels)
             head = codecs.header(data, self.max_pixels)
             if min(head.width, head.height) < self.min_side:
                 raise UserError(f"{head.width}x{head.height} is smaller than min_side {self.min_side}")
@@ -118,27 +126,7 @@ class ShardJob:
             "format": head.format,
             "source": reference.name,
         }
-        given = reference.columns
-        if given.get("mask"):
-            row["mask"] = self._mask(given["mask"], height, width)
-        if "boxes" in given:
-            row["boxes"] = _boxes(given["boxes"])
-            row["box_labels"] = [index[str(name)] for name in given.get("box_labels") or ()]
-            if row["box_labels"] and len(row["box_labels"]) != len(row["boxes"]):
-                raise UserError(f"boxes and box_labels differ in number: {len(row['boxes'])}, {len(row['box_labels'])}")
-        return row | {name: str(given[name]) for name in ("caption", "identity") if name in given}, image
-
-    def _mask(self, uri: str, height: int, width: int) -> bytes:
-        try:
-            data = self.source.read(uri)
-        except UserError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise UserError(f"its mask is not there: {uri}") from error
-            raise
-        mask = codecs.decode_mask(data)
-        if mask.shape != (height, width):
-            raise UserError(f"mask and image differ in size: {mask.shape[1]}x{mask.shape[0]}, {width}x{height}")
-        return data
+        return row | annotated(reference, height, width, index, self.source, dropped), image
 
     def _write(self, split: Split, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
         import pyarrow as pa
@@ -180,15 +168,8 @@ def shard_schema(columns: tuple[str, ...]) -> pa.Schema:
         "format": pa.string(),
         "source": pa.string(),
     }
-    further = {
-        "mask": pa.binary(),
-        "boxes": pa.list_(pa.list_(pa.float32())),
-        "box_labels": pa.list_(pa.int64()),
-        "caption": pa.string(),
-        "identity": pa.string(),
-    }
     wanted = {*columns, *({"box_labels"} if "boxes" in columns else ())}
-    return pa.schema(every | {name: kind for name, kind in further.items() if name in wanted})
+    return pa.schema(every | {name: kind for name, kind in column_types().items() if name in wanted})
 
 
 @contextmanager
@@ -202,16 +183,6 @@ def quiet_decoders() -> Generator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(null)
-
-
-def _boxes(value: Any) -> list[list[float]]:
-    try:
-        boxes = np.asarray(value, np.float64).reshape(-1, 4) if len(value) else np.empty((0, 4))
-    except (TypeError, ValueError) as error:
-        raise UserError("boxes: each is [x1, y1, x2, y2] in pixels") from error
-    if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
-        raise UserError("boxes: each is [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2")
-    return boxes.tolist()
 
 
 def _moments(image: np.ndarray) -> np.ndarray:

@@ -82,6 +82,8 @@ class Tally:
             "rows_kept": kept,
             "rows_quarantined": refused,
             "reasons": dict(self.counter("reasons").most_common()),
+            "dropped": dict(self.counter("dropped").most_common()),
+            "objects": {split: self._objects(split, listed.classes) for split in splits if "boxes" in listed.columns},
             "formats": dict(self.counter("formats").most_common()),
             "longest_side": dict(sorted(self.counter("sizes").items(), key=lambda pair: int(pair[0].split("-")[0]))),
         }
@@ -94,6 +96,10 @@ class Tally:
 
     def _counts(self, split: str, classes: Sequence[str]) -> dict[str, int]:
         found = self.counter("labels", split)
+        return {name: found[str(k)] for k, name in enumerate(classes) if found[str(k)]}
+
+    def _objects(self, split: str, classes: Sequence[str]) -> dict[str, int]:
+        found = self.counter("objects", split)
         return {name: found[str(k)] for k, name in enumerate(classes) if found[str(k)]}
 
     def sheet(self) -> np.ndarray:
@@ -133,6 +139,13 @@ class Tally:
             )
             if len(manifest["classes"]) > SHOWN:
                 page.text(f"and {len(manifest['classes']) - SHOWN} more classes")
+        if manifest["objects"]:
+            page.heading("Objects")
+            objects = manifest["objects"]
+            page.table(
+                ("class", *objects),
+                [(c, *(objects[s].get(c, 0) for s in objects)) for c in manifest["classes"][:SHOWN]],
+            )
         page.heading("Images")
         page.table(("longest side in pixels", "images"), manifest["longest_side"].items())
         page.table(("format", "images"), manifest["formats"].items())
@@ -143,6 +156,8 @@ class Tally:
         page.text(
             f"{manifest['rows_in']} files in = {manifest['rows_kept']} kept + {manifest['rows_quarantined']} quarantined (quarantine/*.jsonl)."
         )
+        if manifest["dropped"]:
+            page.table(("left out of the annotations", "count"), manifest["dropped"].items())
         if manifest["rows_quarantined"]:
             page.table(("reason", "files"), manifest["reasons"].items())
             refused = [entry for summary in self.ordered() for entry in summary["refused"]][:SHOWN]

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..core.errors import UserError
 from ..core.sample import Batch
 from .batches import to_device, valid_rows
-from .optimizers import optimizer
+from .optimizers import check_groups, optimizer
 from .world import World
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class PhaseTrainer:
         if not self.parameters:
             raise ValueError(f"phase {phase.name}: no trained parameter's name begins with one of {phase.parameters}")
         self.others = [p for n, p in trained.items() if n not in set(names)]
-        self.optimizer = optimizer(self.parameters, config.optimizer, phase.optimizer)
+        check_groups(trained, config.optimizer)
+        self.optimizer = optimizer(zip(names, self.parameters, strict=True), config.optimizer, phase.optimizer)
         self.lrs = [group["lr"] for group in self.optimizer.param_groups]
         self._select()
         loss = _Loss(model, phase)

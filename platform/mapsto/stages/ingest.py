@@ -60,7 +60,9 @@ class Ingest:
             -(-SHEET_PICTURES // listed.chunks),
         )
         tally = self._read(job, work, listed)
-        manifest = tally.manifest(source, layout, listed, ["train", *listed.given, *shares])
+        trains = not listed.given or any(summary["split"] == "train" for summary in tally.summaries.values())
+        wanted = ["train", *listed.given, *shares] if trains else listed.given  # a set to evaluate on has no more
+        manifest = tally.manifest(source, layout, listed, wanted)
         job.artifact.write(codecs.encode(tally.sheet(), "jpeg", 85), "sheet.jpg")
         job.artifact.write(tally.page(job.recipe.name, manifest).encode(), "report.html")
         job.artifact.write_json(manifest, MANIFEST)
@@ -118,6 +120,8 @@ class Ingest:
         if manifest["rows_quarantined"]:
             top = "; ".join(f"{reason}: {count}" for reason, count in list(manifest["reasons"].items())[:3])
             job.say(f"ingest: {manifest['rows_quarantined']} of {manifest['rows_in']} files quarantined ({top})")
+        for what, count in manifest["dropped"].items():
+            job.say(f"ingest: left out: {what}: {count}")
 
 
 @dataclass(frozen=True)

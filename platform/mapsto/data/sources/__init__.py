@@ -1,7 +1,8 @@
 """Layouts: how images, labels and splits lie under a URI. One file each, and a line in the table.
 
-A layout is a module with `listing(uri, storage) -> Iterator[Reference]`: a stream of small picklable references, in a
-stable order; it reads no image. `reading.py` fetches what references point to.
+A layout is a module with `recognise(look) -> str | None`, why it thinks that a source is its own, and
+`listing(uri, storage, work) -> Iterator[Reference]`: a stream of small picklable references, in a stable order; it
+reads no image. `work` is a folder for what has to be written out plain. `reading.py` fetches what references point to.
 """
 
 from __future__ import annotations
@@ -11,48 +12,45 @@ from importlib import import_module
 
 from ...core.errors import UserError, nearest
 from ...core.storage import Storage
-from .item import Reference, is_archive, is_image, is_manifest
+from .item import Reference, is_manifest
+from .look import Look
 
 __all__ = ["LAYOUTS", "Reference", "detect", "listing"]
 
 LAYOUTS = {
-    "folder": "mapsto.data.sources.folder",
-    "archive": "mapsto.data.sources.archive",
-    "manifest": "mapsto.data.sources.manifest",
+    name: f"mapsto.data.sources.{name}"
+    for name in (
+        "manifest",
+        "imagenet",
+        "coco",
+        "voc",
+        "yolo",
+        "pairs",
+        "raw",
+        "faces",
+        "webdataset",
+        "archive",
+        "folder",
+    )
 }
-
-LOOK = 1000
-"""Files of a folder that `detect` looks at."""
+"""In the order in which they are asked whether a source is theirs: the particular ones first."""
 
 
 def detect(uri: str, storage: Storage) -> tuple[str, str]:
     """(layout, why) for a URI. Raises UserError when nothing is there, or nothing says which."""
-    if is_manifest(uri):
-        return "manifest", "its name ends like a manifest's"
-    if is_archive(uri):
-        return "archive", "its name ends like an archive's"
-    images = archives = manifests = seen = 0
-    for name, _ in storage.walk(uri):
-        images, archives, manifests = (
-            images + is_image(name),
-            archives + is_archive(name),
-            manifests + is_manifest(name),
-        )
-        seen += 1
-        if seen >= LOOK:
-            break
-    if seen == 0:
+    look = Look(uri, storage)
+    if not look.one and not look.names:
         raise UserError(f"{uri}: the data set is empty (no file below it)")
-    if archives and not images:
-        return "archive", f"archives among its files: {archives}, images: none"
-    if images or not manifests:
-        return "folder", f"{images} of its first {seen} files are images by name"
-    raise UserError(f"{uri}: no images, but manifests ({manifests}): name one of them as `source`")
+    for name, module in LAYOUTS.items():
+        if why := import_module(module).recognise(look):
+            return name, why
+    if manifests := sum(map(is_manifest, look.names)):
+        raise UserError(f"{uri}: no images, but manifests ({manifests}): name one of them as `source`")
+    raise UserError(f"{uri}: no layout is known for it; the layouts are {', '.join(LAYOUTS)}")
 
 
 def listing(layout: str, uri: str, storage: Storage, work: str) -> Iterator[Reference]:
-    """The references of a source. `work`: a folder that a layout may put expanded archives in."""
+    """The references of a source. `work`: a folder that a layout may put expanded files in."""
     if layout not in LAYOUTS:
         raise UserError(f"layout '{layout}' is unknown{nearest(layout, LAYOUTS)}")
-    module = import_module(LAYOUTS[layout])
-    return module.listing(uri, storage, work) if layout == "archive" else module.listing(uri, storage)
+    return import_module(LAYOUTS[layout]).listing(uri, storage, work)

@@ -6,21 +6,23 @@ reported. A plain tar is read by byte ranges; a compressed one is written out pl
 
 from __future__ import annotations
 
-import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 
-from ...core.artifact import digest
 from ...core.errors import UserError
 from ...core.sample import Split
-from ...core.storage import Storage, join
-from .item import SPLIT_NAMES, Reference, hidden, is_archive, placed
+from ...core.storage import Storage
+from .expand import gunzipped
+from .item import SPLIT_NAMES, Reference, hidden, is_archive, is_image, placed
+from .look import Look
 
-MOST_EXPANSION = 100
-"""A compressed archive that grows by more than this, beyond a gigabyte, is refused."""
+
+def recognise(look: Look) -> str | None:
+    if is_archive(look.uri):
+        return "its name ends like an archive's"
+    archives, images = sum(map(is_archive, look.names)), sum(map(is_image, look.names))
+    return f"archives among its files: {archives}, images: none" if archives and not images else None
 
 
 def listing(uri: str, storage: Storage, work: str) -> Iterator[Reference]:
@@ -56,7 +58,7 @@ def _one(uri: str, storage: Storage, work: str, split: Split | None) -> Iterator
         elif uri.lower().endswith(".tar"):
             yield from _tar(uri, uri, storage, split)
         else:
-            yield from _tar(uri, _expanded(uri, storage, work), storage, split)
+            yield from _tar(uri, gunzipped(uri, storage, work), storage, split)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zipfile.LargeZipFile) as error:
         raise UserError(f"{uri}: the archive is broken ({error})") from error
 
@@ -97,34 +99,3 @@ def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]
                 yield Reference(
                     known, uri, "zip", size=member.file_size, member=member.filename, label=label, split=split or own
                 )
-
-
-def _expanded(uri: str, storage: Storage, work: str) -> str:
-    """The URI of a tar.gz's plain tar, made once: only then can tasks read parts of it."""
-    import gzip
-
-    plain = join(work, f"plain-{digest(uri.encode())}.tar")
-    if storage.exists(plain):
-        return plain
-    fs, path = storage.fs(uri)
-    size = int(storage.retry(uri, lambda: fs.size(path)) or 0)
-    with tempfile.TemporaryDirectory(prefix="mapsto-") as folder:
-        local = Path(folder) / "plain.tar"
-        try:
-            with (
-                storage.retry(uri, lambda: fs.open(path, "rb")) as raw,
-                gzip.open(raw) as source,
-                open(local, "wb") as out,
-            ):
-                while part := source.read(2**22):
-                    out.write(part)
-                    if out.tell() > max(MOST_EXPANSION * size, 2**30):
-                        raise UserError(f"{uri}: grows beyond {MOST_EXPANSION} times its size when expanded: refused")
-                    if shutil.disk_usage(folder).free < 2**28:
-                        raise UserError(
-                            f"{uri}: no room in {tempfile.gettempdir()} to expand it; set TMPDIR to a larger disk"
-                        )
-        except (gzip.BadGzipFile, EOFError) as error:
-            raise UserError(f"{uri}: the archive is broken ({error})") from error
-        storage.upload(local, plain)
-    return plain

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...core.storage import Storage
-from .item import Reference, hidden, placed
+from ...core.storage import Storage, join
+from .item import Reference, hidden, is_image, is_manifest, placed
+from .look import Look, relative
 
 
-def listing(uri: str, storage: Storage) -> Iterator[Reference]:
+def recognise(look: Look) -> str | None:
+    images = sum(map(is_image, look.names))
+    if images or not any(map(is_manifest, look.names)):
+        return f"{images} of its first {len(look.names)} files are images by name"
+    return None
+
+
+def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
     """Every file below the folder but hidden ones, images by name or not: what is no image is reported, not skipped."""
-    root = uri.rstrip("/") + "/"
-    for name, size in storage.walk(uri):
-        relative = name[len(root) :] if name.startswith(root) else _below(name, root)
-        if not hidden(relative):
-            label, split = placed(relative)
-            yield Reference(name, name, size=size, label=label, split=split)
-
-
-def _below(name: str, root: str) -> str:
-    """The relative path where the store spells its root otherwise (`s3a://`, a symbolic link)."""
-    bare = root.split("://", 1)[-1]
-    return name.split("://", 1)[-1].removeprefix(bare)
+    for name, size in relative(uri, storage):
+        if not hidden(name):
+            label, split = placed(name)
+            at = join(uri, name)
+            yield Reference(at, at, size=size, label=label, split=split)

@@ -33,6 +33,7 @@ IMAGE_SUFFIXES = (
     ".qoi",
     ".dds",
     ".pcx",
+    ".dcm",
 )
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
@@ -58,8 +59,9 @@ class Reference:
     name: str
     """What reports call it: its URI, archive and member, or manifest and row."""
     uri: str = ""
-    how: Literal["object", "range", "zip", "parquet"] = "object"
-    """The bytes are the whole object, `size` of them at `offset`, zip member `member`, or `column:row group:row`."""
+    how: Literal["object", "range", "raw", "zip", "parquet"] = "object"
+    """The bytes are the whole object; `size` of them at `offset`, also as bare pixels (`member`: height, width, channels,
+    `pixels` or `planes`); zip member `member`; or `column:row group:row`."""
     offset: int = 0
     size: int = 0
     """In bytes; 0 when unknown."""
@@ -67,7 +69,9 @@ class Reference:
     label: str | None = None
     split: Split | None = None
     columns: dict[str, Any] = field(default_factory=dict)
-    """As the source gives them: `boxes`, `box_labels`, `caption`, `identity`, `mask` (a URI)."""
+    """As the source gives them: `boxes` (xyxy), `box_labels`, `caption`, `identity`, `mask` (a URI), `segments`, `crowd`,
+    `difficult`, `keypoints`. What begins with `_` says how to read them, and is no column: `_shares` (boxes and segments
+    are shares of the image), `_instances` (URI of a mask of instance ids), `_mask_range` (URI, offset, size)."""
     reason: str | None = None
     """Why it is refused unread: a member's path that escapes, a manifest row without an image."""
 

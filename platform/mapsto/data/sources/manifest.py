@@ -1,5 +1,5 @@
 """A manifest names the images: CSV, JSON lines or Parquet with a column `image` or `uri` (relative to the manifest, or
-absolute), or `bytes`, and if wanted `label`, `split`, `mask` (URI), `boxes`, `box_labels`, `caption`, `identity`."""
+absolute), or `bytes`, or Hugging Face's struct `{bytes, path}`, and if wanted `label`, `split`, `mask` (URI), `boxes`, `box_labels`, `caption`, `identity`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from typing import Any
 
 from ...core.errors import UserError, nearest
 from ...core.storage import Storage, join
-from .item import SPLIT_NAMES, Reference
+from .item import SPLIT_NAMES, Reference, is_manifest
+from .look import Look
 
 IMAGE = ("image", "uri", "bytes")
 FURTHER = ("mask", "boxes", "box_labels", "caption", "identity")
 KNOWN = (*IMAGE, "label", "split", *FURTHER)
 
 
-def listing(uri: str, storage: Storage) -> Iterator[Reference]:
+def recognise(look: Look) -> str | None:
+    return "its name ends like a manifest's" if is_manifest(look.uri) else None
+
+
+def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
     """Raises UserError for a manifest without an image column, a broken line or an unknown split, with its number."""
     rows = {"csv": _csv, "parquet": _parquet}.get(uri.lower().rsplit(".", 1)[-1], _jsonl)
     folder = uri.rsplit("/", 1)[0] if "/" in uri else "."
@@ -105,12 +110,21 @@ def _parquet(uri: str, storage: Storage) -> Iterator[tuple[tuple[str, str] | Non
         names = file.schema_arrow.names
         _check(uri, names)
         kinds = {name: file.schema_arrow.field(name).type for name in IMAGE if name in names}
-        inside = next(
-            (name for name, kind in kinds.items() if pa.types.is_binary(kind) or pa.types.is_large_binary(kind)), None
-        )
-        columns = [name for name in KNOWN if name in names and name != inside]
+        inside = next((path for name, kind in kinds.items() if (path := _bytes_in(name, kind))), None)
+        columns = [name for name in KNOWN if name in names and name != (inside or "").split(".")[0]]
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             table = file.read_row_group(group, columns=columns).to_pylist() if columns else [{}] * rows
             for k, row in enumerate(table):
                 yield ((uri, f"{inside}:{group}:{k}") if inside else None), row
+
+
+def _bytes_in(name: str, kind: Any) -> str | None:
+    """The path of the bytes in a column: itself, or the `bytes` of Hugging Face's `{bytes, path}`."""
+    import pyarrow as pa
+
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return name
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return f"{name}.bytes"
+    return None

@@ -1,0 +1,147 @@
+"""What a source says of an image → the row's columns: checked against the image's size, one form for all layouts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core import codecs
+from ..core.errors import UserError
+from ..core.storage import Storage
+from .sources.item import Reference
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PER_BOX = ("box_labels", "crowd", "difficult", "segments", "keypoints")
+"""Columns with one entry per box."""
+NO_AREA = "boxes without area inside the image"
+
+
+def column_types() -> dict[str, pa.DataType]:
+    """Columns that a data set may have besides those that every one has.
+
+    `mask`: encoded picture of class ids. `boxes`: xyxy pixels. `segments`: COCO's segmentation as JSON, polygons in
+    pixels or RLE. `keypoints`: x, y, visibility in turn. `caption`: one per line.
+    """
+    import pyarrow as pa
+
+    return {
+        "mask": pa.binary(),
+        "boxes": pa.list_(pa.list_(pa.float32())),
+        "box_labels": pa.list_(pa.int64()),
+        "crowd": pa.list_(pa.bool_()),
+        "difficult": pa.list_(pa.bool_()),
+        "segments": pa.list_(pa.string()),
+        "keypoints": pa.list_(pa.list_(pa.float32())),
+        "caption": pa.string(),
+        "identity": pa.string(),
+    }
+
+
+def annotated(
+    reference: Reference, height: int, width: int, index: Mapping[str, int], source: Storage, dropped: Counter[str]
+) -> dict[str, Any]:
+    """The row's further columns. `index`: class name → id. A box without area inside the image is left out, and counted;
+    UserError for anything else that does not fit, which keeps the image out."""
+    given = dict(reference.columns)
+    row: dict[str, Any] = {}
+    if "_mask_range" in given:
+        uri, offset, size = given["_mask_range"]
+        row["mask"] = _mask(source.read_range(uri, offset, offset + size), height, width)
+    elif given.get("mask"):
+        row["mask"] = _mask(_read(given["mask"], source), height, width)
+    if "_instances" in given:
+        given |= _instances(_read(given["_instances"], source), height, width, str(given["box_labels"][0]))
+    if "boxes" in given:
+        row |= _boxed(given, height, width, index, dropped)
+    return row | {name: str(given[name]) for name in ("caption", "identity") if name in given}
+
+
+def _boxed(
+    given: Mapping[str, Any], height: int, width: int, index: Mapping[str, int], dropped: Counter[str]
+) -> dict[str, Any]:
+    boxes = _array(given["boxes"])
+    scale = np.array([width, height, width, height], np.float64)
+    if given.get("_shares"):
+        boxes = boxes * scale
+    columns: dict[str, list[Any]] = {}
+    for name in PER_BOX:
+        if given.get(name) is not None:
+            columns[name] = list(given[name])
+            if columns[name] and len(columns[name]) != len(boxes):
+                raise UserError(f"boxes and {name} differ in number: {len(boxes)}, {len(columns[name])}")
+    if "box_labels" in columns:
+        columns["box_labels"] = [index[str(name)] for name in columns["box_labels"]]
+    if given.get("_shares") and "segments" in columns:
+        columns["segments"] = [_scaled(text, width, height) for text in columns["segments"]]
+    inside = np.clip(boxes, 0, scale)
+    sound = (inside[:, 2:] > inside[:, :2]).all(1)
+    if not sound.all():
+        dropped[NO_AREA] += int((~sound).sum())
+        columns = {
+            name: [v for v, good in zip(values, sound, strict=True) if good]
+            for name, values in columns.items()
+            if values
+        }
+    return {"boxes": boxes[sound].tolist(), "box_labels": [], **columns}
+
+
+def _array(value: Any) -> np.ndarray:
+    try:
+        boxes = np.asarray(value, np.float64).reshape(-1, 4) if len(value) else np.empty((0, 4))
+    except (TypeError, ValueError) as error:
+        raise UserError("boxes: each is [x1, y1, x2, y2] in pixels") from error
+    if not np.isfinite(boxes).all():
+        raise UserError("boxes: each is [x1, y1, x2, y2] in pixels, finite numbers")
+    return boxes
+
+
+def _scaled(text: str, width: int, height: int) -> str:
+    polygons = [[v * (height if k % 2 else width) for k, v in enumerate(polygon)] for polygon in json.loads(text)]
+    return json.dumps(polygons)
+
+
+def _read(uri: str, source: Storage) -> bytes:
+    try:
+        return source.read(uri)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UserError(f"its mask is not there: {uri}") from error
+        raise
+
+
+def _mask(data: bytes, height: int, width: int) -> bytes:
+    mask = codecs.decode_mask(data)
+    if mask.shape != (height, width):
+        raise UserError(f"mask and image differ in size: {mask.shape[1]}x{mask.shape[0]}, {width}x{height}")
+    return data
+
+
+def _instances(data: bytes, height: int, width: int, name: str) -> dict[str, Any]:
+    """Boxes and segments of a mask whose ids are instances, 0 background."""
+    mask = codecs.decode_mask(data)
+    if mask.shape != (height, width):
+        raise UserError(f"mask and image differ in size: {mask.shape[1]}x{mask.shape[0]}, {width}x{height}")
+    boxes, segments = [], []
+    for number in np.unique(mask[mask > 0]):
+        found = mask == number
+        ys, xs = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
+        boxes.append([float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)])
+        segments.append(json.dumps(run_lengths(found)))
+    return {"boxes": boxes, "segments": segments, "box_labels": [name] * len(boxes)}
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """H×W bool → COCO's uncompressed RLE: column by column, lengths of runs of 0 and 1 in turn, 0 first
+    (https://github.com/cocodataset/cocoapi, `mask.py`)."""
+    flat = np.concatenate([[False], mask.T.ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
+    if len(counts) > 1 and counts[-1] == 0:
+        counts.pop()
+    return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": counts}

@@ -1,0 +1,62 @@
+"""A first look at a source, by which layouts recognise themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+from ...core.storage import Storage
+from .item import ARCHIVE_SUFFIXES, MANIFEST_SUFFIXES
+
+LOOK = 1000
+"""Files of a folder that are looked at."""
+AT_ONCE = 16
+"""Small files that are read side by side."""
+
+
+@dataclass(frozen=True)
+class Look:
+    uri: str
+    storage: Storage
+
+    @property
+    def one(self) -> bool:
+        """Whether the URI names a file, by its suffix."""
+        return self.uri.lower().endswith((*ARCHIVE_SUFFIXES, *MANIFEST_SUFFIXES, ".json", ".npz"))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Paths below the URI of its first files, hidden ones too; none where it is a file itself."""
+        if self.one:
+            return ()
+        return tuple(name for name, _ in islice(relative(self.uri, self.storage), LOOK))
+
+    @cached_property
+    def top(self) -> tuple[str, ...]:
+        """Names directly under the URI; none where it is a file itself."""
+        return () if self.one else tuple(self.storage.names(self.uri))
+
+
+def relative(uri: str, storage: Storage) -> Iterator[tuple[str, int]]:
+    """(path below the URI, size) of every file, as a stream."""
+    root = uri.rstrip("/") + "/"
+    for name, size in storage.walk(uri):
+        if name.startswith(root):
+            yield name[len(root) :], size
+        else:  # the store spells its root otherwise: s3a://, a symbolic link
+            yield name.split("://", 1)[-1].removeprefix(root.split("://", 1)[-1]), size
+
+
+def read_all(uris: Sequence[str], storage: Storage) -> Iterator[bytes]:
+    """The contents of many small files, in order, some side by side. Raises UserError for one that is not there."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in range(0, len(uris), 64 * AT_ONCE):
+            yield from pool.map(storage.read, uris[start : start + 64 * AT_ONCE])
+
+
+def stem(name: str) -> str:
+    """`a/b.c.jpg` → `b.c`."""
+    return name.rsplit("/", 1)[-1].rsplit(".", 1)[0]

@@ -1,0 +1,107 @@
+"""Images and masks in folders of their own, paired by name: CamVid (`train`, `trainannot`), ADE20K (`images/training`,
+`annotations/training`), PASCAL (`JPEGImages`, `SegmentationClass`), Penn-Fudan (`PNGImages`, `PedMasks`, whose ids are
+instances), and any `images` beside `masks` or `labels` with pictures in them.
+
+A mask of class ids stays as it is (palette indices, not colours). A mask of instance ids becomes a box and a segment
+for each instance, of one class, `object`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...core.errors import UserError
+from ...core.sample import Split
+from ...core.storage import Storage, join
+from .item import SPLIT_NAMES, Reference, is_image
+from .look import Look, relative, stem
+
+SETS = "ImageSets/Segmentation"
+_TAIL = re.compile(r"(_mask|_labels?|_L|_gt|_seg|_annot|-mask|_GT)$")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two folders that belong together."""
+
+    images: str
+    masks: str
+    split: Split | None = None
+    instances: bool = False
+
+
+def recognise(look: Look) -> str | None:
+    found = _pairs(look.uri, look.storage, look.top)  # a file has no top
+    return f"images in {found[0].images}, masks in {found[0].masks}" if found else None
+
+
+def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
+    """An image without a mask and a mask without an image are reported. Raises UserError where no pair of folders is."""
+    pairs = _pairs(uri, storage, tuple(storage.names(uri)))
+    if not pairs:
+        raise UserError(
+            f"{uri}: no folders of images and masks that belong together (images and masks, x and xannot, ...)"
+        )
+    for pair in pairs:
+        yield from _paired(uri, pair, storage)
+
+
+def _pairs(uri: str, storage: Storage, top: tuple[str, ...]) -> list[Pair]:
+    if "PNGImages" in top and "PedMasks" in top:
+        return [Pair("PNGImages", "PedMasks", instances=True)]
+    if "JPEGImages" in top and "SegmentationClass" in top:
+        return [Pair("JPEGImages", "SegmentationClass")]
+    annotated = [name for name in top if f"{name}annot" in top]
+    if annotated:
+        return [Pair(name, f"{name}annot", SPLIT_NAMES.get(name.lower())) for name in annotated]
+    images = next((name for name in ("images", "image", "imgs", "img") if name in top), None)
+    masks = next((name for name in ("masks", "mask", "annotations", "labels", "annots", "gt") if name in top), None)
+    if images is None or masks is None:
+        return []
+    inside, beside = storage.names(join(uri, images)), storage.names(join(uri, masks))
+    splits = [name for name in inside if name in beside and name.lower() in SPLIT_NAMES]
+    found = [Pair(f"{images}/{s}", f"{masks}/{s}", SPLIT_NAMES[s.lower()]) for s in splits] or [Pair(images, masks)]
+    first = storage.names(join(uri, found[0].masks))[:5]
+    return found if any(name.lower().endswith((".png", ".tif", ".tiff", ".bmp", ".gif")) for name in first) else []
+
+
+def _paired(uri: str, pair: Pair, storage: Storage) -> Iterator[Reference]:
+    splits = _splits(uri, storage) if pair.split is None else {}
+    masks = {}
+    for name, _ in relative(join(uri, pair.masks), storage):
+        if is_image(name):
+            masks[_key(name)] = join(uri, pair.masks, name)
+    wanted = set(masks)
+    for name, size in relative(join(uri, pair.images), storage):
+        if not is_image(name):
+            continue
+        at, key = join(uri, pair.images, name), _key(name)
+        wanted.discard(key)
+        split = pair.split or splits.get(key)
+        if splits and split is None:
+            continue  # PASCAL: most images are of its other tasks
+        if key not in masks:
+            yield Reference(at, at, size=size, split=split, reason=f"no mask of its name in {pair.masks}")
+        elif pair.instances:
+            columns = {"_instances": masks[key], "box_labels": ["object"], "boxes": [], "segments": []}
+            yield Reference(at, at, size=size, split=split, columns=columns)
+        else:
+            yield Reference(at, at, size=size, split=split, columns={"mask": masks[key]})
+    for key in sorted(wanted):
+        yield Reference(masks[key], masks[key], reason=f"a mask of an image that is not in {pair.images}")
+
+
+def _key(name: str) -> str:
+    return _TAIL.sub("", stem(name))
+
+
+def _splits(uri: str, storage: Storage) -> dict[str, Split]:
+    out: dict[str, Split] = {}
+    for name in storage.names(join(uri, SETS)):
+        split = SPLIT_NAMES.get(name.removesuffix(".txt").lower())
+        if split:
+            text = storage.read(join(uri, SETS, name)).decode("utf-8-sig")
+            out |= {line.split()[0]: split for line in text.splitlines() if line.strip()}
+    return out

@@ -1,0 +1,139 @@
+"""WebDataset: tar shards in which files of one key (`000123.jpg`, `000123.cls`, `000123.json`) make a sample.
+
+`.cls` and `.label` are its class, `.txt` and `.caption` its caption, `.json` may have `label`, `class`, `caption`,
+`boxes`, `box_labels`, `identity`; `.mask.png` its mask. The split comes from the shard's name (`train-000000.tar`).
+Source: https://github.com/webdataset/webdataset#the-webdataset-format
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+from ...core.errors import UserError
+from ...core.sample import Split
+from ...core.storage import Storage
+from .archive import escapes
+from .item import SPLIT_NAMES, Reference, is_image
+from .look import Look, relative
+
+TEXTS = ("cls", "label", "txt", "text", "caption", "json", "index")
+LARGEST_TEXT = 2**20
+FIELDS = ("caption", "boxes", "box_labels", "identity")
+_SPLIT = re.compile(r"(?:^|[-_/])(train|training|val|valid|validation|dev|test)(?=[-_.]|$)")
+
+
+def recognise(look: Look) -> str | None:
+    """By the first shard's first members: an image and a text of one key."""
+    first = look.uri if look.uri.endswith(".tar") else next((n for n in look.names if n.endswith(".tar")), None)
+    if first is None:
+        return None
+    uri = first if first == look.uri else f"{look.uri.rstrip('/')}/{first}"
+    fs, path = look.storage.fs(uri)
+    seen: dict[str, set[str]] = {}
+    try:
+        with (
+            look.storage.retry(uri, lambda: fs.open(path, "rb")) as raw,
+            tarfile.open(fileobj=raw, mode="r:") as archive,
+        ):
+            for _ in range(8):
+                member = archive.next()
+                if member is None:
+                    break
+                key, kind = split_key(member.name)
+                seen.setdefault(key, set()).add(kind)
+    except tarfile.TarError:
+        return None
+    for key, kinds in seen.items():
+        if any(kind in TEXTS for kind in kinds) and any(is_image(f"x.{kind}") for kind in kinds):
+            return f"{first} has samples of one key ({key}: {', '.join(sorted(kinds))})"
+    return None
+
+
+def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
+    """Raises UserError for a broken shard. A sample without an image, and one that cannot be read, is reported."""
+    if uri.endswith(".tar"):
+        shards = [uri]
+    else:
+        shards = sorted(f"{uri.rstrip('/')}/{name}" for name, _ in relative(uri, storage) if name.endswith(".tar"))
+    if not shards:
+        raise UserError(f"{uri}: no shard (.tar) below it")
+    for shard in shards:
+        try:
+            yield from _shard(shard, storage)
+        except tarfile.TarError as error:
+            raise UserError(f"{shard}: the archive is broken ({error})") from error
+
+
+def split_key(name: str) -> tuple[str, str]:
+    """`a/b.seg.png` → (`a/b`, `seg.png`): the key ends at the first dot of the file's name."""
+    folder, _, file = name.rpartition("/")
+    stem, _, kind = file.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), kind.lower()
+
+
+def _shard(uri: str, storage: Storage) -> Iterator[Reference]:
+    found = _SPLIT.search(uri.rsplit("/", 1)[-1].lower())
+    split = SPLIT_NAMES[found[1]] if found else None
+    fs, path = storage.fs(uri)
+    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, tarfile.open(fileobj=raw, mode="r:") as archive:
+        key: str | None = None
+        held: dict[str, Any] = {}
+        while member := archive.next():
+            setattr(archive, "members", [])  # noqa: B010  a shard's members are not held
+            if not member.isreg():
+                if not member.isdir():
+                    yield Reference(f"{uri}!{member.name}", uri, reason="a link or device, not a file", split=split)
+                continue
+            if escapes(member.name):
+                yield Reference(f"{uri}!{member.name}", uri, reason="its path leaves the archive", split=split)
+                continue
+            own, kind = split_key(member.name)
+            if own != key:
+                if key is not None:
+                    yield _sample(uri, key, held, split)
+                key, held = own, {}
+            if kind in TEXTS and member.size <= LARGEST_TEXT:
+                file = archive.extractfile(member)
+                held[kind] = file.read() if file else b""
+            elif is_image(f"x.{kind}"):
+                held[kind] = (member.offset_data, member.size)
+        if key is not None:
+            yield _sample(uri, key, held, split)
+
+
+def _sample(uri: str, key: str, held: dict[str, Any], split: Split | None) -> Reference:
+    name = f"{uri}!{key}"
+    images = [kind for kind, value in held.items() if isinstance(value, tuple) and "." not in kind]
+    if not images:
+        return Reference(
+            name, uri, reason=f"a sample without an image ({', '.join(sorted(held)) or 'nothing'})", split=split
+        )
+    columns: dict[str, Any] = {}
+    label: str | None = None
+    try:
+        for kind in ("json", "cls", "label", "txt", "text", "caption"):
+            if kind not in held:
+                continue
+            text = held[kind].decode("utf-8").strip()
+            if kind == "json":
+                given = json.loads(text)
+                if isinstance(given, dict):
+                    columns |= {field: given[field] for field in FIELDS if given.get(field) is not None}
+                    label = next((str(given[f]) for f in ("label", "class") if given.get(f) is not None), label)
+            elif kind in ("cls", "label"):
+                label = text
+            else:
+                columns["caption"] = text
+    except (UnicodeDecodeError, ValueError) as error:
+        return Reference(name, uri, reason=f"its text cannot be read: {error}", split=split)
+    mask = next(
+        (value for kind, value in held.items() if kind in ("mask.png", "seg.png") and isinstance(value, tuple)), None
+    )
+    if mask:
+        columns["_mask_range"] = [uri, *mask]
+    offset, size = held[images[0]]
+    return Reference(f"{name}.{images[0]}", uri, "range", offset, size, label=label, split=split, columns=columns)

@@ -1,0 +1,119 @@
+"""YOLO text: `images/` and `labels/` side by side, a line `class x y width height` (shares of the image) per object, or
+a polygon; class names and splits in `data.yaml`, if there is one.
+Source: https://docs.ultralytics.com/datasets/detect/
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from ...core.errors import UserError
+from ...core.sample import Split
+from ...core.storage import Storage, join
+from .item import SPLIT_NAMES, Reference, is_image
+from .look import Look, read_all, relative
+
+NAMES = ("data.yaml", "dataset.yaml", "data.yml")
+
+
+def recognise(look: Look) -> str | None:
+    for name in NAMES:
+        if name in look.top:
+            return f"it has {name}"
+    texts = [n for n in look.names if re.match(r"(.*/)?labels/.*\.txt$", n)]
+    if texts and any(re.match(r"(.*/)?images/", n) for n in look.names):
+        return f"it has images and labels side by side ({texts[0]})"
+    return None
+
+
+def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
+    """An image without a text file has no objects. A broken line quarantines its image, with the line."""
+    names, folders = _description(uri, storage)
+    images: list[tuple[str, int]] = []
+    texts: set[str] = set()
+    for name, size in relative(uri, storage):
+        if is_image(name) and "images" in name.split("/")[:-1]:
+            images.append((name, size))
+        elif name.endswith(".txt") and "labels" in name.split("/")[:-1]:
+            texts.add(name)
+    if not images:
+        raise UserError(f"{uri}: no image below a folder `images`, where YOLO's layout has them")
+    wanted = [label for name, _ in images if (label := _label_file(name)) in texts]
+    contents = read_all([join(uri, name) for name in wanted], storage)
+    for name, size in images:
+        at = join(uri, name)
+        split = _split(name, folders)
+        data = next(contents) if _label_file(name) in texts else b""
+        try:
+            columns = _objects(data.decode("utf-8-sig"), names)
+        except ValueError as error:
+            yield Reference(at, at, size=size, split=split, reason=f"its label file cannot be used: {error}")
+            continue
+        yield Reference(at, at, size=size, split=split, columns=columns)
+    for name in sorted(texts - set(wanted)):
+        if not name.endswith(("classes.txt",)):
+            yield Reference(join(uri, name), reason="a label file of an image that is not there")
+
+
+def _description(uri: str, storage: Storage) -> tuple[list[str] | None, dict[str, Split]]:
+    """Class names, and folder → split, from `data.yaml` or `classes.txt`."""
+    for name in NAMES:
+        if storage.exists(join(uri, name)):
+            try:
+                saved = yaml.safe_load(storage.read(join(uri, name))) or {}
+            except yaml.YAMLError as error:
+                raise UserError(f"{uri}/{name}: not YAML: {str(error).splitlines()[0]}") from error
+            found = saved.get("names")
+            if isinstance(found, dict):
+                found = [str(found[k]) for k in sorted(found)]
+            folders: dict[str, Split] = {}
+            for key, split in SPLIT_NAMES.items():
+                for path in [saved[key]] if isinstance(saved.get(key), str) else saved.get(key) or ():
+                    folders[re.sub(r"^(\.\.?/)+", "", str(path)).strip("/")] = split
+            return ([str(n) for n in found] if found else None), folders
+    for place in ("classes.txt", "labels/classes.txt"):
+        if storage.exists(join(uri, place)):
+            return storage.read(join(uri, place)).decode("utf-8-sig").split("\n"), {}
+    return None, {}
+
+
+def _label_file(image: str) -> str:
+    """`images/train/1.jpg` → `labels/train/1.txt`: by the last folder called images."""
+    *folders, name = image.split("/")
+    last = len(folders) - 1 - folders[::-1].index("images")
+    return "/".join([*folders[:last], "labels", *folders[last + 1 :], f"{name.rsplit('.', 1)[0]}.txt"])
+
+
+def _split(image: str, folders: dict[str, Split]) -> Split | None:
+    for folder, split in folders.items():
+        if folder and (image.startswith(f"{folder}/") or f"/{folder}/" in image):
+            return split
+    return next((SPLIT_NAMES[part.lower()] for part in image.split("/")[:-1] if part.lower() in SPLIT_NAMES), None)
+
+
+def _objects(text: str, names: list[str] | None) -> dict[str, Any]:
+    boxes, labels, segments = [], [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        first, *rest = line.split()
+        values = [float(value) for value in rest]
+        if not first.isdecimal() or len(values) < 4 or (len(values) > 4 and len(values) % 2):
+            raise ValueError(f"line {number}: class x y width height, or a polygon: {line.strip()[:60]}")
+        if names is not None and int(first) >= len(names):
+            raise ValueError(f"line {number}: class {first} of {len(names)}")
+        if len(values) == 4:
+            x, y, width, height = values
+            boxes.append([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
+            segments.append("[]")
+        else:
+            boxes.append([min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])])
+            segments.append(json.dumps([values]))
+        labels.append(names[int(first)].strip() if names is not None else first)
+    columns: dict[str, Any] = {"boxes": boxes, "box_labels": labels, "_shares": True}
+    return columns | ({"segments": segments} if any(s != "[]" for s in segments) else {})
