@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -99,3 +100,66 @@ def test_masks_keep_ids_of_palettes_and_grey():
     assert np.array_equal(codecs.decode_mask(saved(Image.fromarray(ids), "PNG")), ids)
     with pytest.raises(UserError, match="mode is RGB"):
         codecs.decode_mask(saved(Image.fromarray(picture()), "PNG"))
+
+
+def adobe_rgb() -> bytes:
+    """An ICC profile of gamma 563/256 and Adobe RGB's D50 primaries, as ICC.1:2001-04 lays it out."""
+
+    def fixed(*values: float) -> bytes:
+        return b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + fixed(*values)
+
+    name = b"wide\0"
+    described = b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + bytes(78)
+    gamma = b"curv\0\0\0\0" + struct.pack(">IH", 1, 563)
+    tags = {
+        b"desc": described, b"cprt": b"text\0\0\0\0none\0", b"wtpt": xyz(0.9642, 1.0, 0.8249),
+        b"rXYZ": xyz(0.60974, 0.31111, 0.01947), b"gXYZ": xyz(0.20528, 0.62567, 0.06087),
+        b"bXYZ": xyz(0.14919, 0.06322, 0.74457), b"rTRC": gamma, b"gTRC": gamma, b"bTRC": gamma,
+    }  # fmt: skip
+    table, body, offset = b"", b"", 128 + 4 + 12 * len(tags)
+    for key, value in tags.items():
+        value += bytes(-len(value) % 4)
+        table += key + struct.pack(">II", offset + len(body), len(value))
+        body += value
+    size = offset + len(body)
+    head = struct.pack(">I4sI4s4s4s", size, b"none", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    head += bytes(12) + b"acsp" + bytes(28) + fixed(0.9642, 1.0, 0.8249) + bytes(48)
+    return head + struct.pack(">I", len(tags)) + table + body
+
+
+def wide_to_srgb(pixels: np.ndarray) -> np.ndarray:
+    """The independent reference: both spaces' matrices and curves, by hand (IEC 61966-2-1 for sRGB's)."""
+    to_xyz = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
+    srgb = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+    linear = ((pixels / 255) ** (563 / 256)) @ to_xyz.T @ np.linalg.inv(srgb).T
+    linear = linear.clip(0, 1)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_an_embedded_profile_is_applied(format):
+    colours = np.array([[200, 60, 60], [60, 180, 90], [70, 90, 200], [128, 128, 128]], np.uint8)
+    flat = np.repeat(np.repeat(colours[None], 16, 1), 16, 0)  # JPEG keeps flat blocks
+    out = io.BytesIO()
+    extra = {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
+    Image.fromarray(flat).save(out, format, icc_profile=adobe_rgb(), **extra)
+    seen = codecs.decode(out.getvalue())[8, 8::16]
+    np.testing.assert_allclose(seen, wide_to_srgb(colours), atol=2)
+    assert np.abs(seen.astype(int) - colours).max() > 10  # it does something
+    # Scaled decoding goes the same way.
+    half = codecs.decode(out.getvalue(), at_least=8)
+    assert half.shape == ((8, 32, 3) if format == "JPEG" else (16, 64, 3))
+    np.testing.assert_allclose(half[half.shape[0] // 2, half.shape[1] // 8 :: half.shape[1] // 4], seen, atol=3)
+
+
+def test_srgb_profiles_and_broken_ones_leave_the_pixels():
+    from PIL import ImageCms
+
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    for profile in (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"not a profile"):
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "PNG", icc_profile=profile)
+        np.testing.assert_array_equal(codecs.decode(out.getvalue()), pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from .errors import UserError
 
 MAX_PIXELS = 100_000_000
 """Images above this are refused before a pixel is decoded (a decompression bomb, or a mistake)."""
+
+_SRGB = ImageCms.createProfile("sRGB")
 
 Image.MAX_IMAGE_PIXELS = None  # ours is checked from the header, with a clear message, before Pillow decodes
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
@@ -54,7 +57,8 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = None) -> np.ndarray:
-    """Decode any image to H×W×3 uint8 RGB, upright (EXIF orientation applied), first frame, alpha over white.
+    """Decode any image to H×W×3 uint8 sRGB, upright (EXIF orientation applied), its colour profile applied, first
+    frame, alpha over white.
 
     `at_least`: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at least so many
     pixels (the scaled DCT of libjpeg); None decodes at full size. Raises UserError for what cannot be decoded whole.
@@ -66,8 +70,11 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = 
     header(data, max_pixels)
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if at_least is not None:  # JPEG only; the others ignore it
+                factor = at_least / min(image.size)
+                image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
             image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            return np.asarray(_to_rgb(_to_srgb(ImageOps.exif_transpose(image))))
     except UserError:
         raise
     except (OSError, SyntaxError, ValueError, struct.error, EOFError, TypeError, IndexError, MemoryError) as error:
@@ -100,13 +107,16 @@ def encode(image: np.ndarray, format: str = "jpeg", quality: int = 90) -> bytes:
 
 
 def _jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | None:
-    """The fast path: plain RGB or grey JPEGs; None hands CMYK, broken and oriented ones to the careful path."""
+    """The fast path: plain sRGB or grey JPEGs; None hands CMYK, broken, oriented ones and other colours to the careful
+    path."""
     try:
         head: Any = simplejpeg.decode_jpeg_header(data)
         height, width, colorspace = head[:3]
         if colorspace not in ("YCbCr", "RGB", "Gray") or width * height > max_pixels or data[-2:] != b"\xff\xd9":
             return None
         if b"Exif\x00\x00" in data[:4096] and header(data, max_pixels).orientation != 1:
+            return None
+        if not _is_srgb(_jpeg_profile(data)):
             return None
         if at_least is None:
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
@@ -121,6 +131,40 @@ def _jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | No
         )
     except ValueError:
         return None
+
+
+def _jpeg_profile(data: bytes) -> bytes:
+    """The first part of a JPEG's ICC profile, which has its description; empty where there is none."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF and 0xE0 <= data[place + 1] <= 0xEF:  # APP0..APP15
+        size = int.from_bytes(data[place + 2 : place + 4], "big")
+        if data[place + 1] == 0xE2 and data[place + 4 : place + 16] == b"ICC_PROFILE\x00":
+            return data[place + 18 : place + 2 + size]
+        place += 2 + size
+    return b""
+
+
+def _is_srgb(profile: bytes) -> bool:
+    """Whether a profile calls itself sRGB (or is none), in ICC version 2's ASCII or version 4's UTF-16."""
+    return not profile or b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """The image in sRGB, by its embedded profile; as it is where the profile is broken or of other channels."""
+    profile = image.info.get("icc_profile") or b""
+    if _is_srgb(profile) or image.mode not in ("RGB", "RGBA", "L", "LA", "CMYK"):
+        return image
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
+    colours = image.convert({"RGBA": "RGB", "LA": "L"}[image.mode]) if alpha else image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        out = ImageCms.profileToProfile(colours, source, _SRGB, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    assert out is not None  # not in place
+    if alpha:
+        out.putalpha(alpha)
+    return out
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
