@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(action=_stage, verb=verb)
     _submit_parser(commands)
     _job_parser(commands)
+    _data_parser(commands)
     check = commands.add_parser("check", help="validate a recipe; show it resolved, with the resources it needs")
     _recipe_arguments(check)
     check.set_defaults(action=_check)
@@ -142,6 +143,23 @@ def _job_parser(commands: Any) -> None:
             )
         _dashboard_argument(command)
         command.set_defaults(action=_job, verb=verb)
+
+
+def _data_parser(commands: Any) -> None:
+    about = {
+        "show": "what a data set holds",
+        "verify": "whether every shard is still what was written (sha256)",
+        "diff": "how two data sets differ, image by image",
+    }
+    verbs = commands.add_parser("data", help="show, verify and compare data sets").add_subparsers(
+        required=True, metavar="VERB"
+    )
+    for verb, help in about.items():
+        command = verbs.add_parser(verb, help=help)
+        command.add_argument("uri", help="of an ingest artifact, as `mapsto ingest` printed it")
+        if verb == "diff":
+            command.add_argument("other", help="the newer one")
+        command.set_defaults(action=_data, verb=verb)
 
 
 def _dashboard_argument(parser: argparse.ArgumentParser) -> None:
@@ -243,6 +261,25 @@ def _job(arguments: argparse.Namespace) -> int:
     else:
         print(getattr(jobs, arguments.verb)(arguments.job, arguments.address))
     return 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from .stages import versions
+
+    dataset = versions.opened(arguments.uri)
+    if arguments.verb == "diff":
+        print("\n".join(versions.diff(dataset, versions.opened(arguments.other)).lines()))
+        return 0
+    if arguments.verb == "show":
+        print("\n".join(versions.show(dataset)))
+        return 0
+    wrong = versions.verify(dataset)
+    for line in wrong:
+        print(line, file=sys.stderr)
+    print(
+        f"{arguments.uri}: {f'{len(wrong)} shards are not what was written' if wrong else 'every shard is as written'}"
+    )
+    return 2 if wrong else 0
 
 
 def _check(arguments: argparse.Namespace) -> int:

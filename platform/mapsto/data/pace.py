@@ -10,18 +10,25 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-
 if TYPE_CHECKING:
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 REST_S = 0.02
 
 
-class Pace(ExecutionCallback):
-    """For `DataContext.custom_execution_callback_classes`."""
+class Pace:
+    """Ray Data's ExecutionCallback, for `DataContext.custom_execution_callback_classes`."""
+
+    def before_execution_starts(self, executor: StreamingExecutor) -> None:
+        pass
 
     def on_execution_step(self, executor: StreamingExecutor) -> None:
         sink = executor._output_node
         if sink is not None and len(sink[1].output_queue):
             time.sleep(REST_S)
+
+    def after_execution_succeeds(self, executor: StreamingExecutor) -> None:
+        pass
+
+    def after_execution_fails(self, executor: StreamingExecutor, error: Exception) -> None:
+        pass

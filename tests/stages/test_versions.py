@@ -1,0 +1,63 @@
+"""Data sets shown, verified and compared, as the command line has them."""
+
+from pathlib import Path
+
+import pytest
+
+from mapsto import cli
+from mapsto.core.errors import UserError
+from mapsto.stages.versions import diff, opened, show, verify
+
+from .test_ingest import here, images, run  # noqa: F401  the fixture
+
+
+@pytest.fixture
+def dataset(here, tmp_path):  # noqa: F811
+    return run(images(tmp_path / "a", {"cup": 6, "leaf": 6}), tmp_path / "out", splits={"val": 0.5})[0]
+
+
+def shards(dataset) -> list[Path]:
+    return sorted(Path(dataset.artifact.uri).rglob("shards/*.parquet"))
+
+
+def test_show_has_the_counts(dataset):
+    text = "\n".join(show(dataset))
+    assert "12 kept, 0 quarantined of 12" in text and "classes  2: cup, leaf" in text and "val      6 rows" in text
+
+
+def test_verify_names_what_changed_and_exits_2(dataset, capsys):
+    assert verify(dataset) == [] and cli.main(["data", "verify", dataset.artifact.uri]) == 0
+    first, second = shards(dataset)
+    data = bytearray(first.read_bytes())
+    data[len(data) // 2] ^= 1
+    first.write_bytes(bytes(data))
+    second.write_bytes(second.read_bytes()[:-5])
+    wrong = sorted(verify(dataset))
+    assert wrong[0].endswith("its content has changed (sha256)") and "were written" in wrong[1]
+    second.unlink()
+    capsys.readouterr()
+    assert cli.main(["data", "verify", dataset.artifact.uri]) == 2
+    told = capsys.readouterr()
+    assert f"{second}: missing" in told.err and "2 shards are not what was written" in told.out
+
+
+def test_diff_counts_every_image_once(here, tmp_path, dataset, capsys):  # noqa: F811
+    new = tmp_path / "b"
+    images(new, {"cup": 6, "leaf": 6})
+    for k in (0, 1):  # the drawn pictures are the same again: take one away, add one, and call one otherwise
+        (new / "cup" / f"{k}.jpg").rename(new / "leaf" / f"was-cup-{k}.jpg")
+    (new / "leaf" / "0.jpg").unlink()
+    images(new, {"stone": 1}, seed=9)
+    other = run(new, tmp_path / "out2", splits={"val": 0.5})[0]
+    found = diff(dataset, other)
+    assert (found.added, found.removed, found.relabelled) == (1, 1, 2)
+    assert found.moved + found.same == 9
+    assert cli.main(["data", "diff", dataset.artifact.uri, other.artifact.uri]) == 0
+    assert "relabelled 2" in capsys.readouterr().out
+    same = diff(dataset, dataset)
+    assert same.same == 12 and same.added == same.removed == same.relabelled == same.moved == 0
+
+
+def test_what_is_no_data_set_says_so(tmp_path):
+    with pytest.raises(UserError, match="no finished artifact here"):
+        opened(str(tmp_path))
