@@ -2,12 +2,14 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.data import chunks
-from mapsto.data.chunks import Chooser, cut, ordered_classes, read_chunk
+from mapsto.data.chunks import Chooser, Grouped, cut, ordered_classes, read_chunk
 from mapsto.data.sources.item import Reference
 
 
@@ -69,6 +71,41 @@ def test_every_reference_once_with_ids_in_a_row_and_the_same_for_a_seed(tmp_path
         assert start == first and len(found) <= 7
         first += len(found)
     assert sorted(r.name for _, _, found in runs[0] for r in found) == sorted(r.name for r in wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=12, max_size=40), st.integers(0, 99))
+def test_no_group_straddles_two_splits(sizes, seed):
+    people = [
+        Reference(f"{k}/{i}", f"{k}/{i}", label="face", columns={"identity": f"person {k}"})
+        for k, size in enumerate(sizes)
+        for i in range(size)
+    ]
+    chooser = Grouped(Counter(f"={r.columns['identity']}" for r in people), 0.2, 0.2, seed, "identity")
+    of: dict[str, set[str]] = {}
+    got = Counter()
+    for each in people:
+        of.setdefault(each.columns["identity"], set()).add(chooser.split(each))
+        got[chooser.split(each)] += 1
+    assert all(len(found) == 1 for found in of.values())
+    for split in ("val", "test"):
+        assert abs(got[split] - 0.2 * len(people)) <= 6  # half of the largest group
+
+
+def test_groups_reach_the_chunks_and_a_column_that_is_not_there_is_told(tmp_path):
+    people = [
+        Reference(f"{k}-{i}", f"{k}-{i}", size=9, columns={"identity": str(k)}) for k in range(20) for i in range(5)
+    ]
+    listed = cut(people, Storage(), str(tmp_path / "a"), {"val": 0.2, "test": 0.2}, 0, None, "identity")
+    where: dict[str, set[str]] = {}
+    for number in range(listed.chunks):
+        split, _, found = read_chunk(Storage(), str(tmp_path / "a"), number)
+        for each in found:
+            where.setdefault(each.columns["identity"], set()).add(split)
+    assert Counter(next(iter(s)) for s in where.values()) == {"train": 12, "val": 4, "test": 4}
+    assert all(len(s) == 1 for s in where.values())
+    with pytest.raises(UserError, match="no row has the column identity"):
+        cut(references({"a": 5}), Storage(), str(tmp_path / "b"), {"val": 0.2}, 0, None, "identity")
 
 
 def test_a_limit_takes_from_the_whole_listing(tmp_path):

@@ -72,6 +72,8 @@ class DataConfig(Section):
     splits: dict[Literal["val", "test"], Fraction] = {"val": 0.1, "test": 0.1}
     """Fractions for the splits that the source does not give itself, taken from its training rows, stratified by
     class. A source that gives `test` keeps it whole."""
+    group: Literal["identity", "label"] | None = None
+    """Rows that share it never lie in two of the drawn splits (a person, in faces): whole groups are drawn instead."""
     seed: int = 0
     max_pixels: int = Field(100_000_000, gt=0)
     """Larger images go to quarantine undecoded."""

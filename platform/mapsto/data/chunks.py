@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.errors import UserError
 from ..core.sample import Split
 from ..core.storage import Storage, join
 from .sources.item import Reference
@@ -52,13 +53,17 @@ def cut(
     fractions: Mapping[Any, float],
     seed: int,
     limit: int | None,
+    group: str | None = None,
 ) -> Listed:
-    """List once, into a temporary file; then assign splits and write the chunks to `folder`/chunk-000000.json.gz."""
+    """List once, into a temporary file; then assign splits and write the chunks to `folder`/chunk-000000.json.gz.
+
+    `group`: rows that share this column (`identity`, `label`) stay in one split; UserError when none has it.
+    """
     counts: Counter[str] = Counter()
     names: set[str] = set()
     columns: set[str] = set()
     given: set[Split] = set()
-    rows = 0
+    rows = grouped = 0
     with tempfile.TemporaryFile(prefix="mapsto-listing-") as spool:
         with gzip.open(spool, "wt", compresslevel=1) as out:
             for reference in _limited(references, limit, seed):
@@ -75,10 +80,14 @@ def cut(
                 if reference.split:
                     given.add(reference.split)
                 if reference.split in (None, "train") and not reference.reason:
-                    counts[reference.label or ""] += 1
+                    counts[_member(reference, group) if group else reference.label or ""] += 1
+                    grouped += group is not None and _has(reference, group)
                 out.write(json.dumps(_brief(reference)) + "\n")
         wanted = {name: share for name, share in fractions.items() if name not in given}
-        chooser = Chooser(counts, wanted.get("val", 0.0), wanted.get("test", 0.0), seed)
+        if group and rows and not grouped:
+            raise UserError(f"group: no row has the column {group}, by which the splits are to be kept apart")
+        shares = wanted.get("val", 0.0), wanted.get("test", 0.0)
+        chooser = Grouped(counts, *shares, seed, group) if group else Chooser(counts, *shares, seed)
         spool.seek(0)
         with gzip.open(spool, "rt") as lines:
             ordered = _shuffled((Reference(**json.loads(line)) for line in lines), seed)
@@ -143,6 +152,42 @@ class Chooser:
             need[1] -= 1
             return "test"
         return "train"
+
+
+class Grouped:
+    """Splits that no group straddles: whole groups in random order go to test, then val, until its share of the rows is
+    reached as nearly as groups allow."""
+
+    def __init__(self, counts: Mapping[str, int], val: float, test: float, seed: int, column: str) -> None:
+        self._column = column
+        self._of: dict[str, Split] = {}
+        rows = sum(counts.values())
+        left: dict[Split, float] = {"test": test * rows, "val": val * rows}
+        names = sorted(counts)
+        for k in np.random.default_rng([seed, 1]).permutation(len(names)):
+            size = counts[names[k]]
+            for split in left:
+                if left[split] >= size / 2:
+                    left[split] -= size
+                    self._of[names[k]] = split
+                    break
+
+    def split(self, reference: Reference) -> Split:
+        if reference.split in ("val", "test"):
+            return reference.split
+        if reference.reason:
+            return "train"
+        return self._of.get(_member(reference, self._column), "train")
+
+
+def _has(reference: Reference, column: str) -> bool:
+    return (reference.label if column == "label" else reference.columns.get(column)) is not None
+
+
+def _member(reference: Reference, column: str) -> str:
+    """The group of a reference; without one, it is a group of its own."""
+    value = reference.label if column == "label" else reference.columns.get(column)
+    return f"={value}" if value is not None else reference.name
 
 
 def _write(assigned: Iterable[tuple[Reference, Split]]) -> Iterator[tuple[Split, list[Reference]]]:

@@ -156,7 +156,7 @@ def _start(num_cpus: int | None, verbose: bool) -> Session:
         import ray
 
         try:
-            with _own_agent_port():
+            with _own_agent_port(), _quiet_core(verbose):
                 context = ray.init(
                     address="local", num_cpus=num_cpus, include_dashboard=True, dashboard_host=LOOPBACK,
                     dashboard_port=_free_ports(1)[0], log_to_driver=verbose, logging_level=_level(verbose), _temp_dir=folder,
@@ -191,6 +191,33 @@ def _own_agent_port() -> Generator[None]:
         yield
     finally:
         RayParams.__init__ = plain
+
+
+@contextmanager
+def _quiet_core(verbose: bool) -> Generator[None]:
+    """Ray's C++ core writes to this process's terminal whatever it deems an error, such as a note on every actor of Ray
+    Data's that has arguments. What matters comes as an exception. The cluster's own processes keep their logs: they are
+    started before the core is."""
+    name = "RAY_BACKEND_LOG_LEVEL"
+    if verbose or name in os.environ:
+        yield
+        return
+    from ray._private import worker
+
+    plain = worker.connect
+
+    def quietly(*args: Any, **options: Any) -> Any:
+        os.environ[name] = "fatal"
+        try:
+            return plain(*args, **options)
+        finally:
+            del os.environ[name]
+
+    worker.connect = quietly
+    try:
+        yield
+    finally:
+        worker.connect = plain
 
 
 def _new_folder() -> str:
@@ -238,7 +265,10 @@ def _join(address: str, verbose: bool) -> Session:
     elsewhere = address != "auto" and address.rsplit(":", 1)[0] not in (LOOPBACK, "localhost")
     package = {"py_modules": [str(Path(__file__).resolve().parents[1])]} if elsewhere and not _in_job() else None
     try:
-        context = ray.init(address=address, log_to_driver=verbose, logging_level=_level(verbose), runtime_env=package)
+        with _quiet_core(verbose):
+            context = ray.init(
+                address=address, log_to_driver=verbose, logging_level=_level(verbose), runtime_env=package
+            )
     except (ConnectionError, ValueError, RuntimeError, RayError, TimeoutError) as error:
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(f"{address}: no Ray cluster to be reached there ({line})") from error

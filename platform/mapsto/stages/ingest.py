@@ -86,7 +86,13 @@ class Ingest:
             return Listed.of(job.storage.read_json(kept))
         work = job.artifact.path("work")
         listed = cut(
-            listing(layout, source, storage, work), job.storage, work, config.splits, config.seed, config.limit
+            listing(layout, source, storage, work),
+            job.storage,
+            work,
+            config.splits,
+            config.seed,
+            config.limit,
+            config.group,
         )
         if not listed.rows:
             raise UserError(f"{source}: the data set is empty (no file in it)")
