@@ -167,21 +167,26 @@ def test_what_is_no_image_is_kept_apart_with_its_reason(here, tmp_path):
 
 
 def test_wrong_masks_and_boxes_are_kept_apart(here, tmp_path):
-    source = images(tmp_path, {".": 4})
+    source = images(tmp_path, {".": 5})
     (tmp_path / "small.png").write_bytes(encode(np.zeros((5, 5), np.uint8), "png"))
     rows = [
         {"image": "0.jpg", "boxes": [[1, 1, 5, 5]], "box_labels": ["x"]}, {"image": "1.jpg", "boxes": [[5, 1, 1, 5]], "box_labels": ["x"]},
         {"image": "2.jpg", "boxes": [[1, 1, 5, 5]], "box_labels": ["x", "y"]}, {"image": "3.jpg", "mask": "small.png"}, {"image": "0.jpg", "mask": "gone.png"},
+        {"image": "4.jpg", "boxes": [[1, 2]], "box_labels": ["x"]},
     ]  # fmt: skip
     (source / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    dataset, _, _ = run(source / "m.jsonl", tmp_path / "out", splits={})
-    assert dataset.manifest["rows_kept"] == 1 and dataset.info().classes == ("x", "y")
+    dataset, _, said = run(source / "m.jsonl", tmp_path / "out", splits={})
+    assert dataset.manifest["rows_kept"] == 2 and dataset.info().classes == ("x", "y")
+    kept = {row["source"].rsplit("/", 1)[-1]: row["boxes"] for row in dataset.read("train")}
+    assert kept == {"0.jpg": [[1, 1, 5, 5]], "1.jpg": []}  # the box turned inside out is left out, its image stays
+    assert dataset.manifest["dropped"] == {"boxes without area inside the image": 1}
+    assert "left out: boxes without area inside the image: 1" in said
     reasons = " ".join(dataset.manifest["reasons"])
     assert (
         "differ in size" in reasons
         and "its mask is not there" in reasons
         and "differ in number" in reasons
-        and "boxes" in reasons
+        and "boxes" in dataset.manifest["reasons"]
     )
 
 
