@@ -156,7 +156,7 @@ def _start(num_cpus: int | None, verbose: bool) -> Session:
         import ray
 
         try:
-            with _own_agent_port(), _quiet_core(verbose):
+            with _own_agent_port():
                 context = ray.init(
                     address="local", num_cpus=num_cpus, include_dashboard=True, dashboard_host=LOOPBACK,
                     dashboard_port=_free_ports(1)[0], log_to_driver=verbose, logging_level=_level(verbose), _temp_dir=folder,
@@ -191,33 +191,6 @@ def _own_agent_port() -> Generator[None]:
         yield
     finally:
         RayParams.__init__ = plain
-
-
-@contextmanager
-def _quiet_core(verbose: bool) -> Generator[None]:
-    """Ray's C++ core writes to this process's terminal whatever it deems an error, such as a note on every actor of Ray
-    Data's that has arguments. What matters comes as an exception. The cluster's own processes keep their logs: they are
-    started before the core is."""
-    name = "RAY_BACKEND_LOG_LEVEL"
-    if verbose or name in os.environ:
-        yield
-        return
-    from ray._private import worker
-
-    plain = worker.connect
-
-    def quietly(*args: Any, **options: Any) -> Any:
-        os.environ[name] = "fatal"
-        try:
-            return plain(*args, **options)
-        finally:
-            del os.environ[name]
-
-    worker.connect = quietly
-    try:
-        yield
-    finally:
-        worker.connect = plain
 
 
 def _new_folder() -> str:
