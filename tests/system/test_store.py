@@ -30,6 +30,8 @@ cluster addr = 127.0.0.1
 auth cluster required = none
 auth service required = none
 auth client required = none
+ms client mode = crc
+ms mon client mode = crc
 osd pool default size = 1
 osd pool default min size = 1
 osd pool default pg num = 8
@@ -157,7 +159,7 @@ def test_a_whole_run_on_it(store, storage, tmp_path):
         "name: real\nroot: s3://bucket/artifacts\ndata: {train: {source: s3://bucket/images}}\n"
         "task: {kind: classify, image_size: 32, model: {name: airbench_tiny}}\n"
         "train: {epochs: 2, batch_size: 16, workers: 1, cpus_per_worker: 0.5}\n"
-        "compress: {max_drop: 100, repeats: 3, steps: [{kind: export}, {kind: quantize, calibration: 16}]}\n"
+        "compress: {max_drop: 100, repeats: 5, steps: [{kind: export}, {kind: quantize, calibration: 16}]}\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))} | {
         "AWS_ENDPOINT_URL": store, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1",

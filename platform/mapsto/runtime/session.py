@@ -238,10 +238,7 @@ def _join(address: str, verbose: bool) -> Session:
     elsewhere = address != "auto" and address.rsplit(":", 1)[0] not in (LOOPBACK, "localhost")
     package = {"py_modules": [str(Path(__file__).resolve().parents[1])]} if elsewhere and not _in_job() else None
     try:
-        with _quiet_core(verbose):
-            context = ray.init(
-                address=address, log_to_driver=verbose, logging_level=_level(verbose), runtime_env=package
-            )
+        context = ray.init(address=address, log_to_driver=verbose, logging_level=_level(verbose), runtime_env=package)
     except (ConnectionError, ValueError, RuntimeError, RayError, TimeoutError) as error:
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(f"{address}: no Ray cluster to be reached there ({line})") from error
