@@ -13,6 +13,7 @@ import time
 import uuid
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 
@@ -116,11 +117,11 @@ def _wait(port: int, process: subprocess.Popen[bytes], folder: Path) -> None:
 @pytest.fixture
 def storage(store, monkeypatch):
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")  # Debian's gateway knows no trailing ones
-    found = Storage(endpoint_url=store, region="us-east-1", key=KEY, secret=SECRET)
-    fs, path = found.fs("s3://bucket")
-    if not fs.exists(path):
-        fs.mkdir(path)
-    return found
+    client = boto3.client(
+        "s3", endpoint_url=store, region_name="us-east-1", aws_access_key_id=KEY, aws_secret_access_key=SECRET
+    )
+    client.create_bucket(Bucket="bucket")  # again is no error: it is ours
+    return Storage(endpoint_url=store, region="us-east-1", key=KEY, secret=SECRET)
 
 
 def test_more_names_than_a_page_holds(storage):

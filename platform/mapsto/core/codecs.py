@@ -47,7 +47,7 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
                 image.width * image.height > max_pixels
             ):  # first: a PNG's EXIF may lie behind its pixels, which getexif decodes
                 raise UserError(
-                    f"{image.width}x{image.height} is {image.width * image.height / 1e6:.0f} megapixels, over the limit of "
+                    f"too large: {image.width}x{image.height} is {image.width * image.height / 1e6:.0f} megapixels, over the limit of "
                     f"{max_pixels / 1e6:.0f} (max_pixels)"
                 )
             orientation = _valid_orientation(image.getexif().get(0x0112, 1))

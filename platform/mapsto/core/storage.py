@@ -185,7 +185,7 @@ class Storage:
             yield from self._walk_s3(uri, path)
             return
         if not self.retry(uri, lambda: fs.exists(path)):
-            raise UserError(f"{uri}: no such folder")
+            raise UserError(f"{uri}: no such file or folder")
         prefix = (
             uri[: len(uri) - len(path)] if uri.endswith(path) else (f"{uri.split('://')[0]}://" if "://" in uri else "")
         )

@@ -33,7 +33,7 @@ def to_png(data: bytes, max_pixels: int) -> bytes:
             if "PixelData" not in found and "FloatPixelData" not in found and "DoubleFloatPixelData" not in found:
                 raise UserError(f"a DICOM file without a picture ({found.get('Modality', 'no modality')})")
             if int(found.Rows) * int(found.Columns) > max_pixels:
-                raise UserError(f"{found.Columns}x{found.Rows} is over the limit of max_pixels")
+                raise UserError(f"too large: {found.Columns}x{found.Rows} is over the limit of max_pixels")
             frame = pixel_array(found, index=0)
             return encode(_grey(frame, found) if frame.ndim == 2 else _colour(frame, found), "png")
         except UserError:
