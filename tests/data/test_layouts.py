@@ -351,3 +351,12 @@ def test_a_truncated_shard_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"x\.tar: the archive is broken") as told:
         list(listing("webdataset", str(tmp_path / "t"), STORE, ""))
     assert "\n" not in str(told.value)
+
+
+def test_the_recipe_knows_every_layout():
+    from typing import get_args
+
+    from mapsto.config.schema import DataConfig
+    from mapsto.data.sources import LAYOUTS
+
+    assert set(get_args(DataConfig.model_fields["layout"].annotation)) == {"auto", *LAYOUTS}
