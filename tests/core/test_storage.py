@@ -25,6 +25,18 @@ def test_written_objects_come_back_and_are_listed(tmp_path):
     assert storage.names(str(tmp_path)) == ["b"]
 
 
+def test_a_glance_shows_the_first_names_only(tmp_path, s3, monkeypatch):
+    places = [(Storage(), str(tmp_path)), (s3.storage, s3.uri("glance"))]
+    for storage, root in places:
+        for name in ("b/2.txt", "a/1.txt", "a/3.txt", "c.txt"):
+            storage.write(join(root, "below", name), b"x")
+        assert storage.glance(join(root, "below")) == ["a", "b", "c.txt"]
+        assert storage.glance(join(root, "nowhere")) == []
+    monkeypatch.setattr("mapsto.core.storage.GLANCE", 2)
+    for storage, root in places:
+        assert len(storage.glance(join(root, "below"))) == 2
+
+
 def test_a_file_uri_and_a_path_are_the_same_place(tmp_path):
     Storage().write(f"file://{tmp_path}/x", b"1")
     assert Storage().read(str(tmp_path / "x")) == b"1"

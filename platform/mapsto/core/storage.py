@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("mapsto.storage")
 
+GLANCE = 1000
+"""Names that `glance` returns at most: a page of S3's listing."""
 TRANSIENT = (
     "SlowDown",
     "InternalError",
@@ -194,22 +197,7 @@ class Storage:
                 yield f"{prefix}{folder.rstrip('/')}/{name}", int(files[name].get("size") or 0)
 
     def _walk_s3(self, uri: str, path: str) -> Iterator[tuple[str, int]]:
-        import botocore.config
-        import botocore.session
-        from botocore import UNSIGNED
-
-        options = self._options("s3")
-        config = botocore.config.Config(
-            **options["config_kwargs"], **({"signature_version": UNSIGNED} if self.anonymous else {})
-        )
-        client = botocore.session.get_session().create_client(
-            "s3",
-            aws_access_key_id=self.key,
-            aws_secret_access_key=self.secret,
-            aws_session_token=self.token,
-            config=config,
-            **options["client_kwargs"],
-        )
+        client = self._client()
         bucket, _, prefix = path.partition("/")
         prefix = prefix.rstrip("/") + "/" if prefix else ""
         marker: dict[str, str] = {}
@@ -221,6 +209,43 @@ class Storage:
             if not page.get("IsTruncated"):
                 return
             marker = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def glance(self, uri: str) -> list[str]:
+        """The first names directly under a folder, at most 1,000 and by one request of S3; empty when there is none."""
+        fs, path = self.fs(uri)
+        if "s3" in _protocols(fs):
+            bucket, _, prefix = path.partition("/")
+            prefix = prefix.rstrip("/") + "/" if prefix else ""
+            ask = partial(self._client().list_objects_v2, Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=GLANCE)
+            page = self.retry(uri, ask)
+            found = [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
+            found += [entry["Key"] for entry in page.get("Contents", ()) if entry["Key"] != prefix]
+            return sorted(name[len(prefix) :].rstrip("/") for name in found)[:GLANCE]
+        if _local(fs):
+            try:
+                with os.scandir(path) as entries:
+                    return sorted(entry.name for entry in islice(entries, GLANCE))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return self.names(uri)[:GLANCE]
+
+    def _client(self) -> Any:
+        import botocore.config
+        import botocore.session
+        from botocore import UNSIGNED
+
+        options = self._options("s3")
+        config = botocore.config.Config(
+            **options["config_kwargs"], **({"signature_version": UNSIGNED} if self.anonymous else {})
+        )
+        return botocore.session.get_session().create_client(
+            "s3",
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+            aws_session_token=self.token,
+            config=config,
+            **options["client_kwargs"],
+        )
 
     def delete(self, uri: str) -> None:
         """Remove a file or a folder with all below it; absent is fine."""

@@ -70,7 +70,7 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
 
 def _files(uri: str, storage: Storage) -> list[str]:
     """Relative names of what may be COCO's: below `annotations/`, at the top, and `_annotations.coco.json` a folder down."""
-    top = storage.names(uri)
+    top = storage.glance(uri)
     out = [f"annotations/{name}" for name in storage.names(join(uri, "annotations")) if _KIND.match(name)]
     out += [name for name in top if _KIND.match(name) or name in ("annotations.json", "_annotations.coco.json")]
     folders = [name for name in top if name.lower() in SPLIT_NAMES]

@@ -36,8 +36,8 @@ class Look:
 
     @cached_property
     def top(self) -> tuple[str, ...]:
-        """Names directly under the URI; none where it is a file itself."""
-        return () if self.one else tuple(self.storage.names(self.uri))
+        """The first names directly under the URI; none where it is a file itself."""
+        return () if self.one else tuple(self.storage.glance(self.uri))
 
 
 def relative(uri: str, storage: Storage) -> Iterator[tuple[str, int]]:

@@ -60,10 +60,10 @@ def _pairs(uri: str, storage: Storage, top: tuple[str, ...]) -> list[Pair]:
     masks = next((name for name in ("masks", "mask", "annotations", "labels", "annots", "gt") if name in top), None)
     if images is None or masks is None:
         return []
-    inside, beside = storage.names(join(uri, images)), storage.names(join(uri, masks))
+    inside, beside = storage.glance(join(uri, images)), storage.glance(join(uri, masks))
     splits = [name for name in inside if name in beside and name.lower() in SPLIT_NAMES]
     found = [Pair(f"{images}/{s}", f"{masks}/{s}", SPLIT_NAMES[s.lower()]) for s in splits] or [Pair(images, masks)]
-    first = storage.names(join(uri, found[0].masks))[:5]
+    first = storage.glance(join(uri, found[0].masks))[:5]
     return found if any(name.lower().endswith((".png", ".tif", ".tiff", ".bmp", ".gif")) for name in first) else []
 
 
