@@ -243,10 +243,9 @@ def _in_worker(config: dict) -> None:
     run = Run.of(feed.streams["train"], None, recipe.train, 1)
     called = time.perf_counter()
     batches = worker_batches(feed.follow(run), 0, 1, share=lambda value: value, worker_cpus=1)
-    first, found = None, []
-    start = cpu = None
+    first = start = cpu = last = None
     images = 0
-    last, between, gaps = None, [], []
+    between, gaps = [], []
     for item, batch in batches:
         now = time.perf_counter()
         if first is None:

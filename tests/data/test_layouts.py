@@ -177,6 +177,18 @@ def test_yolo(tmp_path):
     assert list(reasons) == ["its label file cannot be used: line 1: class 5 of 2"]
 
 
+def test_yolo_class_names_in_a_text_file_end_with_the_last_name(tmp_path):
+    root = tmp_path / "yolo"
+    for name in "ab":
+        put(root, f"images/{name}.jpg", picture())
+    put(root, "labels/a.txt", "1 0.5 0.5 0.25 0.5\n")
+    put(root, "labels/b.txt", "2 0.5 0.5 0.25 0.5\n")
+    put(root, "labels/classes.txt", "leaf\nstone\n")
+    rows, reasons, _, classes = ingested(root, tmp_path, "yolo")
+    assert classes == ("stone",) and set(rows) == {"a.jpg"}
+    assert list(reasons) == ["its label file cannot be used: line 1: class 2 of 2"]
+
+
 def mask(values: np.ndarray, palette: bool = False) -> bytes:
     image = Image.fromarray(values.astype(np.uint8), "L" if not palette else None)
     if palette:

@@ -93,10 +93,10 @@ def _boxed(
 
 def _array(value: Any) -> np.ndarray:
     try:
-        boxes = np.asarray(value, np.float64).reshape(-1, 4) if len(value) else np.empty((0, 4))
+        boxes = np.asarray(value, np.float64) if len(value) else np.empty((0, 4))
     except (TypeError, ValueError) as error:
         raise UserError("boxes: each is [x1, y1, x2, y2] in pixels") from error
-    if not np.isfinite(boxes).all():
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise UserError("boxes: each is [x1, y1, x2, y2] in pixels, finite numbers")
     return boxes
 
@@ -116,17 +116,21 @@ def _read(uri: str, source: Storage) -> bytes:
 
 
 def _mask(data: bytes, height: int, width: int) -> bytes:
+    _ids(data, height, width)
+    return data
+
+
+def _ids(data: bytes, height: int, width: int) -> np.ndarray:
+    """The ids of a mask of the image's size."""
     mask = codecs.decode_mask(data)
     if mask.shape != (height, width):
         raise UserError(f"mask and image differ in size: {mask.shape[1]}x{mask.shape[0]}, {width}x{height}")
-    return data
+    return mask
 
 
 def _instances(data: bytes, height: int, width: int, name: str) -> dict[str, Any]:
     """Boxes and segments of a mask whose ids are instances, 0 background."""
-    mask = codecs.decode_mask(data)
-    if mask.shape != (height, width):
-        raise UserError(f"mask and image differ in size: {mask.shape[1]}x{mask.shape[0]}, {width}x{height}")
+    mask = _ids(data, height, width)
     boxes, segments = [], []
     for number in np.unique(mask[mask > 0]):
         found = mask == number

@@ -56,7 +56,7 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
 
 
 def _is_idx(name: str) -> bool:
-    return "images" in name and "idx3-ubyte" in name.replace(".idx3", "-idx3")
+    return "images" in name and "idx3-ubyte" in name
 
 
 def _plain(uri: str, storage: Storage, work: str) -> str:

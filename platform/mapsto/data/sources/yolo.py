@@ -56,7 +56,7 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
             continue
         yield Reference(at, at, size=size, split=split, columns=columns)
     for name in sorted(texts - set(wanted)):
-        if not name.endswith(("classes.txt",)):
+        if name != "labels/classes.txt":
             yield Reference(join(uri, name), reason="a label file of an image that is not there")
 
 
@@ -78,7 +78,7 @@ def _description(uri: str, storage: Storage) -> tuple[list[str] | None, dict[str
             return ([str(n) for n in found] if found else None), folders
     for place in ("classes.txt", "labels/classes.txt"):
         if storage.exists(join(uri, place)):
-            return storage.read(join(uri, place)).decode("utf-8-sig").split("\n"), {}
+            return storage.read(join(uri, place)).decode("utf-8-sig").rstrip().splitlines(), {}
     return None, {}
 
 
