@@ -1,8 +1,7 @@
 """The peer of `benchmarks/serving.py`: one ONNX model on Ray Serve as Serve's documentation has it: a FastAPI ingress,
 `@serve.batch`, PIL and NumPy for the pixels, ONNX Runtime for the model. Run in a process of its own."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: FastAPI would not find `Request` in a class that Ray has pickled.
 import io
 import sys
 import time

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import statistics
 import subprocess
@@ -64,7 +65,7 @@ def main() -> None:
             "plain Ray Serve": (
                 lambda port: [
                     sys.executable, "-m", "benchmarks._plain_serve", str(onnx), ",".join(names), str(SIZE), str(port)
-                ], {}, "/predict",
+                ], {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}, "/predict",
             ),
         }  # fmt: skip
         rate: dict[str, list[float]] = {name: [] for name in servers}
