@@ -42,6 +42,9 @@ class Model(BaseModel):
     drop_rate: float = Setting(0.0, ge=0, lt=1)
     small_input: bool | None = None
     """Keep the stem's resolution; default: for images of at most 64 pixels."""
+    mirror: bool = False
+    """Outside training, average the logits for the image and for its mirror image: often half a point of accuracy for twice
+    the time of an answer. Not for classes that a mirror changes, such as letters."""
 
 
 class Augment(BaseModel):
@@ -96,6 +99,7 @@ class Classify(Task):
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         from ..models.backbones import classifier
+        from ..models.mirrored import Mirrored
         from ..models.normalize import Normalized
 
         model, info = self.config.model, self.datasets[self.config.role]
@@ -109,6 +113,8 @@ class Classify(Task):
             image_size=self.config.image_size,
         )
         pretrained: Any = getattr(net, "default_cfg", None)
+        if model.mirror:
+            net = Mirrored(net)
         if model.pretrained and pretrained:
             return Normalized(net, pretrained["mean"], pretrained["std"])
         return Normalized(net, info.mean, info.std)
