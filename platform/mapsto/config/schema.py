@@ -7,16 +7,13 @@ from functools import cache, reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, field_validator, model_validator
+from pydantic import Field, SecretStr, create_model, field_validator, model_validator
 
 from ..core.registry import TASKS, task_class
 from ..core.storage import Storage
 from ..core.task import TaskConfig
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
+from .curation import CleanConfig
+from .section import Section
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -69,7 +66,7 @@ class DataConfig(Section):
         "archive",
         "folder",
     ] = "auto"
-    splits: dict[Literal["val", "test"], Fraction] = {"val": 0.1, "test": 0.1}
+    splits: dict[Literal["val", "test"], Fraction] = Field({"val": 0.1, "test": 0.1})
     """Fractions for the splits that the source does not give itself, taken from its training rows, stratified by
     class. A source that gives `test` keeps it whole."""
     group: Literal["identity", "label"] | None = None
@@ -296,10 +293,9 @@ class Target(Section):
 
 
 class CompressConfig(Section):
-    steps: list[Annotated[Export | Quantize, Field(discriminator="kind")]] = [
-        Export(kind="export"),
-        Quantize(kind="quantize"),
-    ]
+    steps: list[Annotated[Export | Quantize, Field(discriminator="kind")]] = Field(
+        [Export(kind="export"), Quantize(kind="quantize")]
+    )
     max_drop: float = Field(0.5, ge=0)
     """Largest loss of the task's primary metric on `val` that a variant may cost, in points (hundredths)."""
     target: Target = Target()
@@ -341,6 +337,8 @@ class RecipeBase(Section):
     """Artifacts go to root/name/stage/fingerprint."""
     storage: StorageConfig = StorageConfig()
     data: dict[str, DataConfig] = Field(min_length=1)
+    clean: CleanConfig | None = None
+    """With it, everything after works on the cleaned version of each data set."""
     task: TaskConfig
     train: TrainConfig = TrainConfig()
     tune: TuneConfig | None = None

@@ -19,6 +19,7 @@ TASKS = {
 
 STAGES = {
     "ingest": "mapsto.stages.ingest:Ingest",
+    "clean": "mapsto.stages.clean:Clean",
     "tune": "mapsto.stages.tune:Tune",
     "train": "mapsto.stages.train:Train",
     "evaluate": "mapsto.stages.evaluate:Evaluate",

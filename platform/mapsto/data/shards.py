@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,7 @@ class ShardJob:
                 refused.append({"source": reference.name, "split": split, "reason": str(error)})
                 continue
             if split == "train":
-                pixels += _moments(image)
+                pixels += moments(image)
             if len(rows) % every == 0 and len(thumbs) < self.thumbs:
                 small = codecs.encode(np.ascontiguousarray(_square(image)), "jpeg", 80)
                 thumbs.append((base64.b64encode(small).decode(), reference.label or ""))
@@ -130,28 +130,36 @@ class ShardJob:
 
     def _write(self, split: Split, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        sink = pa.BufferOutputStream()
-        groups = []
         schema = shard_schema(self.columns)
-        others = {name: "ZSTD" for name in schema.names if name not in ("image", "mask")}
-        with pq.ParquetWriter(
-            sink, schema, use_dictionary=False, compression={"image": "NONE", "mask": "NONE"} | others
-        ) as out:
-            for part in _groups(rows):
-                out.write_table(pa.Table.from_pylist(part, schema), row_group_size=len(part))
-                groups.append(len(part))
-        data = sink.getvalue().to_pybytes()
-        path = f"shards/{split}-{number:06d}.parquet"
-        self.artifact.write(data, path)
-        return {
-            "path": path,
-            "rows": len(rows),
-            "groups": groups,
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
+        tables = (pa.Table.from_pylist(part, schema) for part in _groups(rows))
+        return write_shard(self.artifact, f"shards/{split}-{number:06d}.parquet", schema, tables)
+
+
+def write_shard(artifact: Artifact, path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> dict[str, Any]:
+    """Write a Parquet shard with a row group for each table that has rows; returns its entry in the manifest."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    groups = []
+    others = {name: "ZSTD" for name in schema.names if name not in ("image", "mask")}
+    with pq.ParquetWriter(
+        sink, schema, use_dictionary=False, compression={"image": "NONE", "mask": "NONE"} | others
+    ) as out:
+        for table in tables:
+            if table.num_rows:
+                out.write_table(table, row_group_size=table.num_rows)
+                groups.append(table.num_rows)
+    data = sink.getvalue().to_pybytes()
+    artifact.write(data, path)
+    return {
+        "path": path,
+        "rows": sum(groups),
+        "groups": groups,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
 
 
 def shard_schema(columns: tuple[str, ...]) -> pa.Schema:
@@ -185,7 +193,7 @@ def quiet_decoders() -> Generator[None]:
         os.close(null)
 
 
-def _moments(image: np.ndarray) -> np.ndarray:
+def moments(image: np.ndarray) -> np.ndarray:
     """Per channel, in 0..1: the mean, and the mean square. Every image counts alike, as it does in training."""
     mean, std = (value.ravel() / 255 for value in cv2.meanStdDev(image))
     return np.stack([mean, std**2 + mean**2])

@@ -165,6 +165,12 @@ class Tally:
         return page.html()
 
 
+def longest_side(sides: np.ndarray) -> dict[str, int]:
+    """How many images have their longest side in each doubling of pixels: `512-1023` → 7."""
+    low, count = np.unique(np.floor(np.log2(np.maximum(sides, 1))).astype(int), return_counts=True)
+    return {f"{1 << k}-{(2 << k) - 1}": int(n) for k, n in zip(low.tolist(), count.tolist(), strict=True)}
+
+
 def _remedy(split: str, listed: Listed) -> str:
     if split in listed.given:
         return "the source names it, but none of its files is an image that can be read"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, ClassVar
-
-import numpy as np
 
 from ..config.schema import DataConfig
 from ..core import codecs
@@ -17,7 +15,7 @@ from ..core.stage import Done, Job
 from ..core.storage import Storage, absolute
 from ..data.chunks import Listed, cut
 from ..data.dataset import MANIFEST
-from ..data.execution import clear_errors, data_context
+from ..data.execution import each
 from ..data.shards import ShardJob, Summary
 from ..data.sources import detect, listing
 from ..data.tally import SHEET_PICTURES, Tally
@@ -33,7 +31,7 @@ class Ingest:
     about: ClassVar[str] = "read, check and write a source of images as a data set"
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        config = _config(recipe, options)
+        config = config_of(recipe, options)
         return config.model_dump(mode="json", exclude={"storage"}) | {"source": absolute(config.source)}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
@@ -42,7 +40,7 @@ class Ingest:
     def run(self, job: Job) -> Done:
         """Raises UserError for a source that is not there, refuses, is empty or holds no readable image, for a split
         without images, and for a full disk."""
-        config = _config(job.recipe, job.options)
+        config = config_of(job.recipe, job.options)
         source = absolute(config.source)
         layout, storage = config.layout, config.storage.open() if config.storage else job.storage
         if layout == "auto":
@@ -130,34 +128,14 @@ class Ingest:
             job.say(f"ingest: left out: {what}: {count}")
 
 
-@dataclass(frozen=True)
-class _Write:
-    """A shard number to its shard's summary."""
-
-    work: ShardJob
-    numbers: tuple[int, ...]
-
-    def __call__(self, rows: Any) -> Iterator[dict[str, Any]]:
-        for k in rows["id"]:
-            number = self.numbers[int(k)]
-            self.work.run(number)
-            yield {"number": np.array([number])}
-
-
 def _summaries(work: ShardJob, numbers: list[int]) -> Iterator[Summary]:
-    """Write the shards of the given chunks in Ray tasks of one CPU each; their summaries as they are done."""
-    if not numbers:
-        return
-    import ray.data
-    from ray.data import DataContext
-
-    with DataContext.current(data_context()), clear_errors():
-        rows = ray.data.range(len(numbers), override_num_blocks=len(numbers))
-        for row in rows.map_batches(_Write(work, tuple(numbers)), batch_size=None, num_cpus=1).iter_rows():
-            yield work.artifact.storage.read_json(work.summary_path(int(row["number"])))
+    """Write the shards of the given chunks in Ray tasks; their summaries as they are done."""
+    for number in each(work.run, numbers):
+        yield work.artifact.storage.read_json(work.summary_path(number))
 
 
-def _config(recipe: Any, options: Mapping[str, Any]) -> DataConfig:
+def config_of(recipe: Any, options: Mapping[str, Any]) -> DataConfig:
+    """The data set that a role names. Raises UserError for one that the recipe does not have."""
     role = options.get("role", "train")
     if role not in recipe.data:
         raise UserError(f"data.{role}: the recipe has no such data set{nearest(role, recipe.data)}")

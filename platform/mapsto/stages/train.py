@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.artifact import digest
 from ..core.registry import save_task, task_class
-from ..core.stage import Done, Job
+from ..core.stage import Done, Job, datasets_of
 from .train_page import line, page
 from .train_worker import Setup, Share, train, under_ray
 
@@ -46,7 +46,7 @@ class Train:
         }
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
-        return {f"data.{role}": ("ingest", {"role": role}) for role in recipe.data}
+        return datasets_of(recipe)
 
     def run(self, job: Job) -> Done:
         from ..data.dataset import Dataset
