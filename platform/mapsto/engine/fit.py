@@ -193,6 +193,8 @@ class _Fit:
     def _train(self, leave: Callable[[], bool] | None) -> float:
         """The epoch's steps, or those that are left of it; returns the last one's learning rate."""
         lr, progress = 0.0, self.progress
+        if self.swa:
+            self.swa.recent.clear()  # batch norm's statistics are of one epoch's rows
         while progress.steps < self.steps_per_epoch:
             start, self.items.waited = time.perf_counter(), 0.0
             lr = self._step()
