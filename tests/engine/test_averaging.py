@@ -63,6 +63,30 @@ def test_only_the_last_rows_are_remembered() -> None:
     assert [int(batch["row_id"][0]) for batch in swa.recent] == [6, 7, 8]
 
 
+class Branches(Regression):
+    """A frozen norm, one that the forward reaches, and one that it does not."""
+
+    def build(self, parents: Any) -> torch.nn.Module:
+        norms = {name: torch.nn.BatchNorm1d(6) for name in ("frozen", "reached", "unused")}
+        return torch.nn.ModuleDict({**norms, "head": torch.nn.Linear(6, 1)})
+
+    def forward(self, model: Any, batch: Any) -> dict[str, torch.Tensor]:
+        return {"y": model["head"](model["reached"](model["frozen"](batch["x"])))[:, 0]}
+
+
+def test_a_norm_that_is_frozen_or_not_reached_keeps_its_statistics() -> None:
+    model, _ = run({**SWA, "init": {"freeze": ["^frozen"]}}, Branches())
+    for name in ("frozen", "unused"):
+        assert (model[name].running_mean == 0).all(), name
+    last = np.concatenate([b["x"] for _, b in items(rows(ROWS), None, batch=BATCH, epochs=4, start=3)])
+    batches = np.split(last, [7, 14, 21])
+    passed = [x / np.sqrt(1 + 1e-5) for x in batches]
+    np.testing.assert_allclose(
+        model["reached"].running_mean, np.mean([x.mean(0) for x in passed], 0), rtol=1e-4, atol=1e-5
+    )
+    assert model["reached"].momentum == 0.1
+
+
 def test_swa_resumes_to_the_same_bits() -> None:
     states: list[bytes] = []
     task = Regression(dropout=0.3, norm=True)

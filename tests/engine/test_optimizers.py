@@ -60,7 +60,9 @@ def test_a_run_is_the_librarys_optimizer_by_hand(kind: str) -> None:
 
 def test_an_unknown_optimizer_is_refused_in_the_recipe_with_the_nearest() -> None:
     text = "name: a\nroot: /tmp/a\ndata: {train: {source: /tmp/i}}\ntask: {kind: classify}\ntrain: {optimizer: {kind: admw}}\n"
-    with pytest.raises(UserError, match=r"recipe:5: train.optimizer.kind: 'admw' is no optimizer.*did you mean 'adamw'"):
+    with pytest.raises(
+        UserError, match=r"recipe:5: train.optimizer.kind: 'admw' is no optimizer.*did you mean 'adamw'"
+    ):
         load(text)
     with pytest.raises(ValidationError, match="second derivatives"):
         OptimizerConfig(kind="adahessian")
@@ -94,10 +96,14 @@ def test_layer_decay_is_timms(name: str) -> None:
 
 def test_layer_decay_elsewhere_is_by_the_depth_of_the_weights() -> None:
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 5, 3), torch.nn.Flatten(), torch.nn.Linear(5, 2)
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.Conv2d(4, 5, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(5, 2),
     )
     expected = {"0": 0.25, "1": 0.25, "2": 0.5, "4": 1.0}
     scales = layer_scales(model, [n for n, _ in model.named_parameters()], 0.5)
     assert scales == {n: expected[n[0]] for n, _ in model.named_parameters()}
-    net, history = run({"epochs": 1, "optimizer": {"lr": 0.01, "layer_decay": 0.5}})
+    _, history = run({"epochs": 1, "optimizer": {"lr": 0.01, "layer_decay": 0.5}})
     assert history[0]["lr"] == 0.01

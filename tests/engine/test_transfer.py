@@ -108,7 +108,13 @@ def test_no_code_is_unpickled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("a.pth", b""), ("a.pth", b"PK\x03\x04cut"), ("a.pth", b"hello world"), ("a.safetensors", b"no"), ("a.bin", bytes(64))],
+    [
+        ("a.pth", b""),
+        ("a.pth", b"PK\x03\x04cut"),
+        ("a.pth", b"hello world"),
+        ("a.safetensors", b"no"),
+        ("a.bin", bytes(64)),
+    ],
 )
 def test_a_broken_file_is_refused_in_a_line(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)

@@ -13,13 +13,13 @@ from torch import nn
 from mapsto.config.training import EarlyStopConfig, TrainConfig
 from mapsto.core.errors import UserError
 from mapsto.engine.checkpoints import from_bytes, to_bytes
-from mapsto.engine.fit import LeftError
+from mapsto.engine.fit import LeftError, fit
 from mapsto.engine.prepare import checkpoint_gradients, prepared
 from mapsto.engine.stopping import EarlyStop
 from mapsto.engine.world import World
 
-from .runs import STEPS, run, same
-from .toy import Adversaries, Regression
+from .runs import BATCH, ROWS, STEPS, run, same
+from .toy import Adversaries, Regression, items, rows
 
 CONFIG: dict[str, Any] = {"epochs": 3, "optimizer": {"lr": 0.05}}
 
@@ -83,7 +83,7 @@ def test_a_model_without_checkpointing_is_refused() -> None:
 
 def test_sync_norm_is_torchs_and_refused_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(sync_norm=True)
-    with pytest.raises(UserError, match="train.sync_norm: torch's SyncBatchNorm needs GPUs"):
+    with pytest.raises(UserError, match=r"train.sync_norm: torch's SyncBatchNorm needs GPUs"):
         prepared(nn.BatchNorm2d(2), config, World(0, 2))
     monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self)
     net = prepared(nn.Sequential(nn.BatchNorm2d(2)), config, World(0, 2, torch.device("cuda")))
@@ -163,6 +163,12 @@ def test_early_stopping_keeps_the_best_evaluations_weights() -> None:
     resumed, again = run(config, resume=from_bytes(to_bytes(epochs[-1].state())))
     same(model, resumed)
     assert len(again) == len(history)
+
+
+def test_nothing_to_stop_by_is_refused() -> None:
+    task, settings = Regression(), TrainConfig(epochs=3, early_stop={"patience": 1})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"train.early_stop: the data has no rows in `val`"):
+        fit(task, task.build({}), settings, items(rows(ROWS), None, batch=BATCH, epochs=3), World(), STEPS)
 
 
 def test_patience_by_hand() -> None:

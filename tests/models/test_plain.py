@@ -66,7 +66,9 @@ def test_an_lstm_is_the_gates_equations() -> None:
 def test_cifar_resnets_have_the_papers_size(depth: int, millions: float) -> None:
     """Table 6 of arXiv 1512.03385."""
     net = CifarResNet(10, depth)
-    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.035 if depth == 110 else 0.0051)
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(
+        millions, abs=0.035 if depth == 110 else 0.0051
+    )
     weighted = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     assert len(weighted) == depth
 
@@ -117,5 +119,9 @@ def test_what_cannot_be_built_is_refused(name: str, more: dict, message: str) ->
 def test_drop_path_reaches_timms_blocks() -> None:
     from timm.layers import DropPath
 
-    rates = [m.drop_prob for m in classifier("test_vit", 3, image_size=32, drop_path=0.2).modules() if isinstance(m, DropPath)]
+    rates = [
+        m.drop_prob
+        for m in classifier("test_vit", 3, image_size=32, drop_path=0.2).modules()
+        if isinstance(m, DropPath)
+    ]
     assert max(rates) == pytest.approx(0.2)

@@ -85,7 +85,11 @@ def test_no_epochs_make_an_artifact_of_the_given_weights(tmp_path: Path, of: str
     conclude(job(first, []), first, 1.0)
     first.artifact.finish(section={}, parents={}, metrics={}, digest="d")
     weights = load_file(tmp_path / "train/first/model.safetensors")
-    uri = {"artifact": first.artifact.uri, "file": f"{first.artifact.uri}/model.safetensors", "pth": f"{tmp_path}/w.pth"}[of]
+    uri = {
+        "artifact": first.artifact.uri,
+        "file": f"{first.artifact.uri}/model.safetensors",
+        "pth": f"{tmp_path}/w.pth",
+    }[of]
     torch.save({"module." + k: torch.from_numpy(v) for k, v in weights.items()}, tmp_path / "w.pth")
     second = fakes.setup(tmp_path / "train" / "second", fakes.broken, {"epochs": 0, "init": {"weights": uri}})
     if of == "artifact":

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..core.errors import UserError
 from ..core.item import Item
 from ..core.sample import Batch
 from ..core.task import Context
@@ -298,11 +299,16 @@ class _Fit:
         if not due:
             return False
         try:
-            return self.items.peek()[0].split == "val"
+            found = self.items.peek()[0].split == "val"
         except RuntimeError:
             if epoch + 1 == self.config.epochs:
                 return False  # the last epoch of a data set without `val`
             raise
+        if not found and self.early_stop:
+            raise UserError(
+                "train.early_stop: the data has no rows in `val`, by which to stop; set data.<role>.splits.val"
+            )
+        return found
 
     def _evaluate_items(self) -> None:
         while True:

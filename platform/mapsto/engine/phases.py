@@ -188,7 +188,7 @@ class PhaseTrainer:
         raise UserError(
             f"train: the loss of phase '{self.phase.name}' is not finite at step {context.step} (epoch "
             f"{context.epoch + 1}), lr {self.lr * factor:.4g}, rows {shown}; lower train.optimizer.lr, or set "
-            "train.clip"
+            f"train.clip{', or train.precision: bf16' if self.scaler.is_enabled() else ''}"
         )
 
     def state(self) -> dict[str, Any]:
