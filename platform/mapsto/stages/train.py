@@ -203,9 +203,8 @@ def conclude(job: Job, setup: Setup, seconds: float) -> Done:
     last = kept(history, setup)
     val = {name.removeprefix("val/"): value for name, value in last.items() if name.startswith("val/")}
     speed = sum(r["images_per_s"] * r["seconds"] for r in history) / sum(r["seconds"] for r in history)
-    sentence = bottleneck(history)
-    job.say(f"train: {sentence}")
-    metrics = {**val, "epochs": len(history), "images_per_s": speed, "seconds": seconds, "bottleneck": sentence}
+    metrics = {**val, "epochs": len(history), "images_per_s": speed, "seconds": seconds}
+    metrics["bottleneck"] = bottleneck(history)
     return Done(metrics, digest(artifact.read("model.safetensors")))
 
 

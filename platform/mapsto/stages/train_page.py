@@ -34,7 +34,7 @@ def page(title: str, setup: Setup, history: Sequence[Mapping[str, float]]) -> Pa
     built.cards(
         {**dict(list(val.items())[:4]), "images/s": last["images_per_s"], "data wait": f"{last['data_wait']:.0%}"}
     )
-    built.text(f"{bottleneck(history).capitalize()}.")
+    built.text(f"The bottleneck is {bottleneck(history)}.")
     epochs = [record["epoch"] for record in history]
     names = list(dict.fromkeys(name for record in history for name in record))
     curves = {name: [record.get(name, math.nan) for record in history] for name in names}

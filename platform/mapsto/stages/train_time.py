@@ -1,4 +1,4 @@
-"""What a training run spends its time on, in a sentence."""
+"""What a training run spends its time on, in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MUCH, SOME = 0.3, 0.1
 
 
 def bottleneck(history: Sequence[Mapping[str, float]]) -> str:
-    """The sentence for a run's records; the first epoch, which starts things, is left out where there are others."""
+    """The bottleneck of a run's records, and the time of a step; the first epoch, which starts things, is left out where there are others."""
     records = history[1:] or history
     if not records:
         return "nothing was trained"
@@ -26,4 +26,4 @@ def bottleneck(history: Sequence[Mapping[str, float]]) -> str:
         what = "the model, and reading and decoding nearly as much"
     else:
         what = "the model: more workers, a smaller model or train.precision: bf16 would help, more data CPUs would not"
-    return f"the bottleneck is {what}; {step}"
+    return f"{what}; {step}"
