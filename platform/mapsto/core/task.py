@@ -32,6 +32,11 @@ class TaskConfig(BaseModel):
 
     kind: str
 
+    def artifacts(self) -> Mapping[str, str]:
+        """Dotted path below `task` → URI of further artifacts that training needs (`distill.teacher`). At training, and
+        only then, `build` finds them in `parents`, under `task.` and that path."""
+        return {}
+
 
 class Transform(Protocol):
     """(samples, generator) → sample: pure, picklable, numpy only. The first sample is the row itself, the others its

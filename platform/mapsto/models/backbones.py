@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from ..core.errors import UserError, nearest
 
-OWN = {"airbench": (64, 256, 256), "airbench_small": (64, 128, 256), "airbench_tiny": (32, 64, 128)}
+AIRBENCH = {"airbench": (64, 256, 256), "airbench_small": (64, 128, 256), "airbench_tiny": (32, 64, 128)}
 """Name → widths of an AirBench."""
+CIFAR = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
+"""Name → depth of a CifarResNet."""
+PLAIN = ("mlp", "cnn", "lstm")
+OWN = (*AIRBENCH, *CIFAR, *PLAIN)
 
 
 def classifier(
@@ -19,18 +24,24 @@ def classifier(
     image_size: int,
     pretrained: bool = False,
     drop_rate: float = 0.0,
+    drop_path: float = 0.0,
     small_input: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """N×3×H×W float → N×classes logits.
 
     `small_input`: for images of at most 64 pixels, the stem keeps the resolution (3×3 stride 1, no max pool) where
-    the model has torchvision's ResNet stem. Raises UserError for an unknown name, with the nearest known one, and
-    where pretrained weights cannot be had.
+    the model has torchvision's ResNet stem. `settings`: those of a plain net (widths, kernel, ...) by their names.
+    Raises UserError for an unknown name, with the nearest known one, for settings that the model cannot have, and where
+    pretrained weights cannot be had.
     """
     if name in OWN:
-        from .airbench import AirBench
-
-        return AirBench(classes, OWN[name])
+        if pretrained:
+            raise UserError(f"task.model.pretrained: there are no weights of '{name}' to fetch; set it to false")
+        try:
+            return _own(name, classes, image_size, drop_rate, settings or {})
+        except ValueError as error:
+            raise UserError(f"task.model: {name}: {error}") from error
     import timm
 
     if not timm.is_model(name.split(".")[0]):
@@ -42,7 +53,12 @@ def classifier(
     cfg = timm.models.get_pretrained_cfg(name)
     size: dict[str, Any] = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=classes, drop_rate=drop_rate, **size)
+        path = {"drop_path_rate": drop_path} if drop_path else {}
+        model = timm.create_model(name, pretrained=pretrained, num_classes=classes, drop_rate=drop_rate, **size, **path)
+    except TypeError as error:
+        raise UserError(
+            f"task.model: '{name}' does not take {', '.join(['drop_rate', *path])} ({error}); leave it at 0"
+        ) from error
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
             raise
@@ -56,3 +72,18 @@ def classifier(
             model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, 1, 1, bias=old.bias is not None)
         model.maxpool = nn.Identity()
     return model
+
+
+def _own(name: str, classes: int, size: int, drop_rate: float, settings: Mapping[str, Any]) -> nn.Module:
+    if name in AIRBENCH:
+        from .airbench import AirBench
+
+        return AirBench(classes, AIRBENCH[name])
+    if name in CIFAR:
+        from .cifar_resnet import CifarResNet
+
+        return CifarResNet(classes, CIFAR[name])
+    from .plain import Cnn, Lstm, Mlp
+
+    made: dict[str, Callable[..., nn.Module]] = {"mlp": Mlp, "cnn": Cnn, "lstm": Lstm}
+    return made[name](classes, size, drop_rate=drop_rate, **settings)

@@ -51,7 +51,13 @@ class Clean:
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
         config_of(recipe, options)
-        return {"data": ("ingest", {"role": options.get("role", "train")})}
+        role = options.get("role", "train")
+        found: dict[str, tuple[str, Mapping[str, Any]]] = {"data": ("ingest", {"role": role})}
+        if (recipe.clean or CleanConfig()).folds:  # what its training needs besides, as it came
+            others = {f"data.{name}": ("ingest", {"role": name}) for name in recipe.data if name != role}
+            given = {name: need for name, need in Train().needs(recipe, {}).items() if not name.startswith("data.")}
+            found |= others | given
+        return found
 
     def run(self, job: Job) -> Done:
         """Raises UserError where a split that the data set had would be left without images."""

@@ -60,8 +60,8 @@ def _fold(
         job.say(f"clean: part {k + 1} of {folds}: training on {data.manifest['splits']['train']['rows']:,} rows")
         model = Artifact(f"{where}/train", job.storage)
         resume = model.started() and not model.complete()
-        parents = {f"data.{name}": artifact for name, artifact in job.parents.items() if name != "data"}
-        parents[f"data.{role}"] = data.artifact
+        parents = {name: artifact for name, artifact in job.parents.items() if name != "data"}
+        parents |= {f"data.{role}": data.artifact}
         stage = Train()
         section = stage.section(job.recipe, {})
         if not model.complete():

@@ -18,6 +18,7 @@ from ..core.page import show
 from ..core.registry import stage, task_class
 from ..core.stage import Job, Stage
 from ..core.storage import absolute, join
+from .given import GIVEN, open_given
 
 ORDER = ("ingest", "clean", "tune", "train", "evaluate", "compress", "serve")
 """The stages of `run`, in their order."""
@@ -39,6 +40,8 @@ class Pipeline:
         Raises UserError where the task does not support the stage.
         """
         options = dict(options or {})
+        if name == GIVEN:
+            return open_given(options["uri"], self.recipe.storage.open())
         elsewhere = name == "predict" and options.get("endpoint")
         if (
             name in ("train", "evaluate", "compress", "serve", "predict")

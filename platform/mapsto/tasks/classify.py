@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -27,24 +27,12 @@ from ..data.transforms import (
     RandomRotate,
     Step,
 )
+from .classify_model import Model, network
+from .distill import Distill, distilled
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    name: str = "resnet18"
-    """A timm model, or `airbench`, a small fast net for images of 32 to 64 pixels."""
-    pretrained: bool = False
-    drop_rate: float = Setting(0.0, ge=0, lt=1)
-    small_input: bool | None = None
-    """Keep the stem's resolution; default: for images of at most 64 pixels."""
-    mirror: bool = False
-    """Outside training, average the logits for the image and for its mirror image: often half a point of accuracy for twice
-    the time of an answer. Not for classes that a mirror changes, such as letters."""
 
 
 class Augment(BaseModel):
@@ -77,12 +65,19 @@ class ClassifyConfig(TaskConfig):
     augment: Augment = Augment()
     role: str = "train"
     """Which of the recipe's data sets."""
+    distill: Distill | None = None
+    """Learn from another model's answers, too."""
+
+    def artifacts(self) -> Mapping[str, str]:
+        return {"distill.teacher": self.distill.teacher} if self.distill else {}
 
 
 class Classify(Task):
     Config = ClassifyConfig
     about: ClassVar[str] = "one label per image"
     config: ClassifyConfig
+    _parents: Mapping[str, Artifact] = {}
+    """Of training."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -98,26 +93,8 @@ class Classify(Task):
             raise UserError(f"{info.uri}: one class only ('{info.classes[0]}'); classify needs two or more")
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
-        from ..models.backbones import classifier
-        from ..models.mirrored import Mirrored
-        from ..models.normalize import Normalized
-
-        model, info = self.config.model, self.datasets[self.config.role]
-        small = self.config.image_size <= 64 if model.small_input is None else model.small_input
-        net = classifier(
-            model.name,
-            len(self.classes),
-            pretrained=model.pretrained,
-            drop_rate=model.drop_rate,
-            small_input=small,
-            image_size=self.config.image_size,
-        )
-        pretrained: Any = getattr(net, "default_cfg", None)
-        if model.mirror:
-            net = Mirrored(net)
-        if model.pretrained and pretrained:
-            return Normalized(net, pretrained["mean"], pretrained["std"])
-        return Normalized(net, info.mean, info.std)
+        self._parents = parents
+        return network(self.config.model, self.datasets[self.config.role], self.config.image_size)
 
     def streams(self, split: Split) -> Mapping[str, Stream]:
         config, augment, keep = self.config, self.config.augment, Keep("image", "label")
@@ -139,7 +116,9 @@ class Classify(Task):
         return {"": Stream(config.role, split, Compose(*steps, keep), ("image", "label"))}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
-        return (Phase("train", self._loss),)
+        config = self.config
+        loss = distilled(self._loss, config.distill, self._parents, self) if config.distill else self._loss
+        return (Phase("train", loss),)
 
     def _loss(
         self, model: nn.Module, batch: Batch, context: Context
