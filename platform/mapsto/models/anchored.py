@@ -28,7 +28,8 @@ class RetinaNet(nn.Module):
         super().__init__()
         _anchors(self, retinanet(image_size, anchor))
         self.pyramid = Pyramid(maps, channels, LastLevelP6P7(channels, channels))
-        self.head = RetinaNetHead(channels, 3 * len(RATIOS), classes)
+        # Normalised, as torchvision's second version is: a narrow head of its first one starts with no signal at all.
+        self.head = RetinaNetHead(channels, 3 * len(RATIOS), classes, norm_layer=_group_norm)
         self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -77,6 +78,10 @@ class Ssd(nn.Module):
         positive = torch.stack([(match >= 0).sum() for match in matched]).sum().float()
         logs = {"score_loss": found["classification"] * positive, "box_loss": found["bbox_regression"] * positive}
         return sum(logs.values(), torch.zeros_like(positive)), positive, {k: v.detach() for k, v in logs.items()}
+
+
+def _group_norm(width: int) -> nn.Module:
+    return nn.GroupNorm(max(1, width // 8), width)
 
 
 def _anchors(model: nn.Module, grid: Grid) -> None:

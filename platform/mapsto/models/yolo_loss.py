@@ -21,7 +21,7 @@ TOP = 13
 ALPHA, BETA = 1.0, 6.0
 """Weights of score and IoU in the alignment, score^α · IoU^β."""
 LEAST = 0.1
-"""An object's best cell is taught at least this score, however badly its box lies yet: so that every object is learned."""
+"""An object's best cell is taught at least this score, however badly its box lies yet."""
 NEGATIVE, GAMMA = 0.75, 2.0
 """Varifocal loss: weight and focus of the cells that answer for nothing."""
 BOX_WEIGHT = 2.5
@@ -32,24 +32,24 @@ CHUNK = 256
 def detection_loss(
     deltas: torch.Tensor, logits: torch.Tensor, cells: torch.Tensor, targets: Sequence[Targets]
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """(sum, count, logs) over a batch: N×A×4 deltas, N×A×C logits, A×4 cells. The count is, over the images, what their
-    cells' scores should add up to, at least 1 for each: images without objects teach, too."""
+    """(sum, count, logs) over a batch: N×A×4 deltas, N×A×C logits, A×4 cells. The count is the answering cells' weights
+    in sum, at least 1 for each image: images without objects teach, too."""
     boxes = distances_to_boxes(deltas, cells)
-    quality, owned = torch.zeros_like(logits), torch.full(logits.shape[:2], -1, device=logits.device)
+    quality = torch.zeros_like(logits)
+    parts: list[torch.Tensor] = []
+    count = logits.new_zeros(())
     for n, target in enumerate(targets):
-        if len(target["boxes"]):
-            owner, score = assign(logits[n].detach().sigmoid(), boxes[n].detach(), cells, target)
-            answering = (owner >= 0).nonzero()[:, 0]
-            quality[n, answering, target["labels"][owner[answering]]] = score[answering]
-            owned[n] = owner
-    score = varifocal(logits, quality)
-    image, cell = (owned >= 0).nonzero(as_tuple=True)
-    truth = torch.cat([target["boxes"][owned[n][owned[n] >= 0]] for n, target in enumerate(targets)])
-    apart = generalized_box_iou_loss(boxes[image, cell], truth, reduction="none")
-    box = (apart * quality[image, cell].sum(-1)).sum()
-    count = quality.sum((1, 2)).clamp(min=1.0).sum()
-    logs = {"score_loss": score.detach(), "box_loss": box.detach()}
-    return score + BOX_WEIGHT * box, count, logs
+        if not len(target["boxes"]):
+            count = count + 1
+            continue
+        owner, weight, score = assign(logits[n].detach().sigmoid(), boxes[n].detach(), cells, target)
+        cell = (owner >= 0).nonzero()[:, 0]
+        quality[n, cell, target["labels"][owner[cell]]] = score[cell]
+        apart = generalized_box_iou_loss(boxes[n, cell], target["boxes"][owner[cell]], reduction="none")
+        parts.append((apart * weight[cell]).sum())
+        count = count + weight.sum().clamp(min=1.0)
+    score, box = varifocal(logits, quality), sum(parts, deltas.sum() * 0)
+    return score + BOX_WEIGHT * box, count, {"score_loss": score.detach(), "box_loss": box.detach()}
 
 
 def distances_to_boxes(deltas: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
@@ -70,29 +70,41 @@ def varifocal(logits: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def assign(
     scores: torch.Tensor, boxes: torch.Tensor, cells: torch.Tensor, target: Targets
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which object each of A cells answers for (-1: none), and the score that it should give.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Which object each of A cells answers for (-1: none), how much its box weighs, and the score that it should give.
 
     An object's candidates are the cells whose centres it holds, or the nearest cell where it holds none; of these the
-    13 best aligned answer. A cell that several objects want goes to the one that its box overlaps most. The score is
-    the alignment, scaled so that an object's best cell gets its best IoU.
+    13 best aligned answer. A cell that several objects want goes to the one that its box overlaps most; an object left
+    with none takes its best from one that has others. The weight is the alignment as a share of the object's best: so
+    an object whose boxes lie badly yet, as small ones' do, is learned as fast as any. The score is that times the best
+    IoU, as in the paper (which has it for the weight, too).
     """
     centres, sides = (cells[:, :2] + cells[:, 2:]) / 2, cells[:, 2] - cells[:, 0]
+    objects = len(target["boxes"])
     owner = torch.full((len(cells),), -1, device=cells.device)
     overlap, alignment = scores.new_full((len(cells),), -1.0), scores.new_zeros(len(cells))
-    for first in range(0, len(target["boxes"]), CHUNK):
-        truth, labels = target["boxes"][first : first + CHUNK], target["labels"][first : first + CHUNK]
+    first_choice, choice_overlap, choice_alignment = owner.new_zeros(objects), *scores.new_zeros(2, objects)
+    for first in range(0, objects, CHUNK):
+        part = slice(first, first + CHUNK)
+        truth, labels = target["boxes"][part], target["labels"][part]
         candidate = _inside(centres, sides, truth)
         shared = box_iou(truth, boxes)
         aligned = scores[:, labels].T ** ALPHA * shared**BETA
         best = aligned.masked_fill(~candidate, -1.0).topk(min(TOP, len(cells)), dim=1).indices
+        first_choice[part] = best[:, 0]
+        choice_overlap[part], choice_alignment[part] = (v.gather(1, best[:, :1])[:, 0] for v in (shared, aligned))
         chosen = torch.zeros_like(candidate).scatter_(1, best, True) & candidate
         value, row = shared.masked_fill(~chosen, -1.0).max(dim=0)
         better = value > overlap
         overlap = torch.where(better, value, overlap)
         owner = torch.where(better, row + first, owner)
         alignment = torch.where(better, aligned.gather(0, row[None])[0], alignment)
-    return owner, _scaled(owner, overlap, alignment, len(target["boxes"]))
+    held = torch.bincount(owner[owner >= 0], minlength=objects)
+    spare = held[owner[first_choice].clamp(min=0)] > 1
+    lost = ((held == 0) & spare).nonzero()[:, 0]
+    taken = first_choice[lost]
+    owner[taken], overlap[taken], alignment[taken] = lost, choice_overlap[lost], choice_alignment[lost]
+    return owner, *_scaled(owner, overlap, alignment, objects)
 
 
 def _inside(centres: torch.Tensor, sides: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -108,13 +120,14 @@ def _inside(centres: torch.Tensor, sides: torch.Tensor, truth: torch.Tensor) -> 
     return inside
 
 
-def _scaled(owner: torch.Tensor, overlap: torch.Tensor, alignment: torch.Tensor, objects: int) -> torch.Tensor:
-    """A scores from 0 to 1; 0 for the cells that answer for nothing."""
-    answering = owner >= 0
-    index = owner.clamp(min=0)
+def _scaled(
+    owner: torch.Tensor, overlap: torch.Tensor, alignment: torch.Tensor, objects: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weights and A scores, 0 to 1; 0 for the cells that answer for nothing."""
+    answering, index = owner >= 0, owner.clamp(min=0)
     zeros = alignment.new_zeros(objects)
     most = zeros.scatter_reduce(0, owner[answering], alignment[answering], "amax")
     best = zeros.scatter_reduce(0, owner[answering], overlap[answering], "amax").clamp(min=LEAST)
     tiny = torch.finfo(alignment.dtype).tiny
-    share = (alignment + tiny) / (most[index] + tiny)
-    return torch.where(answering, share * best[index], 0.0)
+    weight = torch.where(answering, (alignment + tiny) / (most[index] + tiny), 0.0)
+    return weight, weight * best[index]

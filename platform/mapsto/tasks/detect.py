@@ -65,7 +65,7 @@ class DetectModel(BaseModel):
     """Of the others: a timm model with feature maps."""
     pretrained: bool = False
     """The backbone's weights from timm."""
-    channels: int = Setting(128, ge=8)
+    channels: int = Setting(128, ge=8, multiple_of=8)
     """Of the feature pyramid (ssd: of its further levels)."""
     anchor: float = Setting(32.0, ge=4)
     """Side of the smallest square anchor, pixels of the input; each level's are twice as large as the one's before
