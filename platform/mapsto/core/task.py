@@ -272,10 +272,11 @@ def pieces(batch: Batch, name: str) -> list[Any]:
 def rows(batch: Batch, keep: Iterable[int] | np.ndarray) -> Batch:
     """The given rows of a batch whose arrays (or tensors) have N rows each, or are ragged."""
     index = np.asarray(keep)
+    index = index if index.size else np.empty(0, np.int64)
     out: Batch = {}
     for name, value in batch.items():
         if f"{name}_offsets" in batch:
-            offsets = np.asarray(batch[f"{name}_offsets"])
+            offsets = np.array(batch[f"{name}_offsets"].tolist())
             starts, stops = offsets[:-1][index], offsets[1:][index]
             inner = [np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)]
             out[name] = value[np.concatenate([np.empty(0, np.int64), *inner])]

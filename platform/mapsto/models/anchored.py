@@ -38,7 +38,7 @@ class RetinaNet(nn.Module):
 
     def losses(self, x: torch.Tensor, targets: Sequence[Targets]) -> Losses:
         """(sum over the images, their number, logs): each image's loss is over its own positive anchors."""
-        out, anchors = _named(self.forward(x)), [self.anchors] * len(targets)
+        out, anchors = _named(self.forward(x)), [self.get_buffer("anchors")] * len(targets)
         found = self.head.compute_loss(targets, out, anchors, [_matched(self, self.matcher, t) for t in targets])
         images = torch.tensor(float(len(targets)), device=x.device)
         logs = {"score_loss": found["classification"] * images, "box_loss": found["bbox_regression"] * images}
@@ -71,7 +71,7 @@ class Ssd(nn.Module):
     def losses(self, x: torch.Tensor, targets: Sequence[Targets]) -> Losses:
         """(sum over the positive anchors and three times as many hard negatives, number of the positive ones, logs). An
         image without objects has neither: SSD learns nothing from it."""
-        out, anchors = _named(self.forward(x)), [self.anchors] * len(targets)
+        out, anchors = _named(self.forward(x)), [self.get_buffer("anchors")] * len(targets)
         matched = [_matched(self, self.matcher, target) for target in targets]
         shifted = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
         found = self.ssd.compute_loss(shifted, out, anchors, matched)
@@ -101,11 +101,12 @@ def _named(out: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _shrink(inputs: int, outputs: int) -> nn.Sequential:
+    """Half the size; by group norm, because a coarse map may be one cell, of which a batch of one has no variance."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs // 2, 1, bias=False),
-        nn.BatchNorm2d(outputs // 2),
+        _group_norm(outputs // 2),
         nn.ReLU(),
         nn.Conv2d(outputs // 2, outputs, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(outputs),
+        _group_norm(outputs),
         nn.ReLU(),
     )

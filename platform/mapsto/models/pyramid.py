@@ -45,7 +45,7 @@ class Maps(nn.Module):
 def _features(name: str, pretrained: bool, at: tuple[int, ...] | None = None) -> Any:
     import timm
 
-    some = {} if at is None else {"out_indices": at}
+    some: dict[str, Any] = {} if at is None else {"out_indices": at}
     try:
         return timm.create_model(name, features_only=True, pretrained=pretrained, **some)
     except (OSError, RuntimeError, ValueError, AttributeError, AssertionError) as error:

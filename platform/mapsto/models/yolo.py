@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -30,9 +31,7 @@ class Yolo(nn.Module):
         self.register_buffer("anchors", torch.from_numpy(grid.anchors), persistent=False)
         self.anchors: torch.Tensor
         self.stem = conv(3, widths[0], 3, 2)
-        stages = [
-            nn.Sequential(conv(i, o, 3, 2), Partial(o, o, blocks)) for i, o in zip(widths, widths[1:], strict=False)
-        ]
+        stages = [nn.Sequential(conv(i, o, 3, 2), Partial(o, o, blocks)) for i, o in pairwise(widths)]
         stages[-1].append(Pooled(widths[-1]))
         self.stages = nn.ModuleList(stages)
         self.neck = Neck(widths[2:])
@@ -136,15 +135,19 @@ class Head(nn.Module):
     def __init__(self, inputs: int, width: int, classes: int) -> None:
         super().__init__()
         self.stem = conv(inputs, width, 1)
-        self.box = nn.Sequential(conv(width, width, 3), conv(width, width, 3), nn.Conv2d(width, 4, 1))
-        self.kind = nn.Sequential(conv(width, width, 3), conv(width, width, 3), nn.Conv2d(width, classes, 1))
-        for branch, start in ((self.box, math.log(2.0)), (self.kind, -math.log((1 - PRIOR) / PRIOR))):
-            last = branch[-1]
-            nn.init.normal_(last.weight, std=0.01)
-            nn.init.constant_(last.bias, start)
+        self.box = nn.Sequential(conv(width, width, 3), conv(width, width, 3), _last(width, 4, math.log(2.0)))
+        start = -math.log((1 - PRIOR) / PRIOR)
+        self.kind = nn.Sequential(conv(width, width, 3), conv(width, width, 3), _last(width, classes, start))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.stem(x)
         deltas, logits = (branch(x).flatten(2).transpose(1, 2) for branch in (self.box, self.kind))
         return deltas, logits
 
+
+def _last(inputs: int, outputs: int, start: float) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, 1)
+    nn.init.normal_(layer.weight, std=0.01)
+    assert layer.bias is not None
+    nn.init.constant_(layer.bias, start)
+    return layer

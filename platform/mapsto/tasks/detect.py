@@ -125,7 +125,9 @@ class DetectConfig(TaskConfig):
     @model_validator(mode="after")
     def _anchors_fit(self) -> DetectConfig:
         if self.model.name == "ssd" and self.model.anchor >= 0.9 * self.image_size:
-            raise ValueError(f"model.anchor: {self.model.anchor:g} leaves no larger boxes in an image of {self.image_size}")
+            raise ValueError(
+                f"model.anchor: {self.model.anchor:g} leaves no larger boxes in an image of {self.image_size}"
+            )
         return self
 
 
@@ -264,7 +266,8 @@ class Detect(Task):
         counted = rows(batch, keep if len(keep) else [0])
         boxes, labels = pieces(counted, "boxes"), pieces(counted, "box_labels")
         targets = [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
-        total, count, logs = model.get_submodule("net").losses(model.normalize(counted["image"]), targets)  # ty: ignore[call-non-callable]
+        net: Any = model.net
+        total, count, logs = net.losses(model.normalize(counted["image"]), targets)
         if not len(keep):
             return total * 0, count * 0, {name: value * 0 for name, value in logs.items()}
         return total, count, dict(logs)
