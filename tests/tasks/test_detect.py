@@ -259,7 +259,7 @@ def test_what_does_not_fit_is_one_line():
             task_class("detect").Config(kind="detect", **options)
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn", "ssd", "yolo"])
+@pytest.mark.parametrize("name", ["fasterrcnn", "ssd"])  # yolo goes through the matrix, int8 too
 def test_what_is_exported_answers_as_torch_does(name):
     from mapsto.compress.export import to_onnx
     from mapsto.serving.runtimes import OnnxRuntime, direct
