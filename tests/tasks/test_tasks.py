@@ -10,14 +10,17 @@ from mapsto.core.codecs import encode
 from mapsto.core.errors import UserError
 from mapsto.core.registry import TASKS, load_task, save_task, task_class
 from mapsto.core.sample import DatasetInfo, Geometry
-from mapsto.core.task import Context, stack
+from mapsto.core.task import Context, rows, stack
 
-INFO = DatasetInfo("s3://b/data", "f:1", ("cat", "dog", "fox"), {"train": 9}, ("image", "label", "mask"))
+INFO = DatasetInfo(
+    "s3://b/data", "f:1", ("cat", "dog", "fox"), {"train": 9}, ("image", "label", "mask", "boxes", "box_labels")
+)
 CONTEXT = Context(0, 0, 10, torch.Generator().manual_seed(0), 0, 1, lambda tensor: tensor)
 CONFIGS = {
     "classify": {"kind": "classify", "image_size": 32, "model": {"name": "resnet10t"}},
     "segment": {"kind": "segment", "classes": ["sky", "cat", "dog"], "image_size": 32, "model": {"widths": [4, 8]}},
     "gan": {"kind": "gan", "image_size": 16, "latent": 16, "width": 4},
+    "detect": {"kind": "detect", "image_size": 64, "model": {"widths": [4, 8, 8, 8, 8]}},
 }
 
 
@@ -26,17 +29,18 @@ def make(kind: str, info: DatasetInfo = INFO, **changes):
     return cls(cls.Config(**{**CONFIGS[kind], **changes}), {"train": info})
 
 
-def batch(task, split="train", rows=4):
+def batch(task, split="train", size=4):
     rng = np.random.default_rng(0)
     stream = task.streams(split)[""]
     samples = []
-    for i in range(rows):
+    for i in range(size):
         sample = {"image": encode(rng.integers(0, 256, (40, 50, 3), np.uint8)), "label": i % 3, "row_id": i}
         sample["mask"] = encode(rng.integers(0, 3, (40, 50), np.uint8), "png")
+        sample |= {"boxes": [[5.0, 5.0, 30.0, 30.0]] * i, "box_labels": [i % 3] * i}
         samples.append(
             stream.transform([{k: sample[k] for k in (*stream.columns, "row_id")}], np.random.default_rng(i))
         )
-    whole = task.collate(samples) | {"row_id": np.arange(rows), "valid": np.ones(rows, bool)}
+    whole = task.collate(samples) | {"row_id": np.arange(size), "valid": np.ones(size, bool)}
     return whole, {name: torch.from_numpy(value) for name, value in whole.items()}
 
 
@@ -47,7 +51,7 @@ def test_no_row_that_is_padding_counts(kind):
     model.eval()
     _, full = batch(task)
     half = {**full, "valid": torch.tensor([True, True, False, False])}
-    only = {name: value[:2] for name, value in full.items()}
+    only = rows(full, [0, 1])
     for phase in task.phases(model):
 
         def run(part, phase=phase):

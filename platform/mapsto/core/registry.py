@@ -14,6 +14,7 @@ from .task import Task
 TASKS = {
     "classify": "mapsto.tasks.classify:Classify",
     "segment": "mapsto.tasks.segment:Segment",
+    "detect": "mapsto.tasks.detect:Detect",
     "gan": "mapsto.tasks.gan:Gan",
 }
 
