@@ -151,6 +151,7 @@ def _data_parser(commands: Any) -> None:
         "show": "what a data set holds",
         "verify": "whether every shard is still what was written (sha256)",
         "diff": "how two data sets differ, image by image",
+        "export": "write a data set out in a layout that others read",
     }
     verbs = commands.add_parser("data", help="show, verify and compare data sets").add_subparsers(
         required=True, metavar="VERB"
@@ -160,6 +161,11 @@ def _data_parser(commands: Any) -> None:
         command.add_argument("uri", help="of an ingest artifact, as `mapsto ingest` printed it")
         if verb == "diff":
             command.add_argument("other", help="the newer one")
+        if verb == "export":
+            command.add_argument("target", help="a new folder or s3:// prefix")
+            command.add_argument("--format", required=True, help="folder, webdataset, coco, yolo, voc or parquet")
+            command.add_argument("--split", action="append", default=[], help="may be repeated; default: all")
+            command.add_argument("--force", action="store_true", help="replace an earlier export there")
         command.set_defaults(action=_data, verb=verb)
 
 
@@ -267,6 +273,12 @@ def _job(arguments: argparse.Namespace) -> int:
 def _data(arguments: argparse.Namespace) -> int:
     from .stages import versions
 
+    if arguments.verb == "export":
+        from .stages.export import export
+
+        for line in export(arguments.uri, arguments.target, arguments.format, arguments.split, force=arguments.force):
+            print(line)
+        return 0
     dataset = versions.opened(arguments.uri)
     if arguments.verb == "diff":
         print("\n".join(versions.diff(dataset, versions.opened(arguments.other)).lines()))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core import codecs
 from ..core.errors import UserError
+from ..core.runs import to_runs
 from ..core.storage import Storage
 from .sources.item import Reference
 
@@ -75,6 +76,8 @@ def _boxed(
             columns[name] = list(given[name])
             if columns[name] and len(columns[name]) != len(boxes):
                 raise UserError(f"boxes and {name} differ in number: {len(boxes)}, {len(columns[name])}")
+            if not all(map(_SOUND[name], columns[name])):
+                raise UserError(f"{name}: each is {_MEANT[name]}")
     if "box_labels" in columns:
         columns["box_labels"] = [index[str(name)] for name in columns["box_labels"]]
     if given.get("_shares") and "segments" in columns:
@@ -89,6 +92,32 @@ def _boxed(
             if values
         }
     return {"boxes": boxes[sound].tolist(), "box_labels": [], **columns}
+
+
+def _is_shape(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and isinstance(json.loads(value), list | dict)
+    except ValueError:
+        return False
+
+
+def _is_points(value: Any) -> bool:
+    return isinstance(value, list) and len(value) % 3 == 0 and all(isinstance(v, int | float) for v in value)
+
+
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    "box_labels": lambda value: True,
+    "crowd": lambda value: isinstance(value, bool),
+    "difficult": lambda value: isinstance(value, bool),
+    "segments": _is_shape,
+    "keypoints": _is_points,
+}
+_MEANT = {
+    "crowd": "true or false",
+    "difficult": "true or false",
+    "segments": "COCO's segmentation as a JSON text",
+    "keypoints": "a list of x, y, visibility in turn",
+}
 
 
 def _array(value: Any) -> np.ndarray:
@@ -143,9 +172,4 @@ def _instances(data: bytes, height: int, width: int, name: str) -> dict[str, Any
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     """H×W bool → COCO's uncompressed RLE: column by column, lengths of runs of 0 and 1 in turn, 0 first
     (https://github.com/cocodataset/cocoapi, `mask.py`)."""
-    flat = np.concatenate([[False], mask.T.ravel(), [False]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
-    if len(counts) > 1 and counts[-1] == 0:
-        counts.pop()
-    return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": counts}
+    return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": to_runs(mask.T.ravel())}

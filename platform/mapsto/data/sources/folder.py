@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...core.storage import Storage, join
-from .item import Reference, hidden, is_image, is_manifest, placed
+from .item import EXPORTED, Reference, hidden, is_image, is_manifest, placed
 from .look import Look, relative
 
 
@@ -17,9 +17,10 @@ def recognise(look: Look) -> str | None:
 
 
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
-    """Every file below the folder but hidden ones, images by name or not: what is no image is reported, not skipped."""
+    """Every file below the folder but hidden ones and an export's report, images by name or not: what is no image is
+    reported, not skipped."""
     for name, size in relative(uri, storage):
-        if not hidden(name):
+        if not hidden(name) and name != EXPORTED:
             label, split = placed(name)
             at = join(uri, name)
             yield Reference(at, at, size=size, label=label, split=split)

@@ -38,6 +38,11 @@ IMAGE_SUFFIXES = (
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
+UNLABELLED = "_unlabelled"
+"""The folder of images without a class, where their data set has classes."""
+EXPORTED = "export.json"
+"""The last file of an export (`data/export/`), at its top."""
+
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -79,13 +84,13 @@ class Reference:
 def placed(relative: str) -> tuple[str | None, Split | None]:
     """(label, split) from a path below the source's root: `train/cat/1.jpg`, `cat/1.jpg`, `test/1.jpg`, `1.jpg`, and
     `n01440764_tench.JPEG`, whose label is the WordNet id before the underscore. Deeper folders name no class: the
-    first one does."""
+    first one does; `_unlabelled` stands for none."""
     folders = [part for part in relative.split("/")[:-1] if part not in ("", ".")]
     split = SPLIT_NAMES.get(folders[0].lower()) if folders else None
     if split:
         folders = folders[1:]
     if folders:
-        return folders[0], split
+        return (folders[0] if folders[0] != UNLABELLED else None), split
     head = relative.rsplit("/", 1)[-1].split("_", 1)[0]
     return (head if _WNID.match(head) else None), split
 

@@ -1,5 +1,7 @@
 """A manifest names the images: CSV, JSON lines or Parquet with a column `image` or `uri` (relative to the manifest, or
-absolute), or `bytes`, or Hugging Face's struct `{bytes, path}`, and if wanted `label`, `split`, `mask` (URI), `boxes`, `box_labels`, `caption`, `identity`."""
+absolute), or `bytes`, or Hugging Face's struct `{bytes, path}`, and if wanted `label`, `split`, `mask` (URI), `boxes`,
+`box_labels`, `crowd`, `difficult`, `segments`, `keypoints`, `caption`, `identity`. Parquet may name its labels' classes in
+Hugging Face's metadata (`ClassLabel`); -1 is no label there."""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from .item import SPLIT_NAMES, Reference, is_manifest
 from .look import Look
 
 IMAGE = ("image", "uri", "bytes")
-FURTHER = ("mask", "boxes", "box_labels", "caption", "identity")
+LISTS = ("boxes", "box_labels", "crowd", "difficult", "segments", "keypoints")
+FURTHER = ("mask", *LISTS, "caption", "identity")
 KNOWN = (*IMAGE, "label", "split", *FURTHER)
 
 
@@ -40,11 +43,11 @@ def _reference(at: str, folder: str, where: tuple[str, str] | None, row: Mapping
             raise UserError(f"{at}: split '{given['split']}' is unknown{nearest(str(given['split']), SPLIT_NAMES)}")
     columns = {name: given[name] for name in FURTHER if name in given}
     try:
-        columns |= {
-            name: json.loads(columns[name]) for name in ("boxes", "box_labels") if isinstance(columns.get(name), str)
-        }
+        columns |= {name: json.loads(columns[name]) for name in LISTS if isinstance(columns.get(name), str)}
     except ValueError as error:
-        raise UserError(f"{at}: boxes and box_labels are JSON lists, such as [[10, 20, 50, 80]]: {error}") from error
+        raise UserError(
+            f"{at}: boxes and box_labels are JSON lists, such as [[10, 20, 50, 80]], and so are {', '.join(LISTS[2:])}: {error}"
+        ) from error
     if "mask" in columns:
         columns["mask"] = _resolved(folder, str(columns["mask"]))
     label = str(given["label"]) if "label" in given else None
@@ -109,6 +112,7 @@ def _parquet(uri: str, storage: Storage) -> Iterator[tuple[tuple[str, str] | Non
     with file:
         names = file.schema_arrow.names
         _check(uri, names)
+        classes = _class_names(file.schema_arrow.metadata)
         kinds = {name: file.schema_arrow.field(name).type for name in IMAGE if name in names}
         inside = next((path for name, kind in kinds.items() if (path := _bytes_in(name, kind))), None)
         columns = [name for name in KNOWN if name in names and name != (inside or "").split(".")[0]]
@@ -116,6 +120,8 @@ def _parquet(uri: str, storage: Storage) -> Iterator[tuple[tuple[str, str] | Non
             rows = file.metadata.row_group(group).num_rows
             table = file.read_row_group(group, columns=columns).to_pylist() if columns else [{}] * rows
             for k, row in enumerate(table):
+                if classes and isinstance(row.get("label"), int):
+                    row["label"] = _class_name(f"{uri}: row {k} of row group {group}", classes, row["label"])
                 yield ((uri, f"{inside}:{group}:{k}") if inside else None), row
 
 
@@ -128,3 +134,18 @@ def _bytes_in(name: str, kind: Any) -> str | None:
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return f"{name}.bytes"
     return None
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None) -> list[str]:
+    """The classes of the column `label` by Hugging Face's features; none where they are not told."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        return [str(name) for name in features["label"].get("names") or ()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _class_name(at: str, classes: list[str], number: int) -> str | None:
+    if not -1 <= number < len(classes):
+        raise UserError(f"{at}: label {number}, but the metadata names {len(classes)} classes")
+    return classes[number] if number >= 0 else None

@@ -72,12 +72,12 @@ def _paired(uri: str, pair: Pair, storage: Storage) -> Iterator[Reference]:
     masks = {}
     for name, _ in relative(join(uri, pair.masks), storage):
         if is_image(name):
-            masks[_key(name)] = join(uri, pair.masks, name)
+            masks[pair_key(stem(name))] = join(uri, pair.masks, name)
     wanted = set(masks)
     for name, size in relative(join(uri, pair.images), storage):
         if not is_image(name):
             continue
-        at, key = join(uri, pair.images, name), _key(name)
+        at, key = join(uri, pair.images, name), pair_key(stem(name))
         wanted.discard(key)
         split = pair.split or splits.get(key)
         if splits and split is None:
@@ -93,8 +93,9 @@ def _paired(uri: str, pair: Pair, storage: Storage) -> Iterator[Reference]:
         yield Reference(masks[key], masks[key], reason=f"a mask of an image that is not in {pair.images}")
 
 
-def _key(name: str) -> str:
-    return _TAIL.sub("", stem(name))
+def pair_key(stem: str) -> str:
+    """What an image and its mask share, of their names without suffix."""
+    return _TAIL.sub("", stem)
 
 
 def _splits(uri: str, storage: Storage) -> dict[str, Split]:
