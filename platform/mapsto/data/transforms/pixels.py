@@ -29,9 +29,9 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 def hue(image: np.ndarray, turn: float) -> np.ndarray:
     """Hue turned by a share of the circle, -0.5 to 0.5."""
-    hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0] + 360 * turn) % 360
-    return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).clip(0, 255).astype(np.uint8)
+    hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)  # bytes would cost ten levels
+    hsv[..., 0] += 360 * (turn % 1)
+    return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 
 def grayscale(image: np.ndarray) -> np.ndarray:
@@ -70,7 +70,8 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
     """Each channel stretched to 0..255."""
-    low, high = (f(image, axis=(0, 1)).astype(np.float32) for f in (np.min, np.max))
+    ends = [cv2.minMaxLoc(channel)[:2] for channel in cv2.split(image)]
+    low, high = np.array(ends, np.float32).T
     flat = high == low
     low = np.where(flat, np.float32(0), low)
     scale = np.where(flat, np.float32(1), (high - low) * np.float32(1 / 255))
