@@ -30,7 +30,7 @@ def saturation(image: np.ndarray, factor: float) -> np.ndarray:
 def hue(image: np.ndarray, turn: float) -> np.ndarray:
     """Hue turned by a share of the circle, -0.5 to 0.5."""
     hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)  # bytes would cost ten levels
-    hsv[..., 0] += 360 * (turn % 1)
+    np.add(hsv[..., 0], 360 * (turn % 1), out=hsv[..., 0])
     return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 
