@@ -46,6 +46,13 @@ class Transform(Protocol):
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample: ...
 
 
+Sampling = Literal["shuffled", "sequential", "balanced", "weighted", "poisson"]
+"""How an epoch draws a split's rows. `shuffled`, `sequential`: each once. `balanced`, `weighted`: as many draws, of which
+every class, or every row by its weight, has its expected number, to within one draw for a row; in shuffled order.
+`poisson`: each optimizer step takes every row with the same probability, batch size over rows, whatever the others do
+(Abadi et al., Deep Learning with Differential Privacy, arXiv 1607.00133): steps vary in size."""
+
+
 @dataclass(frozen=True)
 class Stream:
     """One stream of samples into a batch: which data set and split, drawn how, transformed how."""
@@ -56,11 +63,18 @@ class Stream:
     transform: Transform
     columns: tuple[str, ...]
     """Columns to read from the shards; `row_id` always comes along."""
-    sampling: Literal["shuffled", "sequential"] = "shuffled"
+    sampling: Sampling = "shuffled"
     partners: int = 0
     """How many further rows each draw brings (mosaic: 3)."""
     ratio: float = 1.0
     """Rows of this stream per row of the batch size."""
+    by: str = "label"
+    """Of `balanced`, the column of class ids; of `weighted`, the column of weights, or of class ids where `weights`
+    says what each weighs."""
+    weights: tuple[float, ...] = ()
+    """Of `weighted`, by class id: how often a row of the class is drawn, beside the others."""
+    share: float = 1.0
+    """Of the split's rows, above 0: a random part of them, always the same one, which a larger share contains."""
 
 
 @dataclass(frozen=True)
