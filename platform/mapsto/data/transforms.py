@@ -23,6 +23,7 @@ from ..core.sample import Geometry, Sample
 from .colour import ColorJitter, RandomErasing
 
 __all__ = [
+    "AsVoid",
     "ColorJitter",
     "Compose",
     "Decode",
@@ -232,6 +233,18 @@ class Prepare:
         if sample.get("boxes") is not None:
             _set_boxes(out, _through(_boxes(sample), np.linalg.inv(geometry.matrix)), *image.shape[:2])
         return out
+
+
+@dataclass(frozen=True)
+class AsVoid:
+    """Mask ids that mark no class become 255, void."""
+
+    ids: tuple[int, ...]
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        table = np.arange(256, dtype=np.uint8)
+        table[list(self.ids)] = VOID
+        return sample | {"mask": table[_mask(sample)]}
 
 
 @dataclass(frozen=True, init=False)
