@@ -63,7 +63,7 @@ class ShardJob:
         rows: list[dict[str, Any]] = []
         refused: list[dict[str, Any]] = []
         dropped: Counter[str] = Counter()
-        pixels = np.zeros((2, 3))
+        pixels, mask_pixels = np.zeros((2, 3)), np.zeros(256, np.int64)
         thumbs: list[tuple[str, str]] = []
         every = max(1, len(references) // max(self.thumbs, 1))
         for reference, data in fetch(references, self.source):
@@ -74,6 +74,7 @@ class ShardJob:
             except UserError as error:
                 refused.append({"source": reference.name, "split": split, "reason": str(error)})
                 continue
+            mask_pixels += row.pop("_mask_pixels", 0)
             if split == "train":
                 pixels += moments(image)
             if len(rows) % every == 0 and len(thumbs) < self.thumbs:
@@ -96,6 +97,7 @@ class ShardJob:
             "refused": refused[:20],
             "dropped": dropped,
             "pixels": pixels.tolist(),
+            "mask_pixels": {str(k): int(n) for k, n in enumerate(mask_pixels) if n},
             "thumbs": thumbs,
         }
         if refused:

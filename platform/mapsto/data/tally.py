@@ -84,6 +84,7 @@ class Tally:
             "reasons": dict(self.counter("reasons").most_common()),
             "dropped": dict(self.counter("dropped").most_common()),
             "objects": {split: self._objects(split, listed.classes) for split in splits if "boxes" in listed.columns},
+            "mask_pixels": {split: self._ids(split) for split in splits if "mask" in listed.columns},
             "formats": dict(self.counter("formats").most_common()),
             "longest_side": dict(sorted(self.counter("sizes").items(), key=lambda pair: int(pair[0].split("-")[0]))),
         }
@@ -101,6 +102,9 @@ class Tally:
     def _objects(self, split: str, classes: Sequence[str]) -> dict[str, int]:
         found = self.counter("objects", split)
         return {name: found[str(k)] for k, name in enumerate(classes) if found[str(k)]}
+
+    def _ids(self, split: str) -> dict[str, int]:
+        return dict(sorted(self.counter("mask_pixels", split).items(), key=lambda pair: int(pair[0])))
 
     def sheet(self) -> np.ndarray:
         """Up to 64 images with their labels, from all over the data set."""
@@ -145,6 +149,13 @@ class Tally:
             page.table(
                 ("class", *objects),
                 [(c, *(objects[s].get(c, 0) for s in objects)) for c in manifest["classes"][:SHOWN]],
+            )
+        if manifest["mask_pixels"]:
+            page.heading("Masks")
+            pixels = manifest["mask_pixels"]
+            ids = sorted({k for found in pixels.values() for k in found}, key=int)
+            page.table(
+                ("id", *(f"{s}, pixels" for s in pixels)), [(k, *(pixels[s].get(k, 0) for s in pixels)) for k in ids]
             )
         page.heading("Images")
         page.table(("longest side in pixels", "images"), manifest["longest_side"].items())

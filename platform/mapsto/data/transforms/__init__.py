@@ -20,12 +20,13 @@ from .colour import (
 from .crop import PadCrop, RandomResizedCrop
 from .moving import Swap, upright_size
 from .policies import AutoAugment, RandAugment, TrivialAugment
-from .step import Compose, Decode, Joining, Keep, Prepare, Step
+from .step import AsVoid, Compose, Decode, Joining, Keep, Prepare, Step
 from .views import Mosaic, MultiCrop
 from .warp import COCO_SWAP, RandomAffine, RandomFlip, RandomPerspective, RandomRotate, RandomScale
 
 __all__ = [
     "COCO_SWAP",
+    "AsVoid",
     "AutoAugment",
     "AutoContrast",
     "ColorJitter",

@@ -83,6 +83,18 @@ class Prepare:
         return out | carry(sample, np.linalg.inv(geometry.matrix), *image.shape[:2])
 
 
+@dataclass(frozen=True)
+class AsVoid:
+    """Mask ids that mark no class become 255, void."""
+
+    ids: tuple[int, ...]
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        table = np.arange(256, dtype=np.uint8)
+        table[list(self.ids)] = VOID
+        return sample | {"mask": table[mask_of(sample)]}
+
+
 @dataclass(frozen=True, init=False)
 class Keep:
     """Only these names go on to the batch: `Keep("image", "label")`."""
