@@ -61,6 +61,8 @@ def _objects(_: str, references: list[Reference], storage: Storage) -> Iterator[
             if isinstance(error.__cause__, (FileNotFoundError, IsADirectoryError)):
                 return "not found"
             raise
+        except ValueError as error:  # a zero byte, or what is no Unicode
+            return f"no file can have this name: {error}"
 
     if "://" not in references[0].uri or references[0].uri.startswith("file://"):
         for reference in references:

@@ -161,6 +161,8 @@ def _opened(file: BinaryIO) -> Generator[tuple[Any, Any]]:
         if not streams or not streams[0].time_base:
             raise UserError("no moving pictures in it")
         stream = streams[0]
+        if stream.codec_context is None:
+            raise UserError("its pictures are of no known codec")
         if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
             raise UserError(f"too large: {stream.codec_context.width}x{stream.codec_context.height}")
         stream.codec_context.thread_count = 1  # a task has one CPU

@@ -91,20 +91,23 @@ class _File:
 def entries(uri: str, size: int, storage: Storage) -> Iterator[tuple[bytes, int, int, str | None]]:
     """(key, offset of its value in the file, bytes of its value, reason why it cannot be used) in the keys' order.
     `size`: the file's, in bytes."""
-    page, root, pages = _newest(uri, storage.read_range(uri, 0, min(size, 2**17)))
-    if root == NOWHERE:
-        return
+    page, root, pages, stated = _newest(uri, storage.read_range(uri, 0, min(size, 2**17)))
     file = _File(uri, size, storage, page)
-    left = [pages]
+    left, found = [pages], 0
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
-            yield from _walk(file, file.read(root), left, pool)
+            for entry in _walk(file, file.read(root), left, pool) if root != NOWHERE else ():
+                found += 1
+                stated = -1 if entry[3] else stated  # one key's several values count as many
+                yield entry
         except (struct.error, IndexError) as error:
             raise UserError(f"{uri}: its tree of pages is broken") from error
+    if found != stated >= 0:
+        raise UserError(f"{uri}: its tree of pages is broken: {found} of {stated} entries are there")
 
 
-def _newest(uri: str, head: bytes) -> tuple[int, int, int]:
-    """(bytes of a page, root page of the main database, pages in use) by the newer of the two meta pages."""
+def _newest(uri: str, head: bytes) -> tuple[int, int, int, int]:
+    """(bytes of a page, root page of the main database, pages in use, entries) by the newer of the two meta pages."""
     if len(head) < 152:
         raise UserError(f"{uri}: not LMDB's: {len(head)} bytes")
     magic = struct.pack("<I", MAGIC)
@@ -117,14 +120,13 @@ def _newest(uri: str, head: bytes) -> tuple[int, int, int]:
     for at in (0, page):
         if head[at + 16 : at + 20] == magic and len(head) >= at + 152:
             version, pages, number = (*struct.unpack_from("<I", head, at + 20), *struct.unpack_from("<QQ", head, at + 136))
-            (root,) = struct.unpack_from("<Q", head, at + 128)
-            found.append((number, version, root, pages + 1))
+            found.append((number, version, *struct.unpack_from("<QQ", head, at + 120), pages + 1))
     if not found or not 256 <= page <= 2**16 or page & (page - 1):
         raise UserError(f"{uri}: not LMDB's: no meta page at its start")
-    _, version, root, pages = max(found)
+    _, version, stated, root, pages = max(found)
     if version != 1:
         raise UserError(f"{uri}: version {version} of LMDB's file format; version 1 (LMDB 0.9) is read")
-    return page, root, pages
+    return page, root, pages, stated
 
 
 def _walk(

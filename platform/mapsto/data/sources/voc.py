@@ -41,7 +41,7 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
             continue
         try:
             columns = _annotation(next(texts))
-        except (ParseError, ValueError) as error:
+        except (ParseError, ValueError, LookupError) as error:  # the last: an unknown encoding
             yield Reference(at, at, size=size, split=split, reason=f"its annotation cannot be read: {error}")
             continue
         if key in masks:
