@@ -45,11 +45,20 @@ class StorageConfig(Section):
 SECRETS = {"key", "secret", "token"}
 
 
+class PackConfig(Section):
+    """Images decoded, shrunk and stored anew as JPEG, whatever they were; boxes, segments, keypoints and masks follow."""
+
+    longest_side: int = Field(400, ge=16, le=16384)
+    """Pixels; smaller images keep their size."""
+    quality: int = Field(90, ge=1, le=100)
+
+
 class DataConfig(Section):
     """One data set: where its images are, in which layout, and how they are split."""
 
     source: str
-    """URI of a folder, an archive (.tar, .tar.gz, .zip), a folder of archives, or a manifest (.csv, .jsonl, .parquet)."""
+    """URI of a folder, an archive (.tar, .tar.gz, .zip), a folder of archives, a manifest (.csv, .jsonl, .parquet), a
+    video, a volume (.nii, .nii.gz) or an LMDB's data.mdb."""
     layout: Literal[
         "auto",
         "manifest",
@@ -59,6 +68,9 @@ class DataConfig(Section):
         "yolo",
         "pairs",
         "raw",
+        "lmdb",
+        "nifti",
+        "video",
         "faces",
         "webdataset",
         "archive",
@@ -75,6 +87,13 @@ class DataConfig(Section):
     min_side: int = Field(1, ge=1)
     limit: int | None = Field(None, ge=1)
     """Only the first so many files: a quick try."""
+    frames_per_s: float | None = Field(1.0, gt=0)
+    """Of videos; null: every frame."""
+    keep_metadata: bool = False
+    """By default places, people, cameras and texts (Exif but the orientation, XMP, IPTC, comments) are taken out of JPEG,
+    PNG and WebP without touching their pixels; the report counts files of other formats, which stay as they came."""
+    pack: PackConfig | None = None
+    """Shrink and store anew; null: the bytes of the source are kept."""
     storage: StorageConfig | None = None
     """How to reach this source, when it is not where the artifacts go; default: the recipe's `storage`."""
 

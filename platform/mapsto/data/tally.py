@@ -83,6 +83,7 @@ class Tally:
             "rows_quarantined": refused,
             "reasons": dict(self.counter("reasons").most_common()),
             "dropped": dict(self.counter("dropped").most_common()),
+            "unstripped": dict(self.counter("unstripped").most_common()),
             "objects": {split: self._objects(split, listed.classes) for split in splits if "boxes" in listed.columns},
             "mask_pixels": {split: self._ids(split) for split in splits if "mask" in listed.columns},
             "formats": dict(self.counter("formats").most_common()),
@@ -163,6 +164,8 @@ class Tally:
         page.text(
             f"Training pixels (RGB, 0..1): mean {manifest['mean']}, standard deviation {manifest['std']}, over {manifest['pixels_from']} images."
         )
+        if manifest["unstripped"]:
+            page.table(("format whose metadata (places, cameras) stays", "images"), manifest["unstripped"].items())
         page.heading("Quarantine")
         page.text(
             f"{manifest['rows_in']} files in = {manifest['rows_kept']} kept + {manifest['rows_quarantined']} quarantined (quarantine/*.jsonl)."

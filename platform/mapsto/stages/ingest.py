@@ -16,6 +16,7 @@ from ..core.storage import Storage, absolute
 from ..data.chunks import Listed, cut
 from ..data.dataset import MANIFEST
 from ..data.execution import each
+from ..data.pack import Packing
 from ..data.shards import ShardJob, Summary
 from ..data.sources import detect, listing
 from ..data.tally import SHEET_PICTURES, Tally
@@ -56,6 +57,8 @@ class Ingest:
             config.max_pixels,
             config.min_side,
             -(-SHEET_PICTURES // listed.chunks),
+            config.keep_metadata,
+            Packing(config.pack.longest_side, config.pack.quality) if config.pack else None,
         )
         tally = self._read(job, work, listed)
         trains = not listed.given or any(summary["split"] == "train" for summary in tally.summaries.values())
@@ -84,7 +87,7 @@ class Ingest:
             return Listed.of(job.storage.read_json(kept))
         work = job.artifact.path("work")
         listed = cut(
-            listing(layout, source, storage, work),
+            listing(layout, source, storage, work, {"frames_per_s": config.frames_per_s}),
             job.storage,
             work,
             config.splits,
@@ -126,6 +129,9 @@ class Ingest:
             job.say(f"ingest: {manifest['rows_quarantined']} of {manifest['rows_in']} files quarantined ({top})")
         for what, count in manifest["dropped"].items():
             job.say(f"ingest: left out: {what}: {count}")
+        if left := manifest["unstripped"]:
+            formats = ", ".join(f"{format}: {count}" for format, count in left.items())
+            job.say(f"ingest: metadata (places, cameras) that may be in these files stays: {formats}")
 
 
 def _summaries(work: ShardJob, numbers: list[int]) -> Iterator[Summary]:
