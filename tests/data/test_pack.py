@@ -151,8 +151,14 @@ def test_coco_packed_through_a_shard(tmp_path):
     source = tmp_path / "coco"
     source.mkdir()
     (source / "1.png").write_bytes(encode(picture(), "png"))
-    things = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [40, 12, 40, 18], "segmentation": [[40, 12, 80, 12, 80, 30]]}]
-    listed = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": things, "categories": [{"id": 1, "name": "x"}]}
+    things = [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [40, 12, 40, 18], "segmentation": [[40, 12, 80, 12, 80, 30]]}
+    ]
+    listed = {
+        "images": [{"id": 1, "file_name": "1.png"}],
+        "annotations": things,
+        "categories": [{"id": 1, "name": "x"}],
+    }
     (source / "annotations.json").write_text(json.dumps(listed))
     rows, refused, _ = ingested(source, "coco", tmp_path, packing=Packing(50, 90))
     assert not refused and rows["1.png"]["boxes"] == [[20, 6, 40, 15]]

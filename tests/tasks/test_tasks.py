@@ -93,6 +93,60 @@ def test_classification_loss_is_cross_entropy_with_smoothing():
     assert float(count) == 4
 
 
+STRONG = {
+    "vertical_flip": 0.5,
+    "rotate": 10,
+    "perspective": 0.3,
+    "brightness": 0.2,
+    "hue": 0.1,
+    "blur": 0.5,
+}
+
+
+@pytest.mark.parametrize("policy", ["randaugment", "autoaugment", "trivialaugment"])
+@pytest.mark.parametrize("crop", ["random_resized", "pad"])
+def test_every_augmentation_of_a_classifier_gives_images_of_its_size_and_repeats(policy, crop):
+    task = make("classify", augment={**STRONG, "policy": policy, "crop": crop, "erase": 1.0}, sampling="balanced")
+    assert task.streams("train")[""].sampling == "balanced" and task.streams("val")[""].sampling == "sequential"
+    (first, _), (again, _), (plain, _) = batch(task), batch(task), batch(task, "val")
+    assert first["image"].shape == plain["image"].shape == (4, 32, 32, 3) and first["image"].dtype == np.uint8
+    assert np.array_equal(first["image"], again["image"]) and not np.array_equal(first["image"], plain["image"])
+    mean = [round(255 * v) for v in INFO.mean]
+    assert all((image == mean).all(2).sum() >= 0.015 * 32 * 32 for image in first["image"])
+
+
+def test_segmentation_augments_image_and_mask_together():
+    task = make("segment", augment={**STRONG, "brightness": 0.0, "contrast": 0.0, "hue": 0.0, "blur": 0.0})
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[:, 32:] = 255
+    mask = (picture[..., 0] > 0).astype(np.uint8)
+    for seed in range(8):
+        out = task.streams("train")[""].transform([{"image": picture, "mask": mask}], np.random.default_rng(seed))
+        assert out["image"].shape == (32, 32, 3) and out["mask"].shape == (32, 32)
+        seen = out["mask"] != 255
+        assert ((out["image"][..., 0] > 127) == (out["mask"] == 1))[seen].mean() > 0.97
+
+
+@pytest.mark.parametrize("augment", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_a_mixed_loss_is_cross_entropy_with_the_mixed_label(augment):
+    from mapsto.models.mixing import Mixing
+
+    task = make("classify", label_smoothing=0.1, augment=augment)
+    model = task.build({}).eval()
+    _, tensors = batch(task)
+    tensors["valid"] = torch.tensor([True, True, True, False])
+    with torch.no_grad():
+        context = Context(0, 0, 10, torch.Generator().manual_seed(4), 0, 1, lambda tensor: tensor)
+        total, count, logs = task.phases(model)[0].loss(model, tensors, context)
+        mix = Mixing(**augment)
+        image, target = mix(tensors["image"], tensors["label"], tensors["valid"], 3, torch.Generator().manual_seed(4))
+        log = torch.log_softmax(model(image).float(), 1)[:3]
+        wanted = -((0.9 * target[:3] + 0.1 / 3) * log).sum()
+    assert float(total) == pytest.approx(float(wanted), rel=1e-5) and float(count) == 3
+    right = target[torch.arange(3), log.argmax(1)].sum()
+    assert float(logs["train_top1"]) == pytest.approx(float(right), rel=1e-5)
+
+
 def test_answers_of_a_classifier_are_its_five_best_by_name():
     info = DatasetInfo("u", "f", tuple("abcdefg"), {"train": 1}, ("image", "label"))
     task = make("classify", info)

@@ -16,7 +16,19 @@ from ..core.picture import overlay
 from ..core.preprocess import Preprocess, sample_nearest
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
-from ..data.transforms import AsVoid, ColorJitter, Compose, Keep, Prepare, RandomFlip, RandomResizedCrop
+from ..data.transforms import (
+    AsVoid,
+    ColorJitter,
+    Compose,
+    GaussianBlur,
+    Keep,
+    Prepare,
+    RandomFlip,
+    RandomPerspective,
+    RandomResizedCrop,
+    RandomRotate,
+    Step,
+)
 from .segment_model import SegmentLoss, SegmentModel
 
 if TYPE_CHECKING:
@@ -30,8 +42,20 @@ class SegmentAugment(BaseModel):
     scale: tuple[float, float] = (0.5, 1.0)
     """Share of the image's area that a training crop takes."""
     flip: float = Setting(0.5, ge=0, le=1)
+    """Probability of a mirror image, left and right exchanged."""
+    vertical_flip: float = Setting(0.0, ge=0, le=1)
+    """Probability of top and bottom exchanged."""
+    rotate: float = Setting(0.0, ge=0, le=180)
+    """Largest angle, degrees; what turns in from outside is void."""
+    perspective: float = Setting(0.0, ge=0, le=1)
+    """Largest way of a corner inward, as a share of half the side."""
     brightness: float = Setting(0.2, ge=0, le=1)
     contrast: float = Setting(0.2, ge=0, le=1)
+    saturation: float = Setting(0.0, ge=0, le=1)
+    hue: float = Setting(0.0, ge=0, le=0.5)
+    """Largest turn of the hue, as a share of the circle."""
+    blur: float = Setting(0.0, ge=0, le=1)
+    """Probability of a Gaussian blur by 0.1 to 2 pixels."""
 
 
 class SegmentConfig(TaskConfig):
@@ -122,14 +146,13 @@ class Segment(Task):
         if split != "train":
             transform = Compose(Prepare(self.preprocess), *void, keep)
             return {"": Stream(self.config.role, split, transform, columns, "sequential")}
-        transform = Compose(
-            RandomResizedCrop(self.config.image_size, augment.scale),
-            RandomFlip(augment.flip),
-            ColorJitter(augment.brightness, augment.contrast, 0.0),
-            *void,
-            keep,
-        )
-        return {"": Stream(self.config.role, split, transform, columns)}
+        moving: list[Step] = [RandomResizedCrop(self.config.image_size, augment.scale), RandomFlip(augment.flip)]
+        moving += [RandomFlip(augment.vertical_flip, "vertical")] if augment.vertical_flip else []
+        moving += [RandomRotate(augment.rotate)] if augment.rotate else []
+        moving += [RandomPerspective(augment.perspective)] if augment.perspective else []
+        colour = [ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)]
+        blur = [GaussianBlur(augment.blur)] if augment.blur else []
+        return {"": Stream(self.config.role, split, Compose(*moving, *colour, *blur, *void, keep), columns)}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         return (Phase("train", self._loss),)
