@@ -15,7 +15,7 @@ from mapsto.data.feed import Feed
 from mapsto.data.order import StreamPlan, order, poisson
 from mapsto.data.plan import Pass, Run
 from mapsto.data.strata import part, strata
-from mapsto.data.transforms import Compose, Decode, Keep
+from mapsto.data.transforms import Compose, Decode, Keep, PadCrop
 
 groups = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -270,3 +270,23 @@ def test_rows_without_a_class_are_refused(dataset, monkeypatch):
     monkeypatch.setattr("mapsto.data.strata._column", lambda index, name: np.array([0.5, 1.5], np.float32))
     with pytest.raises(UserError, match="needs class ids, and score is float32"):
         strata(Stream("train", "train", Compose(), (), sampling="balanced", by="score"), dataset.split("train"))
+
+
+def test_a_row_drawn_again_in_an_epoch_is_augmented_otherwise_and_alike_in_any_world(dataset):
+    def pictures(accumulate: int) -> dict[tuple[int, int], bytes]:
+        transform = Compose(Decode(), PadCrop(8), Keep("image"))
+        task = Drawn(sampling="weighted", weights=(1.0, 1.0, 8.0))
+        task.streams = lambda split: {"main": Stream("train", split, transform, ("image",), **task.options)}
+        feed = Feed.of(task, {"train": dataset}, ("train",))
+        run = Run.of(feed.streams["train"], None, TrainConfig(batch_size=30, epochs=1, accumulate=accumulate), 1)
+        feed, out = feed.follow(run), {}
+        for g in range(len(run)):
+            batch, draws = feed.batch(g), run.draws(g)["main"]
+            for k in np.flatnonzero(draws.valid):
+                out[int(batch["row_id"][k]), int(draws.draw[k])] = batch["image"][k].tobytes()
+        return out
+
+    one, other = pictures(1), pictures(3)
+    assert one == other and len(one) == 151
+    twice = [row for row, draw in one if draw == 1]
+    assert len(twice) > 30 and np.mean([one[row, 0] != one[row, 1] for row in twice]) > 0.95
