@@ -14,7 +14,20 @@ from .jpeg import EXIF, ICC, content, picture_end, segments
 
 FREE = ("bmp", "dib", "ppm", "pcx", "ico", "tga", "qoi", "dds")
 """Formats, by `Header.format`, that hold no such metadata."""
-PNG_KEPT = {b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"bKGD", b"pHYs", b"hIST", b"cICP", b"mDCV", b"cLLI"} | {
+PNG_KEPT = {
+    b"tRNS",
+    b"gAMA",
+    b"cHRM",
+    b"sRGB",
+    b"iCCP",
+    b"sBIT",
+    b"bKGD",
+    b"pHYs",
+    b"hIST",
+    b"cICP",
+    b"mDCV",
+    b"cLLI",
+} | {
     b"acTL",
     b"fcTL",
     b"fdAT",

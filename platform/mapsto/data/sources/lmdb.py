@@ -119,7 +119,10 @@ def _newest(uri: str, head: bytes) -> tuple[int, int, int, int]:
     (page,) = struct.unpack_from("<I", head, 40)
     for at in (0, page):
         if head[at + 16 : at + 20] == magic and len(head) >= at + 152:
-            version, pages, number = (*struct.unpack_from("<I", head, at + 20), *struct.unpack_from("<QQ", head, at + 136))
+            version, pages, number = (
+                *struct.unpack_from("<I", head, at + 20),
+                *struct.unpack_from("<QQ", head, at + 136),
+            )
             found.append((number, version, *struct.unpack_from("<QQ", head, at + 120), pages + 1))
     if not found or not 256 <= page <= 2**16 or page & (page - 1):
         raise UserError(f"{uri}: not LMDB's: no meta page at its start")
@@ -138,7 +141,10 @@ def _walk(
         raise UserError(f"{file.uri}: its tree of pages is broken at page {number}")
     places = struct.unpack_from(f"<{(lower - HEAD) // 2}H", page, HEAD)
     if flags & BRANCH:
-        below = [low | middle << 16 | high << 32 for low, middle, high in (struct.unpack_from("<HHH", page, at) for at in places)]
+        below = [
+            low | middle << 16 | high << 32
+            for low, middle, high in (struct.unpack_from("<HHH", page, at) for at in places)
+        ]
         for start in range(0, len(below), AT_ONCE):
             for child in pool.map(file.read, below[start : start + AT_ONCE]):
                 yield from _walk(file, child, left, pool, depth + 1)

@@ -18,7 +18,9 @@ def recognise(look: Look) -> str | None:
     if is_volume(look.uri):
         return "its name ends like a volume's"
     volumes = sum(map(is_volume, look.names))
-    return f"volumes among its files: {volumes}, images: none" if volumes and not any(map(is_image, look.names)) else None
+    return (
+        f"volumes among its files: {volumes}, images: none" if volumes and not any(map(is_image, look.names)) else None
+    )
 
 
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:

@@ -42,9 +42,7 @@ def listing(uri: str, storage: Storage, work: str = "", frames_per_s: float | No
                 wanted, wrong = [], str(error)
         columns = {"identity": name}
         for k, (begin, end) in enumerate(wanted):
-            yield Reference(
-                f"{at}#{k}", at, "frame", begin, member=str(end), label=label, split=split, columns=columns
-            )
+            yield Reference(f"{at}#{k}", at, "frame", begin, member=str(end), label=label, split=split, columns=columns)
         if wrong or not wanted:
             yield Reference(at, at, label=label, split=split, reason=wrong or "a video without a frame")
     if not found:
