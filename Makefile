@@ -35,8 +35,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# First what needs no cluster, two at a time; then what needs the session's one cluster, and the machine to itself.
 test: lint
-	$(BIN)/python -m pytest -m "not system"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not system and not alone" -n 2
+	$(BIN)/python -m pytest -m "alone and not system"
 
 # Needs Debian packages (chromium, ...), which .ci/run installs.
 test-system: setup

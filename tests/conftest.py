@@ -29,6 +29,12 @@ INGRESS = Path(tempfile.mkdtemp(prefix="mi-", dir="/tmp"))
 os.environ |= early_environment(str(INGRESS)) | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.alone)
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(INGRESS, ignore_errors=True)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "ingest": "read, check and split the images into a data set",
+    "clean": "find bad images, duplicates, leaks and wrong labels; write a new version of the data set",
     "tune": "search the recipe's space for the best settings",
     "train": "train the model",
     "evaluate": "measure the model, and write a page with pictures",
@@ -110,7 +111,7 @@ def _verb_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--seed", type=int, metavar="N", help="of a generator's samples")
     if verb == "run":
         parser.add_argument("--until", metavar="STAGE", help="the last stage to run; default: all of them")
-    if verb == "ingest":
+    if verb in ("ingest", "clean"):
         parser.add_argument("--role", help="one of the recipe's data sets; default: all")
     parser.add_argument("--force", action="store_true", help="make the stage's artifact anew")
     loudness = parser.add_mutually_exclusive_group()
@@ -199,13 +200,13 @@ def _produce(recipe: Recipe, arguments: argparse.Namespace, options: dict[str, A
 
     if arguments.verb == "run":
         pipeline.run_all(recipe, arguments.until, force=arguments.force, say=say)
-    elif arguments.verb == "ingest":
+    elif arguments.verb in ("ingest", "clean"):
         roles = [arguments.role] if arguments.role else list(recipe.data)
         unknown = [role for role in roles if role not in recipe.data]
         if unknown:
             raise UserError(f"--role {unknown[0]}: the recipe's data sets are {', '.join(recipe.data)}")
         for role in roles:
-            pipeline.produce(recipe, "ingest", {"role": role}, force=arguments.force, say=say)
+            pipeline.produce(recipe, arguments.verb, {"role": role}, force=arguments.force, say=say)
     else:
         pipeline.produce(recipe, arguments.verb, options, force=arguments.force, say=say)
     return 0

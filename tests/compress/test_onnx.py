@@ -15,6 +15,7 @@ from mapsto.compress.export import difference, random_inputs, to_onnx
 from mapsto.compress.measure import latencies
 from mapsto.compress.quantize import before_compute, to_int8
 from mapsto.core.task import ExportSpec
+from mapsto.models.mirrored import Mirrored
 from mapsto.models.normalize import Normalized
 
 SPEC = ExportSpec({"image": np.zeros((2, 16, 16, 3), np.uint8)}, ("logits",))
@@ -53,6 +54,21 @@ def test_export_answers_as_torch_does_at_any_batch_size(exported: bytes) -> None
         with torch.inference_mode():
             expected = model(torch.from_numpy(inputs["image"])).numpy()
         np.testing.assert_allclose(session.run(inputs)["logits"], expected, atol=1e-5)
+
+
+def test_a_mirrored_classifier_is_exported_with_its_mirror() -> None:
+    torch.manual_seed(5)
+    core = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 256, 5))
+    model = Normalized(Mirrored(core), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)).eval()
+    session = Session(to_onnx(forward, model, SPEC))
+    for rows in (1, 4):
+        inputs = random_inputs(SPEC, rows, seed=rows)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(inputs["image"])).numpy()
+        found = session.run(inputs)["logits"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        turned = session.run({"image": np.ascontiguousarray(inputs["image"][:, :, ::-1])})["logits"]
+        np.testing.assert_allclose(found, turned, atol=1e-5)
 
 
 def test_the_exported_file_is_whole_and_takes_bytes(exported: bytes) -> None:

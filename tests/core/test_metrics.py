@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.spatial
 import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from mapsto.core.metrics.boundary import boundary_f
 from mapsto.core.metrics.classification import ClassificationMetrics, calibration, rank
 from mapsto.core.metrics.frechet import frechet
 from mapsto.core.metrics.segmentation import SegmentationMetrics
@@ -41,21 +43,86 @@ def test_calibration_error_by_hand():
     assert error == pytest.approx(0.5 * 0.4 + 0.5 * 0.1)
 
 
-@given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 6))
-@settings(max_examples=30, deadline=None)
-def test_segmentation_equals_scikit_learn(seed, classes):
+@given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 6), absent=st.integers(0, 2))
+@settings(max_examples=40, deadline=None)
+def test_segmentation_equals_scikit_learn(seed, classes, absent):
     rng = np.random.default_rng(seed)
-    logits = rng.normal(size=(3, classes, 6, 5)).astype(np.float32)
+    logits = rng.normal(size=(3, classes + absent, 6, 5)).astype(np.float32)
+    logits[:, classes:] = -9  # never answered, never true
     mask = rng.integers(0, classes, (3, 6, 5)).astype(np.uint8)
     mask[rng.random(mask.shape) < 0.2] = 255
-    metrics = SegmentationMetrics([str(i) for i in range(classes)])
-    ours = metrics.compute(metrics.state({"logits": logits}, {"mask": mask}))
+    metrics = SegmentationMetrics([str(i) for i in range(classes + absent)])
+    states = metrics.state({"logits": logits}, {"mask": mask})
+    ours = metrics.compute(states)
     kept = mask != 255
     truth, predicted = mask[kept], logits.argmax(1)[kept]
     assert ours["mIoU"] == pytest.approx(sk.jaccard_score(truth, predicted, average="macro", zero_division=0))
     assert ours["dice"] == pytest.approx(sk.f1_score(truth, predicted, average="macro", zero_division=0))
     assert ours["pixel_accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted))
     assert ours["mean_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, predicted))
+    table = metrics.tables(states)["per_class"]
+    each = sk.f1_score(truth, predicted, average=None, labels=range(classes), zero_division=0)
+    assert [row["dice"] for row in table[:classes]] == pytest.approx(each.tolist())
+    assert all(row["dice"] is row["IoU"] is row["boundary_f"] is None for row in table[classes:])
+
+
+def boundary_by_hand(predicted, truth, k, reach):
+    """F of one class, pixel by pixel and pair by pair."""
+    height, width = truth.shape
+
+    def edge(mask):
+        found = []
+        for y, x in np.argwhere((mask == k) & (truth != 255)):
+            beside = [(y + dy, x + dx) for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+            inside = [(b, a) for b, a in beside if 0 <= b < height and 0 <= a < width and truth[b, a] != 255]
+            if any(mask[place] != k for place in inside):
+                found.append((y, x))
+        return np.array(found, float).reshape(-1, 2)
+
+    ours, theirs = edge(predicted), edge(truth)
+    if not len(ours) or not len(theirs):
+        return 0.0 if len(ours) or len(theirs) else np.nan
+    apart = scipy.spatial.distance.cdist(ours, theirs)
+    precision, recall = (apart.min(1) <= reach).mean(), (apart.min(0) <= reach).mean()
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@given(seed=st.integers(0, 2**32 - 1), tolerance=st.sampled_from([0.0075, 0.1, 1.0, 1.5, 3.0]), void=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_boundary_f_equals_all_pairs(seed, tolerance, void):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 3, (2, 4, 3))
+    truth, predicted = np.kron(coarse, np.ones((1, 4, 5), int)).astype(np.int64)
+    predicted = np.where(rng.random(truth.shape) < 0.8, truth, predicted)
+    if void:
+        truth[rng.random(truth.shape) < 0.15] = 255
+    reach = tolerance if tolerance >= 1 else np.ceil(tolerance * np.hypot(16, 15))
+    expected = [boundary_by_hand(predicted, truth, k, reach) for k in range(4)]
+    np.testing.assert_allclose(boundary_f(predicted, truth, 4, tolerance), expected, rtol=1e-6)
+
+
+def test_boundaries_by_hand_and_over_images():
+    truth = np.zeros((1, 8, 8), np.uint8)
+    truth[:, :, 4:] = 1
+    shifted = np.roll(truth, 1, 2)
+    shifted[:, :, 0] = 0
+    logits = np.stack([1.0 - shifted, shifted, np.full_like(shifted, -1, float)], 1)
+    for tolerance, expected in ((1.0, 1.0), (2.0, 1.0)):
+        metrics = SegmentationMetrics("abc", tolerance)
+        assert metrics.compute(metrics.state({"logits": logits}, {"mask": truth}))["boundary_f"] == expected
+    metrics = SegmentationMetrics("abc", 1.0)
+    far = np.roll(shifted, 2, 2)  # class 1's edges are now three pixels off
+    far[:, :, :3] = 0
+    both = np.concatenate([logits, np.stack([1.0 - far, far, np.full_like(far, -1, float)], 1)])
+    states = metrics.state({"logits": both}, {"mask": np.concatenate([truth, truth])})
+    assert metrics.compute(states)["boundary_f"] == pytest.approx(0.5)
+
+
+def test_a_set_of_void_only_measures_nothing():
+    metrics = SegmentationMetrics("ab")
+    states = metrics.state({"logits": np.zeros((2, 2, 4, 4))}, {"mask": np.full((2, 4, 4), 255, np.uint8)})
+    assert set(metrics.compute(states).values()) == {0.0}
+    assert metrics.badness(states).shape == (2,)
 
 
 def test_frechet_equals_scipys_matrix_root():

@@ -9,7 +9,6 @@ from torchvision.transforms.v2 import functional as F
 from mapsto.core.codecs import decode, encode
 from mapsto.core.errors import UserError
 from mapsto.core.preprocess import Preprocess
-from mapsto.data import colour
 from mapsto.data.transforms import (
     ColorJitter,
     Compose,
@@ -21,6 +20,7 @@ from mapsto.data.transforms import (
     RandomFlip,
     RandomResizedCrop,
     RandomRotate,
+    pixels,
     upright_size,
 )
 
@@ -152,7 +152,7 @@ def test_rotate_by_a_quarter_moves_boxes_and_mask_like_the_image():
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_colour_matches_torchvision(name, factor):
     image = np.random.default_rng(1).integers(0, 256, (40, 30, 3), np.uint8)
-    out = getattr(colour, name)(image, factor)
+    out = getattr(pixels, name)(image, factor)
     expected = array(getattr(F, f"adjust_{name}")(tensor(image), factor))
     assert np.abs(out.astype(int) - expected.astype(int)).max() <= 2
 

@@ -49,6 +49,11 @@ def test_step_is_torchs() -> None:
     )
 
 
+def test_exponential_is_torchs() -> None:
+    per_epoch = torchs(lambda o: lr_scheduler.ExponentialLR(o, 0.8), STEPS // PER_EPOCH)
+    np.testing.assert_allclose(ours(kind="exponential", gamma=0.8), np.repeat(per_epoch, PER_EPOCH))
+
+
 def test_cosine_is_torchs() -> None:
     expected = torchs(lambda o: lr_scheduler.CosineAnnealingLR(o, STEPS, eta_min=0.1))
     np.testing.assert_allclose(ours(kind="cosine", final=0.1), expected, atol=1e-12)

@@ -30,6 +30,7 @@ RECIPES = {
     "classify": "task: {kind: classify, model: {name: resnet10t}, image_size: 32}\n"
     "tune: {trials: 2, epochs: 1, concurrent: 1, space: {train.optimizer.lr: {kind: loguniform, low: 0.001, high: 0.01}}}",
     "segment": f"task: {{kind: segment, classes: [background, {', '.join(CLASSES)}], image_size: 32, model: {{widths: [8, 16]}}}}",
+    "detect": "task: {kind: detect, image_size: 64, model: {widths: [4, 8, 16, 16, 16]}, min_score: 0.01}",
     "gan": "task: {kind: gan, image_size: 16, latent: 8, width: 8}",
 }
 

@@ -33,7 +33,7 @@ def rows(index: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def source(setup: Setup, world: Any, share: Any, start: int) -> Any:
+def source(setup: Setup, world: Any, share: Any, start: int, first: int = 0) -> Any:
     steps = ROWS // BATCH
 
     def items() -> Iterator[tuple[Item, dict[str, np.ndarray]]]:
@@ -41,7 +41,7 @@ def source(setup: Setup, world: Any, share: Any, start: int) -> Any:
         log.mkdir(exist_ok=True, parents=True)
         for epoch in range(start, setup.config.epochs):
             order = np.random.default_rng(epoch).permutation(ROWS)
-            for step in range(steps):
+            for step in range(first if epoch == start else 0, steps):
                 mine = np.array_split(order[step * BATCH : (step + 1) * BATCH], world.size)[world.rank]
                 with (log / f"{world.rank}").open("a") as file:
                     file.write(f"{os.getpid()} {epoch} {','.join(map(str, mine))}\n")
@@ -52,9 +52,9 @@ def source(setup: Setup, world: Any, share: Any, start: int) -> Any:
     return items(), steps
 
 
-def slow(setup: Setup, world: Any, share: Any, start: int) -> Any:
+def slow(setup: Setup, world: Any, share: Any, start: int, first: int = 0) -> Any:
     """Stops for ever at the third epoch's second step, the first time: time to kill a worker."""
-    items, steps = source(setup, world, share, start)
+    items, steps = source(setup, world, share, start, first)
 
     def held() -> Iterator[Any]:
         for item, batch in items:
@@ -66,9 +66,9 @@ def slow(setup: Setup, world: Any, share: Any, start: int) -> Any:
     return held(), steps
 
 
-def cut_off(setup: Setup, world: Any, share: Any, start: int) -> Any:
+def cut_off(setup: Setup, world: Any, share: Any, start: int, first: int = 0) -> Any:
     """Dies in the third epoch, the first time: a killed driver."""
-    items, steps = source(setup, world, share, start)
+    items, steps = source(setup, world, share, start, first)
 
     def dying() -> Iterator[Any]:
         for item, batch in items:
@@ -79,13 +79,13 @@ def cut_off(setup: Setup, world: Any, share: Any, start: int) -> Any:
     return dying(), steps
 
 
-def refused(setup: Setup, world: Any, share: Any, start: int) -> Any:
+def refused(setup: Setup, world: Any, share: Any, start: int, first: int = 0) -> Any:
     if world.rank == 1:
         raise UserError("s3://bucket/x: access refused")
-    return source(setup, world, share, start)
+    return source(setup, world, share, start, first)
 
 
-def broken(setup: Setup, world: Any, share: Any, start: int) -> Any:
+def broken(setup: Setup, world: Any, share: Any, start: int, first: int = 0) -> Any:
     raise KeyError("a bug")
 
 

@@ -10,14 +10,17 @@ from mapsto.core.codecs import encode
 from mapsto.core.errors import UserError
 from mapsto.core.registry import TASKS, load_task, save_task, task_class
 from mapsto.core.sample import DatasetInfo, Geometry
-from mapsto.core.task import Context, stack
+from mapsto.core.task import Context, rows, stack
 
-INFO = DatasetInfo("s3://b/data", "f:1", ("cat", "dog", "fox"), {"train": 9}, ("image", "label", "mask"))
+INFO = DatasetInfo(
+    "s3://b/data", "f:1", ("cat", "dog", "fox"), {"train": 9}, ("image", "label", "mask", "boxes", "box_labels")
+)
 CONTEXT = Context(0, 0, 10, torch.Generator().manual_seed(0), 0, 1, lambda tensor: tensor)
 CONFIGS = {
     "classify": {"kind": "classify", "image_size": 32, "model": {"name": "resnet10t"}},
     "segment": {"kind": "segment", "classes": ["sky", "cat", "dog"], "image_size": 32, "model": {"widths": [4, 8]}},
     "gan": {"kind": "gan", "image_size": 16, "latent": 16, "width": 4},
+    "detect": {"kind": "detect", "image_size": 64, "model": {"widths": [4, 8, 8, 8, 8]}},
 }
 
 
@@ -26,17 +29,18 @@ def make(kind: str, info: DatasetInfo = INFO, **changes):
     return cls(cls.Config(**{**CONFIGS[kind], **changes}), {"train": info})
 
 
-def batch(task, split="train", rows=4):
+def batch(task, split="train", size=4):
     rng = np.random.default_rng(0)
     stream = task.streams(split)[""]
     samples = []
-    for i in range(rows):
+    for i in range(size):
         sample = {"image": encode(rng.integers(0, 256, (40, 50, 3), np.uint8)), "label": i % 3, "row_id": i}
         sample["mask"] = encode(rng.integers(0, 3, (40, 50), np.uint8), "png")
+        sample |= {"boxes": [[5.0, 5.0, 30.0, 30.0]] * i, "box_labels": [i % 3] * i}
         samples.append(
             stream.transform([{k: sample[k] for k in (*stream.columns, "row_id")}], np.random.default_rng(i))
         )
-    whole = task.collate(samples) | {"row_id": np.arange(rows), "valid": np.ones(rows, bool)}
+    whole = task.collate(samples) | {"row_id": np.arange(size), "valid": np.ones(size, bool)}
     return whole, {name: torch.from_numpy(value) for name, value in whole.items()}
 
 
@@ -47,7 +51,7 @@ def test_no_row_that_is_padding_counts(kind):
     model.eval()
     _, full = batch(task)
     half = {**full, "valid": torch.tensor([True, True, False, False])}
-    only = {name: value[:2] for name, value in full.items()}
+    only = rows(full, [0, 1])
     for phase in task.phases(model):
 
         def run(part, phase=phase):
@@ -87,6 +91,60 @@ def test_classification_loss_is_cross_entropy_with_smoothing():
     target[torch.arange(4), tensors["label"]] += 0.9
     assert float(total) == pytest.approx(float(-(target * log).sum()), rel=1e-5)
     assert float(count) == 4
+
+
+STRONG = {
+    "vertical_flip": 0.5,
+    "rotate": 10,
+    "perspective": 0.3,
+    "brightness": 0.2,
+    "hue": 0.1,
+    "blur": 0.5,
+}
+
+
+@pytest.mark.parametrize("policy", ["randaugment", "autoaugment", "trivialaugment"])
+@pytest.mark.parametrize("crop", ["random_resized", "pad"])
+def test_every_augmentation_of_a_classifier_gives_images_of_its_size_and_repeats(policy, crop):
+    task = make("classify", augment={**STRONG, "policy": policy, "crop": crop, "erase": 1.0}, sampling="balanced")
+    assert task.streams("train")[""].sampling == "balanced" and task.streams("val")[""].sampling == "sequential"
+    (first, _), (again, _), (plain, _) = batch(task), batch(task), batch(task, "val")
+    assert first["image"].shape == plain["image"].shape == (4, 32, 32, 3) and first["image"].dtype == np.uint8
+    assert np.array_equal(first["image"], again["image"]) and not np.array_equal(first["image"], plain["image"])
+    mean = [round(255 * v) for v in INFO.mean]
+    assert all((image == mean).all(2).sum() >= 0.015 * 32 * 32 for image in first["image"])
+
+
+def test_segmentation_augments_image_and_mask_together():
+    task = make("segment", augment={**STRONG, "brightness": 0.0, "contrast": 0.0, "hue": 0.0, "blur": 0.0})
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[:, 32:] = 255
+    mask = (picture[..., 0] > 0).astype(np.uint8)
+    for seed in range(8):
+        out = task.streams("train")[""].transform([{"image": picture, "mask": mask}], np.random.default_rng(seed))
+        assert out["image"].shape == (32, 32, 3) and out["mask"].shape == (32, 32)
+        seen = out["mask"] != 255
+        assert ((out["image"][..., 0] > 127) == (out["mask"] == 1))[seen].mean() > 0.97
+
+
+@pytest.mark.parametrize("augment", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_a_mixed_loss_is_cross_entropy_with_the_mixed_label(augment):
+    from mapsto.models.mixing import Mixing
+
+    task = make("classify", label_smoothing=0.1, augment=augment)
+    model = task.build({}).eval()
+    _, tensors = batch(task)
+    tensors["valid"] = torch.tensor([True, True, True, False])
+    with torch.no_grad():
+        context = Context(0, 0, 10, torch.Generator().manual_seed(4), 0, 1, lambda tensor: tensor)
+        total, count, logs = task.phases(model)[0].loss(model, tensors, context)
+        mix = Mixing(**augment)
+        image, target = mix(tensors["image"], tensors["label"], tensors["valid"], 3, torch.Generator().manual_seed(4))
+        log = torch.log_softmax(model(image).float(), 1)[:3]
+        wanted = -((0.9 * target[:3] + 0.1 / 3) * log).sum()
+    assert float(total) == pytest.approx(float(wanted), rel=1e-5) and float(count) == 3
+    right = target[torch.arange(3), log.argmax(1)].sum()
+    assert float(logs["train_top1"]) == pytest.approx(float(right), rel=1e-5)
 
 
 def test_answers_of_a_classifier_are_its_five_best_by_name():

@@ -37,7 +37,8 @@ def to_int8(
     with tempfile.TemporaryDirectory() as folder, _quiet():
         plain, prepared, out = (Path(folder) / name for name in ("float.onnx", "prepared.onnx", "int8.onnx"))
         plain.write_bytes(model)
-        quant_pre_process(str(plain), str(prepared))
+        # Its symbolic shape inference gives up at a resize (YOLO, feature pyramids); the exporter wrote the shapes already.
+        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
         ort.quantize_static(
             str(prepared),
             str(out),

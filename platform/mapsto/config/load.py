@@ -77,6 +77,9 @@ def portable(source: str | FilePath, overrides: Sequence[str] = ()) -> tuple[str
     text, name = _read(source)
     recipe = _load(text, name, overrides, elsewhere=True)
     paths = {"root": recipe.root, **{f"data.{role}.source": data.source for role, data in recipe.data.items()}}
+    if recipe.train.init and recipe.train.init.weights:
+        paths["train.init.weights"] = recipe.train.init.weights
+    paths |= {f"task.{path}": uri for path, uri in recipe.task.artifacts().items()}
     relative = {path: uri for path, uri in paths.items() if absolute(uri) != uri and "${env:" not in uri}
     return text, [*overrides, *(f"{path}={absolute(uri)}" for path, uri in relative.items())]
 
@@ -170,7 +173,7 @@ def _keep_shared(values: dict[str, Any], path: Path, model: type[BaseModel], kin
         annotation = annotation_of(infos) if infos else items(annotation)
         here = here.get(part) if isinstance(here, dict) else None
     if isinstance(here, dict) and here.get("kind") != kind:
-        known = fields([m for m in sections(annotation) if kind in kinds(m)])
+        known = fields([m for m in sections(annotation) if kind in kinds(m) or not kinds(m)])
         for name in [name for name in here if name not in known]:
             del here[name]
 

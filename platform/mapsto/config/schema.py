@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache, reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, field_validator, model_validator
+from pydantic import Field, SecretStr, create_model
 
 from ..core.registry import TASKS, task_class
 from ..core.storage import Storage
 from ..core.task import TaskConfig
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from .curation import CleanConfig
+from .section import Fraction, Section
+from .training import TrainConfig
 
 
 class StorageConfig(Section):
@@ -50,11 +45,20 @@ class StorageConfig(Section):
 SECRETS = {"key", "secret", "token"}
 
 
+class PackConfig(Section):
+    """Images decoded, shrunk and stored anew as JPEG, whatever they were; boxes, segments, keypoints and masks follow."""
+
+    longest_side: int = Field(400, ge=16, le=16384)
+    """Pixels; smaller images keep their size."""
+    quality: int = Field(90, ge=1, le=100)
+
+
 class DataConfig(Section):
     """One data set: where its images are, in which layout, and how they are split."""
 
     source: str
-    """URI of a folder, an archive (.tar, .tar.gz, .zip), a folder of archives, or a manifest (.csv, .jsonl, .parquet)."""
+    """URI of a folder, an archive (.tar, .tar.gz, .zip), a folder of archives, a manifest (.csv, .jsonl, .parquet), a
+    video, a volume (.nii, .nii.gz) or an LMDB's data.mdb."""
     layout: Literal[
         "auto",
         "manifest",
@@ -64,12 +68,15 @@ class DataConfig(Section):
         "yolo",
         "pairs",
         "raw",
+        "lmdb",
+        "nifti",
+        "video",
         "faces",
         "webdataset",
         "archive",
         "folder",
     ] = "auto"
-    splits: dict[Literal["val", "test"], Fraction] = {"val": 0.1, "test": 0.1}
+    splits: dict[Literal["val", "test"], Fraction] = Field({"val": 0.1, "test": 0.1})
     """Fractions for the splits that the source does not give itself, taken from its training rows, stratified by
     class. A source that gives `test` keeps it whole."""
     group: Literal["identity", "label"] | None = None
@@ -80,128 +87,15 @@ class DataConfig(Section):
     min_side: int = Field(1, ge=1)
     limit: int | None = Field(None, ge=1)
     """Only the first so many files: a quick try."""
+    frames_per_s: float | None = Field(1.0, gt=0)
+    """Of videos; null: every frame."""
+    keep_metadata: bool = False
+    """By default places, people, cameras and texts (Exif but the orientation, XMP, IPTC, comments) are taken out of JPEG,
+    PNG and WebP without touching their pixels; the report counts files of other formats, which stay as they came."""
+    pack: PackConfig | None = None
+    """Shrink and store anew; null: the bytes of the source are kept."""
     storage: StorageConfig | None = None
     """How to reach this source, when it is not where the artifacts go; default: the recipe's `storage`."""
-
-
-class ParameterGroup(Section):
-    """Other settings for some of the parameters."""
-
-    match: str
-    """Regular expression, searched for in a parameter's name (`blocks.0.4.bias`)."""
-    lr: float = Field(1.0, ge=0)
-    """Times the optimizer's."""
-    weight_decay: float | None = Field(None, ge=0)
-    """In place of the optimizer's."""
-
-    @field_validator("match")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"'{value}' is no regular expression: {error}") from error
-        return value
-
-
-class OptimizerConfig(Section):
-    kind: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.1, gt=0)
-    weight_decay: float = Field(5e-4, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """sgd only."""
-    nesterov: bool = True
-    """sgd only, with momentum."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    """adamw only."""
-    decay_norms: bool = False
-    """Whether weight decay also falls on biases and norm layers (one-dimensional parameters)."""
-    groups: tuple[ParameterGroup, ...] = ()
-    """The first that matches a parameter's name counts; one that matches none is refused."""
-
-
-class FixedSchedule(Section):
-    kind: Literal["fixed"] = "fixed"
-    warmup: Fraction = 0.0
-    """Share of all steps in which the learning rate climbs linearly from 0; in every schedule."""
-
-
-class StepSchedule(Section):
-    kind: Literal["step"]
-    every: int = Field(30, ge=1)
-    """Epochs."""
-    gamma: float = Field(0.1, gt=0, le=1)
-    warmup: Fraction = 0.0
-
-
-class CosineSchedule(Section):
-    kind: Literal["cosine"]
-    final: Fraction = 0.0
-    """Learning rate at the end, as a share of `lr`."""
-    warmup: Fraction = 0.0
-
-
-class OneCycleSchedule(Section):
-    """Linear up to `lr` at `peak`, linear down to `final` (Smith, Super-Convergence, arXiv 1708.07120)."""
-
-    kind: Literal["one_cycle"]
-    peak: Fraction = 0.25
-    start: Fraction = 0.1
-    final: Fraction = 0.0
-
-
-class PlateauSchedule(Section):
-    kind: Literal["plateau"]
-    factor: float = Field(0.1, gt=0, lt=1)
-    patience: int = Field(5, ge=0)
-    """Epochs without improvement of the task's primary metric on `val`."""
-    warmup: Fraction = 0.0
-
-
-Schedule = Annotated[
-    FixedSchedule | StepSchedule | CosineSchedule | OneCycleSchedule | PlateauSchedule, Field(discriminator="kind")
-]
-
-
-class TrainConfig(Section):
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(256, ge=1)
-    """Global: rows per optimizer step over all workers. In `full_batch` descent, rows per forward pass."""
-    descent: Literal["mini_batch", "stochastic", "full_batch"] = "mini_batch"
-    """`stochastic`: one row a step. `full_batch`: one step an epoch, over every row."""
-    accumulate: int = Field(1, ge=1)
-    """Forward passes per worker that share one optimizer step; the batch is split among them."""
-    drop_last: bool = False
-    """Drop an epoch's last, partial batch; otherwise it is used, and weighs what it holds."""
-    workers: int = Field(1, ge=1)
-    cpus_per_worker: float = Field(1.0, gt=0)
-    gpus_per_worker: float = Field(0.0, ge=0)
-    threads: int | None = Field(None, ge=1)
-    """torch threads of a worker; default: cpus_per_worker, at least 1."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: Schedule = FixedSchedule()
-    precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = True
-    clip: float | None = Field(None, gt=0)
-    """Largest norm of the gradient."""
-    ema: float | None = Field(None, gt=0, lt=1)
-    """Decay per step of the averaged weights, which are then the ones evaluated and kept."""
-    seed: int = 0
-    evaluate_every: int = Field(1, ge=1)
-    """Epochs between evaluations on `val`; the last one is always evaluated."""
-    checkpoint_every: int = Field(1, ge=1)
-    """Epochs between checkpoints; the last one is always kept."""
-    keep: int = Field(2, ge=1)
-    """Newest checkpoints to keep, besides the best."""
-    max_failures: int = Field(2, ge=0)
-    """Lost workers that a run survives by resuming from its last checkpoint."""
-
-    @model_validator(mode="after")
-    def _even(self) -> TrainConfig:
-        parts = self.workers * self.accumulate
-        if self.descent == "mini_batch" and self.batch_size < parts:
-            raise ValueError(f"batch_size {self.batch_size} is smaller than workers x accumulate = {parts}")
-        return self
 
 
 class Uniform(Section):
@@ -296,10 +190,9 @@ class Target(Section):
 
 
 class CompressConfig(Section):
-    steps: list[Annotated[Export | Quantize, Field(discriminator="kind")]] = [
-        Export(kind="export"),
-        Quantize(kind="quantize"),
-    ]
+    steps: list[Annotated[Export | Quantize, Field(discriminator="kind")]] = Field(
+        [Export(kind="export"), Quantize(kind="quantize")]
+    )
     max_drop: float = Field(0.5, ge=0)
     """Largest loss of the task's primary metric on `val` that a variant may cost, in points (hundredths)."""
     target: Target = Target()
@@ -341,6 +234,8 @@ class RecipeBase(Section):
     """Artifacts go to root/name/stage/fingerprint."""
     storage: StorageConfig = StorageConfig()
     data: dict[str, DataConfig] = Field(min_length=1)
+    clean: CleanConfig | None = None
+    """With it, everything after works on the cleaned version of each data set."""
     task: TaskConfig
     train: TrainConfig = TrainConfig()
     tune: TuneConfig | None = None

@@ -15,9 +15,12 @@ import simplejpeg
 from PIL import Image, ImageCms, ImageOps
 
 from .errors import UserError
+from .jpeg import EXIF, ICC, XMP, content, segments
 
 MAX_PIXELS = 100_000_000
 """Images above this are refused before a pixel is decoded (a decompression bomb, or a mistake)."""
+
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 
 _SRGB = ImageCms.createProfile("sRGB")
 
@@ -41,6 +44,7 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """Read an image's header; raises UserError for empty, unknown or too large input."""
     if not data:
         raise UserError("empty file")
+    _know_heif(data)
     try:
         with Image.open(io.BytesIO(data)) as image:
             if (
@@ -54,6 +58,20 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
             return Header((image.format or "?").lower(), image.width, image.height, image.mode, orientation)
     except (Image.UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error, EOFError, TypeError) as error:
         raise UserError(f"not an image that can be read: {_reason(error)}") from error
+
+
+def _know_heif(data: bytes) -> None:
+    """HEIF's decoder is loaded by the first such file (ISO/IEC 23008-12, 10.2); AVIF is Pillow's own."""
+    if data[4:8] != b"ftyp" or "HEIF" in Image.OPEN:
+        return
+    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    if b"avif" in brands or not any(brand in brands for brand in HEIF_BRANDS):
+        return
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise UserError("HEIC needs pillow-heif, which is not installed: pip install 'mapsto[formats]'") from error
+    register_heif_opener(thumbnails=False)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = None) -> np.ndarray:
@@ -114,9 +132,12 @@ def _jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | No
         height, width, colorspace = head[:3]
         if colorspace not in ("YCbCr", "RGB", "Gray") or width * height > max_pixels or data[-2:] != b"\xff\xd9":
             return None
-        if b"Exif\x00\x00" in data[:4096] and header(data, max_pixels).orientation != 1:
+        parts = [(marker, content(data, begin, end)) for marker, begin, end in segments(data) if marker in (0xE1, 0xE2)]
+        turned = any(marker == 0xE1 and part.startswith((EXIF, XMP)) for marker, part in parts)
+        if turned and header(data, max_pixels).orientation != 1:
             return None
-        if not _is_srgb(_jpeg_profile(data)):
+        # The first part of a colour profile has its description.
+        if not _is_srgb(next((part for marker, part in parts if marker == 0xE2 and part.startswith(ICC)), b"")):
             return None
         if at_least is None:
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
@@ -133,17 +154,6 @@ def _jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | No
         return None
 
 
-def _jpeg_profile(data: bytes) -> bytes:
-    """The first part of a JPEG's ICC profile, which has its description; empty where there is none."""
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF and 0xE0 <= data[place + 1] <= 0xEF:  # APP0..APP15
-        size = int.from_bytes(data[place + 2 : place + 4], "big")
-        if data[place + 1] == 0xE2 and data[place + 4 : place + 16] == b"ICC_PROFILE\x00":
-            return data[place + 18 : place + 2 + size]
-        place += 2 + size
-    return b""
-
-
 def _is_srgb(profile: bytes) -> bool:
     """Whether a profile calls itself sRGB (or is none), in ICC version 2's ASCII or version 4's UTF-16."""
     return not profile or b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
@@ -152,6 +162,8 @@ def _is_srgb(profile: bytes) -> bool:
 def _to_srgb(image: Image.Image) -> Image.Image:
     """The image in sRGB, by its embedded profile; as it is where the profile is broken or of other channels."""
     profile = image.info.get("icc_profile") or b""
+    if image.mode == "P" and not _is_srgb(profile):
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if _is_srgb(profile) or image.mode not in ("RGB", "RGBA", "L", "LA", "CMYK"):
         return image
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
@@ -174,7 +186,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(white, rgba).convert("RGB")
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
         values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        # 16 bits have their range, however dark; 32 bits have none of their own.
+        top = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
         return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 

@@ -50,3 +50,23 @@ def wall(images: Sequence[np.ndarray], columns: int = 8, gap: int = 2) -> np.nda
         top, left = gap + y * (height + gap), gap + x * (width + gap)
         out[top : top + height, left : left + width] = image
     return out
+
+
+def boxed(
+    image: np.ndarray, boxes: np.ndarray, ids: Sequence[int], texts: Sequence[str], least: int = 320
+) -> np.ndarray:
+    """The image, enlarged to at least `least` pixels wide, with N×4 xyxy boxes (pixels of the image) in their classes'
+    colours, each with a line of text; the first lies uppermost."""
+    scale = max(1.0, least / image.shape[1])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    out = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) if scale > 1 else image.copy()
+    colours = palette(max(ids, default=0) + 2)[1:].tolist()
+    font, tall = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, size[0] / 1600)
+    for box, k, text in reversed(list(zip(boxes, ids, texts, strict=True))):
+        left, top, right, bottom = (round(float(v) * scale) for v in box)
+        cv2.rectangle(out, (left, top), (right - 1, bottom - 1), colours[k], max(1, round(size[0] / 320)))
+        (width, height), below = cv2.getTextSize(text, font, tall, 1)
+        x, y = min(left, max(0, size[0] - width)), max(top - below, height)
+        cv2.rectangle(out, (x, y - height - 1), (x + width, y + below), colours[k], cv2.FILLED)
+        cv2.putText(out, text, (x, y), font, tall, (16, 16, 16), 1, cv2.LINE_AA)
+    return out

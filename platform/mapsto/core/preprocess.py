@@ -42,7 +42,16 @@ class Preprocess:
         return self.resize(codecs.decode(data))
 
     def resize(self, image: np.ndarray, filter: str | None = None) -> tuple[np.ndarray, Geometry]:
-        height, width = image.shape[:2]
+        new_width, new_height, left, top, geometry = self._place(*image.shape[:2])
+        out = resize(image, new_width, new_height, filter or self.filter)
+        return np.ascontiguousarray(_window(out, left, top, self.size)), geometry
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """What `__call__` returns for an image of this size, without one."""
+        return self._place(height, width)[-1]
+
+    def _place(self, height: int, width: int) -> tuple[int, int, int, int, Geometry]:
+        """(width, height) to resize to, (left, top) of the window in that, and the geometry of both."""
         if self.mode == "stretch":
             sx, sy = self.size / width, self.size / height
         else:
@@ -51,9 +60,7 @@ class Preprocess:
             if self.mode == "letterbox":
                 sx = sy = self.size / max(height, width)
         new_width, new_height = max(1, round(width * sx)), max(1, round(height * sy))
-        out = resize(image, new_width, new_height, filter or self.filter)
         left, top = (new_width - self.size) // 2, (new_height - self.size) // 2
-        out = _window(out, left, top, self.size)
         matrix = np.array(
             [
                 [width / new_width, 0, left * width / new_width],
@@ -61,7 +68,7 @@ class Preprocess:
                 [0, 0, 1],
             ]
         )
-        return np.ascontiguousarray(out), Geometry(matrix, height, width)
+        return new_width, new_height, left, top, Geometry(matrix, height, width)
 
     def mask(self, mask: np.ndarray, fill: int = 255) -> np.ndarray:
         """The same geometry for an H×W mask of class ids: nearest neighbour, padding is `fill` (void)."""

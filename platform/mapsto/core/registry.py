@@ -14,11 +14,13 @@ from .task import Task
 TASKS = {
     "classify": "mapsto.tasks.classify:Classify",
     "segment": "mapsto.tasks.segment:Segment",
+    "detect": "mapsto.tasks.detect:Detect",
     "gan": "mapsto.tasks.gan:Gan",
 }
 
 STAGES = {
     "ingest": "mapsto.stages.ingest:Ingest",
+    "clean": "mapsto.stages.clean:Clean",
     "tune": "mapsto.stages.tune:Tune",
     "train": "mapsto.stages.train:Train",
     "evaluate": "mapsto.stages.evaluate:Evaluate",

@@ -62,3 +62,5 @@ class DatasetInfo:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Split → class name → rows."""
+    mask_pixels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Split → mask id, as text → pixels; empty where there are no masks, or nobody counted."""

@@ -54,3 +54,9 @@ class Stage(Protocol):
         ...
 
     def run(self, job: Job) -> Done: ...
+
+
+def datasets_of(recipe: Any) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """`data.<role>` → the stage that gives a recipe's data set: `clean` where the recipe has that section, else `ingest`."""
+    stage = "ingest" if recipe.clean is None else "clean"
+    return {f"data.{role}": (stage, {"role": role}) for role in recipe.data}

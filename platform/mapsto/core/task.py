@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -32,12 +33,24 @@ class TaskConfig(BaseModel):
 
     kind: str
 
+    def artifacts(self) -> Mapping[str, str]:
+        """Dotted path below `task` → URI of further artifacts that training needs (`distill.teacher`). At training, and
+        only then, `build` finds them in `parents`, under `task.` and that path."""
+        return {}
+
 
 class Transform(Protocol):
     """(samples, generator) → sample: pure, picklable, numpy only. The first sample is the row itself, the others its
     partners (mosaic, mixing); `image` arrives as encoded bytes and leaves as H×W×3 uint8 of one fixed size."""
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample: ...
+
+
+Sampling = Literal["shuffled", "sequential", "balanced", "weighted", "poisson"]
+"""How an epoch draws a split's rows. `shuffled`, `sequential`: each once. `balanced`, `weighted`: as many draws, of which
+every class, or every row by its weight, has its expected number, to within one draw for a row; in shuffled order.
+`poisson`: each optimizer step takes every row with the same probability, batch size over rows, whatever the others do
+(Abadi et al., Deep Learning with Differential Privacy, arXiv 1607.00133): steps vary in size."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +63,18 @@ class Stream:
     transform: Transform
     columns: tuple[str, ...]
     """Columns to read from the shards; `row_id` always comes along."""
-    sampling: Literal["shuffled", "sequential"] = "shuffled"
+    sampling: Sampling = "shuffled"
     partners: int = 0
     """How many further rows each draw brings (mosaic: 3)."""
     ratio: float = 1.0
     """Rows of this stream per row of the batch size."""
+    by: str = "label"
+    """Of `balanced`, the column of class ids; of `weighted`, the column of weights, or of class ids where `weights`
+    says what each weighs."""
+    weights: tuple[float, ...] = ()
+    """Of `weighted`, by class id: how often a row of the class is drawn, beside the others."""
+    share: float = 1.0
+    """Of the split's rows, above 0: a random part of them, always the same one, which a larger share contains."""
 
 
 @dataclass(frozen=True)
@@ -244,17 +264,44 @@ class Task:
         """Set weights from the first training batch before training begins (whitening); nothing by default."""
 
 
-def stack(samples: Sequence[Sample]) -> Batch:
-    """Samples of equal names and shapes to one array per name; numbers become int64 or float32."""
+def stack(samples: Sequence[Sample], ragged: Sequence[str] = ()) -> Batch:
+    """Samples of equal names and shapes to one array per name; numbers become int64 or float32.
+
+    Names in `ragged` may differ in length: their values are laid end to end in one buffer, and `<name>_offsets` (N+1
+    int64) says where each row's begin and end.
+    """
     batch: Batch = {}
     for name in samples[0]:
         values = [sample[name] for sample in samples]
-        array = np.stack(values) if isinstance(values[0], np.ndarray) else np.asarray(values)
+        if name in ragged:
+            array = np.concatenate(values)
+            batch[f"{name}_offsets"] = np.cumsum([0, *map(len, values)], dtype=np.int64)
+        else:
+            array = np.stack(values) if isinstance(values[0], np.ndarray) else np.asarray(values)
         batch[name] = array.astype(np.float32) if array.dtype == np.float64 else array
     return batch
 
 
+def pieces(batch: Batch, name: str) -> list[Any]:
+    """A ragged name's values by row, N views of its buffer (numpy arrays or tensors)."""
+    offsets = batch[f"{name}_offsets"].tolist()
+    return [batch[name][start:stop] for start, stop in pairwise(offsets)]
+
+
 def rows(batch: Batch, keep: Iterable[int] | np.ndarray) -> Batch:
-    """The given rows of a batch whose arrays all have N rows."""
+    """The given rows of a batch whose arrays (or tensors) have N rows each, or are ragged."""
     index = np.asarray(keep)
-    return {name: value[index] for name, value in batch.items()}
+    index = index if index.size else np.empty(0, np.int64)
+    out: Batch = {}
+    for name, value in batch.items():
+        if f"{name}_offsets" in batch:
+            offsets = np.array(batch[f"{name}_offsets"].tolist())
+            starts, stops = offsets[:-1][index], offsets[1:][index]
+            inner = [np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)]
+            out[name] = value[np.concatenate([np.empty(0, np.int64), *inner])]
+            ends = np.concatenate([[0], np.cumsum(stops - starts)])
+            kept = batch[f"{name}_offsets"]
+            out[f"{name}_offsets"] = ends if isinstance(kept, np.ndarray) else kept.new_tensor(ends)
+        elif name.removesuffix("_offsets") not in batch or not name.endswith("_offsets"):
+            out[name] = value[index]
+    return out

@@ -1,1 +1,4 @@
-"""What makes a data set better: quality, duplicates, label errors, automatic labels, review by people."""
+"""Curation: what an image's pixels say about its worth, which images show the same, and which labels are likely wrong.
+
+Pure numpy on what it is handed; `stages/clean.py` runs it over a data set.
+"""

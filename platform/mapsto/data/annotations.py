@@ -53,9 +53,9 @@ def annotated(
     row: dict[str, Any] = {}
     if "_mask_range" in given:
         uri, offset, size = given["_mask_range"]
-        row["mask"] = _mask(source.read_range(uri, offset, offset + size), height, width)
+        row |= _mask(source.read_range(uri, offset, offset + size), height, width)
     elif given.get("mask"):
-        row["mask"] = _mask(_read(given["mask"], source), height, width)
+        row |= _mask(_read(given["mask"], source), height, width)
     if "_instances" in given:
         given |= _instances(_read(given["_instances"], source), height, width, str(given["box_labels"][0]))
     if "boxes" in given:
@@ -144,9 +144,9 @@ def _read(uri: str, source: Storage) -> bytes:
         raise
 
 
-def _mask(data: bytes, height: int, width: int) -> bytes:
-    _ids(data, height, width)
-    return data
+def _mask(data: bytes, height: int, width: int) -> dict[str, Any]:
+    """The mask as it came, and how many pixels each of the 256 ids has."""
+    return {"mask": data, "_mask_pixels": np.bincount(_ids(data, height, width).ravel(), minlength=256)}
 
 
 def _ids(data: bytes, height: int, width: int) -> np.ndarray:

@@ -101,6 +101,7 @@ class Dataset:
             mean=tuple(m["mean"]),
             std=tuple(m["std"]),
             counts=m["counts"],
+            mask_pixels=m.get("mask_pixels", {}),
         )
 
     def split(self, name: str) -> SplitIndex:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..core.errors import UserError
 from .pace import Pace
@@ -52,6 +55,32 @@ def data_context(cpus: float = 0.0, gpus: float = 0.0) -> DataContext:
         warnings.simplefilter("ignore", DeprecationWarning)
         context.execution_options.exclude_resources = ExecutionResources(cpu=cpus, gpu=gpus)
     return context
+
+
+@dataclass(frozen=True)
+class _Each:
+    """A number of a task to the task done."""
+
+    work: Callable[[int], Any]
+    numbers: tuple[int, ...]
+
+    def __call__(self, rows: Any) -> Iterator[dict[str, Any]]:
+        for k in rows["id"]:
+            self.work(self.numbers[int(k)])
+            yield {"number": np.array([self.numbers[int(k)]])}
+
+
+def each(work: Callable[[int], Any], numbers: Sequence[int]) -> Iterator[int]:
+    """Call `work` (picklable) with each number in Ray tasks of one CPU; yields each number once it is done, in order."""
+    if not numbers:
+        return
+    import ray.data
+    from ray.data import DataContext
+
+    with DataContext.current(data_context()), clear_errors():
+        rows = ray.data.range(len(numbers), override_num_blocks=len(numbers))
+        for row in rows.map_batches(_Each(work, tuple(numbers)), batch_size=None, num_cpus=1).iter_rows():
+            yield int(row["number"])
 
 
 @contextmanager

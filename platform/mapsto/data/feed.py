@@ -65,8 +65,10 @@ class Feed:
         """One pass over a split, in order, in microbatches of `batch_size` rows."""
         if split not in self.streams:
             raise UserError(f"the {split} split has no images")
-        plans = tuple(StreamPlan.of(name, stream, index) for name, (stream, index) in self.streams[split].items())
-        plans = (replace(plans[0], sampling="sequential"), *plans[1:])
+        streams = dict(self.streams[split])
+        first, (stream, index) = next(iter(streams.items()))
+        streams[first] = (replace(stream, sampling="sequential"), index)
+        plans = tuple(StreamPlan.of(name, stream, index) for name, (stream, index) in streams.items())
         return self.follow(Pass(plans, batch_size, seed=seed, split=split))
 
     def batch(self, g: int) -> Batch:
@@ -160,7 +162,8 @@ def _streams(task: Task, datasets: Mapping[str, Dataset], asked: Split, read: Sp
                 )
             return None
         have = dataset.manifest["columns"]
-        missing = [c for c in stream.columns if c not in have]
+        needed = (*stream.columns, *((stream.by,) if stream.sampling in ("balanced", "weighted") else ()))
+        missing = [c for c in needed if c not in have]
         if missing:
             raise UserError(
                 f"{dataset.artifact.uri}: data.{stream.role} has no {missing[0]}, which the task needs; it has {', '.join(have)}"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Literal
 
 import numpy as np
 
 from ..core.artifact import digest
 from ..core.errors import UserError
-from ..core.task import Stream
+from ..core.task import Sampling, Stream
 from .dataset import SplitIndex
+from .strata import strata
 
 WINDOW_BYTES = 256 * 2**20
 """Row groups of about so many encoded bytes are shuffled together; a smaller split is shuffled as a whole."""
@@ -27,21 +28,51 @@ class StreamPlan:
     """Rows of every row group of the split, int64."""
     bytes: int
     """Size of the split's files."""
-    sampling: Literal["shuffled", "sequential"] = "shuffled"
+    sampling: Sampling = "shuffled"
     partners: int = 0
     ratio: float = 1.0
+    strata: np.ndarray | None = None
+    """Stratum of every row, int16 or int32; None: all rows are drawn alike."""
+    weights: np.ndarray | None = None
+    """Weight of every stratum, float64."""
     window_bytes: int = field(default=WINDOW_BYTES, kw_only=True)
 
     @staticmethod
     def of(name: str, stream: Stream, index: SplitIndex) -> StreamPlan:
-        """Raises UserError for a split without rows."""
+        """Raises UserError for a split without rows, and for classes or weights that its sampling cannot use."""
         if index.rows == 0:
             raise UserError(f"split '{index.name}' of data.{stream.role} has no images")
-        return StreamPlan(name, index.groups, index.bytes, stream.sampling, stream.partners, stream.ratio)
+        found = strata(stream, index) or (None, None)
+        return StreamPlan(name, index.groups, index.bytes, stream.sampling, stream.partners, stream.ratio, *found)
 
     @cached_property
     def rows(self) -> int:
+        """Rows of the split."""
         return int(self.groups.sum())
+
+    @cached_property
+    def length(self) -> int:
+        """Draws of an epoch: as many as rows that can be drawn. (Of `poisson`, on average.)"""
+        return self.rows if self.strata is None or self.weights is None else int((self.weights > 0)[self.strata].sum())
+
+    @cached_property
+    def group_weights(self) -> np.ndarray:
+        """Sum of the weights of every row group's rows, float64."""
+        pairs = itertools.pairwise(self.starts)
+        return np.array([self.row_weights(np.arange(a, b)).sum() for a, b in pairs], np.float64)
+
+    def drawable(self, numbers: np.ndarray) -> np.ndarray:
+        """The n-th of the rows that can be drawn, for n from 0 to length - 1."""
+        return numbers if self.strata is None else self._drawable[numbers]
+
+    @cached_property
+    def _drawable(self) -> np.ndarray:
+        assert self.strata is not None and self.weights is not None
+        return np.flatnonzero((self.weights > 0)[self.strata])
+
+    def row_weights(self, rows: np.ndarray) -> np.ndarray:
+        assert self.strata is not None and self.weights is not None
+        return self.weights[self.strata[rows]]
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -60,7 +91,8 @@ class StreamPlan:
     @cached_property
     def key(self) -> str:
         parts = (self.name, self.bytes, self.sampling, self.partners, self.ratio, self.window_bytes)
-        return digest(np.ascontiguousarray(self.groups).tobytes(), repr(parts).encode())
+        arrays = [a.tobytes() for a in (self.groups, self.strata, self.weights) if a is not None]
+        return digest(*arrays, repr(parts).encode())
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -76,6 +108,8 @@ class StreamPlan:
             self.sampling,
             self.partners,
             self.ratio,
+            self.strata,
+            self.weights,
             self.window_bytes,
         )
 
@@ -86,10 +120,15 @@ def _restore(*values: object) -> StreamPlan:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """One epoch's order: every row number of the split exactly once.
+    """One epoch's order: every row number of the split exactly once, or, where rows have weights, as often as they say.
 
     Row groups are permuted, then cut into windows of about `window_bytes`; the rows within a window are permuted. A
     window's rows are computed when they are asked for, so an order over 10^8 rows costs its row groups only.
+
+    Weights: the rows, in an order drawn for the epoch, lie end to end, each as long as its weight; `length` ticks at
+    even distances, the first one at random, fall on them, and a row is drawn once for each tick on it (systematic
+    sampling; Madow, On the Theory of Systematic Sampling II, 1949). So its expected number of draws is exactly its
+    share of the weights, and the number itself is that, rounded down or up.
     """
 
     plan: StreamPlan
@@ -98,25 +137,39 @@ class Order:
     groups: np.ndarray
     """The row groups in this epoch's order."""
     edges: np.ndarray
-    """Positions at which windows begin, and the number of rows at the end."""
+    """Positions at which windows begin, and the number of draws at the end."""
     firsts: np.ndarray
     """Where in `groups` each window begins, and the number of groups at the end."""
+    weights: np.ndarray | None = None
+    """Sum of the weights before each group, in this order, and of all."""
+    first_tick: float = 0.0
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The row numbers at positions start..stop-1, int64."""
-        parts = []
+    def draws(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """The row numbers at positions start..stop-1, and which draw of its row in the epoch each is: int64."""
+        rows, numbers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         window = int(np.searchsorted(self.edges, start, side="right")) - 1
         while start < stop:
             low, high = int(self.edges[window]), int(self.edges[window + 1])
-            parts.append(_window(self, window)[start - low : min(stop, high) - low])
+            found = _window(self, window)
+            rows.append(found[0][start - low : min(stop, high) - low])
+            numbers.append(found[1][start - low : min(stop, high) - low])
             start, window = min(stop, high), window + 1
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return np.concatenate(rows), np.concatenate(numbers)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """The row numbers at positions start..stop-1, int64."""
+        return self.draws(start, stop)[0]
 
     def partners(self, position: int) -> np.ndarray:
         """`plan.partners` row numbers for the draw at a position, from the same window, with replacement."""
         window = int(np.searchsorted(self.edges, position, side="right")) - 1
         rng = generator(self.seed, self.plan.stream_key, self.epoch, position, 2)
-        return rng.choice(_window(self, window), self.plan.partners)
+        return rng.choice(_window(self, window)[0], self.plan.partners)
+
+    def ticks(self, weights: np.ndarray) -> np.ndarray:
+        """How many ticks fall before each sum of weights, int64."""
+        assert self.weights is not None
+        return np.ceil(weights * (self.plan.length / self.weights[-1]) - self.first_tick).astype(np.int64)
 
     def __hash__(self) -> int:
         return hash((self.plan, self.seed, self.epoch))
@@ -130,26 +183,59 @@ def order(plan: StreamPlan, seed: int, epoch: int) -> Order:
     """The order of an epoch; cached per process."""
     count = len(plan.groups)
     groups = np.arange(count)
-    if plan.sampling == "shuffled":
+    if plan.sampling != "sequential":
         groups = generator(seed, plan.stream_key, epoch, 0, 0).permutation(count)
     share = plan.window_bytes / max(plan.bytes, 1) * plan.rows  # rows to a window
     before = np.cumsum(plan.groups[groups]) - plan.groups[groups]
     # A window takes at least one whole group; a split smaller than a window is one window.
     window = np.zeros(count, np.int64) if share >= plan.rows else np.floor(before / max(share, 1)).astype(np.int64)
     firsts = np.append(np.flatnonzero(np.diff(window, prepend=-1)), count)
-    edges = np.append(before, plan.rows)[firsts]
-    return Order(plan, seed, epoch, groups, edges, firsts)
+    if plan.strata is None:
+        return Order(plan, seed, epoch, groups, np.append(before, plan.rows)[firsts], firsts)
+    weights = np.concatenate([[0.0], np.cumsum(plan.group_weights[groups])])
+    # On a grid, so that sums of equal weights, whole numbers, are never so near a tick that rounding decides.
+    tick = (generator(seed, plan.stream_key, epoch, 0, 3).integers(2**20) + 0.5) / 2**20
+    drawn = Order(plan, seed, epoch, groups, before, firsts, weights, tick)
+    return replace(drawn, edges=drawn.ticks(weights)[firsts])
 
 
 @lru_cache(maxsize=32)
-def _window(order: Order, window: int) -> np.ndarray:
+def _window(order: Order, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """A window's rows in their order, and which draw of its row each is."""
     plan = order.plan
-    picked = order.groups[order.firsts[window] : order.firsts[window + 1]]
-    rows = np.concatenate([np.arange(plan.starts[g], plan.starts[g + 1]) for g in picked])
-    if plan.sampling == "shuffled":
-        rows = generator(order.seed, plan.stream_key, order.epoch, window, 1).permutation(rows)
+    places = range(int(order.firsts[window]), int(order.firsts[window + 1]))
+    found = [_group(order, place) for place in places]
+    rows, numbers = (np.concatenate([part[k] for part in found]) for k in (0, 1))
+    if plan.sampling != "sequential":
+        mixed = generator(order.seed, plan.stream_key, order.epoch, window, 1).permutation(len(rows))
+        rows, numbers = rows[mixed], numbers[mixed]
     rows.setflags(write=False)
-    return rows
+    numbers.setflags(write=False)
+    return rows, numbers
+
+
+def _group(order: Order, place: int) -> tuple[np.ndarray, np.ndarray]:
+    """The draws of the group at a place of the epoch's order, row by row."""
+    plan, group = order.plan, int(order.groups[place])
+    rows = np.arange(plan.starts[group], plan.starts[group + 1])
+    if order.weights is None:
+        return rows, np.zeros(len(rows), np.int64)
+    rows = rows[plan.row_weights(rows) > 0]
+    if plan.sampling != "sequential":
+        rows = generator(order.seed, plan.stream_key, order.epoch, group, 4).permutation(rows)
+    low, high = order.weights[place : place + 2]
+    ends = np.minimum(low + np.cumsum(plan.row_weights(rows)), high)
+    ends[-1:] = high  # whatever rounding says: the groups' ticks were counted so
+    counts = np.diff(order.ticks(np.concatenate([[low], ends])))
+    numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(rows, counts), numbers
+
+
+def poisson(plan: StreamPlan, seed: int, epoch: int, step: int, rate: float) -> np.ndarray:
+    """The rows of one step, int64, in random order: each row by itself with probability `rate`; possibly none."""
+    rng = generator(seed, plan.stream_key, epoch, step, 5)
+    # As many as heads among so many coins, then which ones: the same law, at the cost of those drawn.
+    return plan.drawable(rng.choice(plan.length, rng.binomial(plan.length, min(1.0, rate)), replace=False))
 
 
 def generator(seed: int, stream: int, a: int, b: int, c: int) -> np.random.Generator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -15,12 +15,13 @@ from ..core.item import Item
 from ..core.sample import Split
 from ..core.task import Stream
 from .dataset import SplitIndex
-from .order import Order, StreamPlan, order
+from .order import Order, StreamPlan, generator, order, poisson
 
 if TYPE_CHECKING:
     from ..config.schema import TrainConfig
 
 Descent = Literal["mini_batch", "stochastic", "full_batch"]
+FIELDS = ("rows", "epochs", "draw", "valid", "partners")
 SINGLE_ROW_EVALUATION = 256
 """Rows of an evaluation microbatch where training's hold one (stochastic descent)."""
 
@@ -34,7 +35,7 @@ class Draws:
     epochs: np.ndarray
     """The stream's own epoch of each draw, int64: with the row and the draw it keys the draw's randomness."""
     draw: np.ndarray
-    """How often the row was drawn before in that epoch, int64."""
+    """How often the row was drawn before in that epoch (of Poisson sampling, the step in it), int64."""
     valid: np.ndarray
     """False marks padding, bool."""
     partners: np.ndarray
@@ -68,15 +69,21 @@ class Pass:
     seed: int = 0
     split: Split = "test"
 
+    def __post_init__(self) -> None:
+        wrong = [s.sampling for s in self.streams if s.sampling == "poisson"]
+        wrong += [s.sampling for s in self.streams[:1] if s.sampling not in ("sequential", "shuffled")]
+        if wrong:
+            raise ValueError(f"a pass over '{self.split}' takes every row once; its stream's sampling is {wrong[0]}")
+
     def __len__(self) -> int:
-        return _ceil(_ceil(self.streams[0].rows, self.size), self.world) * self.world
+        return _ceil(_ceil(self.streams[0].length, self.size), self.world) * self.world
 
     def item(self, g: int) -> Item:
         return Item(self.split, 0, 0, g, ends_epoch=g >= len(self) - self.world)
 
     def draws(self, g: int) -> dict[str, Draws]:
         first = self.streams[0]
-        start, stop = min(g * self.size, first.rows), min((g + 1) * self.size, first.rows)
+        start, stop = min(g * self.size, first.length), min((g + 1) * self.size, first.length)
         out = {first.name: _padded(_epoch_draws(order(first, self.seed, 0), start, stop), self.size)}
         for stream in self.streams[1:]:
             size = max(1, round(stream.ratio * self.size))
@@ -134,25 +141,25 @@ class Run:
     def __post_init__(self) -> None:
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"train.batch_size {self.batch_size} is larger than the {self.train[0].rows} training images and "
+                f"train.batch_size {self.batch_size} is larger than the {self.train[0].length} training images and "
                 "train.drop_last drops what is left: no step remains"
             )
 
     @cached_property
     def step_rows(self) -> int:
         """Rows of a full optimizer step's global batch."""
-        return {"mini_batch": self.batch_size, "stochastic": 1, "full_batch": self.train[0].rows}[self.descent]
+        return {"mini_batch": self.batch_size, "stochastic": 1, "full_batch": self.train[0].length}[self.descent]
 
     @cached_property
     def parts(self) -> int:
         """Microbatches per optimizer step, k."""
         if self.descent == "full_batch":
-            return _ceil(_ceil(self.train[0].rows, self.batch_size), self.world) * self.world
+            return _ceil(_ceil(self.train[0].length, self.batch_size), self.world) * self.world
         return self.world * (self.accumulate if self.descent == "mini_batch" else 1)
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        rows = self.train[0].rows
+        rows = self.train[0].length
         return rows // self.step_rows if self.drop_last else _ceil(rows, self.step_rows)
 
     @property
@@ -166,7 +173,7 @@ class Run:
         if not self.val:
             return None
         per_pass = {"mini_batch": _ceil(self.batch_size, self.parts), "stochastic": SINGLE_ROW_EVALUATION}
-        size = min(per_pass.get(self.descent, self.batch_size), _ceil(self.val[0].rows, self.world))
+        size = min(per_pass.get(self.descent, self.batch_size), _ceil(self.val[0].length, self.world))
         return Pass(self.val, max(1, size), self.world, self.seed, "val")
 
     def __len__(self) -> int:
@@ -199,8 +206,12 @@ class Run:
         out = {}
         for k, stream in enumerate(self.train):
             size, last = self._sizes(stream)
+            if stream.sampling == "poisson":
+                found = _part(_poisson_draws(stream, self.seed, epoch, step, size), micro, self.parts)
+                out[stream.name] = _padded(found, 1)
+                continue
             count = last if step == self.steps_per_epoch - 1 else size
-            low, high = micro * count // self.parts, (micro + 1) * count // self.parts
+            low, high = _bounds(count, micro, self.parts)
             if k == 0:
                 base = step * size
                 found = _epoch_draws(order(stream, self.seed, epoch), base + low, base + high)
@@ -212,7 +223,7 @@ class Run:
 
     def _sizes(self, stream: StreamPlan) -> tuple[int, int]:
         """A stream's rows in a full step and in an epoch's last step."""
-        rows = self.train[0].rows
+        rows = self.train[0].length
         last = self.step_rows if self.drop_last else rows - (self.steps_per_epoch - 1) * self.step_rows
         if stream is self.train[0]:
             return self.step_rows, last
@@ -243,29 +254,48 @@ def _ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def _bounds(count: int, micro: int, parts: int) -> tuple[int, int]:
+    """The rows of a step that its microbatch `micro` of `parts` takes."""
+    return micro * count // parts, (micro + 1) * count // parts
+
+
 def _epoch_draws(order: Order, start: int, stop: int) -> Draws:
-    rows = order.rows(start, stop)
+    rows, numbers = order.draws(start, stop)
     n = len(rows)
     partners = np.empty((n, order.plan.partners), np.int64)
     for k in range(n if order.plan.partners else 0):
         partners[k] = order.partners(start + k)
-    return Draws(rows, np.full(n, order.epoch, np.int64), np.zeros(n, np.int64), np.ones(n, bool), partners)
+    return Draws(rows, np.full(n, order.epoch, np.int64), numbers, np.ones(n, bool), partners)
+
+
+@lru_cache(maxsize=8)
+def _poisson_draws(stream: StreamPlan, seed: int, epoch: int, step: int, size: int) -> Draws:
+    """All rows of one step, which on average are `size`. A row may be in several steps of an epoch, each its draw."""
+    rows = poisson(stream, seed, epoch, step, size / stream.length)
+    n = len(rows)
+    rng = generator(seed, stream.stream_key, epoch, step, 6)
+    partners = stream.drawable(rng.integers(0, stream.length, (n, stream.partners)))
+    return Draws(rows, np.full(n, epoch, np.int64), np.full(n, step, np.int64), np.ones(n, bool), partners)
+
+
+def _part(draws: Draws, micro: int, parts: int) -> Draws:
+    low, high = _bounds(len(draws), micro, parts)
+    return Draws(*(getattr(draws, name)[low:high] for name in FIELDS))
 
 
 def _endless_draws(stream: StreamPlan, seed: int, start: int, stop: int) -> Draws:
     """Positions in the concatenation of a stream's own epochs."""
     parts = []
     while start < stop:
-        cycle, within = divmod(start, stream.rows)
-        upto = min(stream.rows, within + stop - start)
+        cycle, within = divmod(start, stream.length)
+        upto = min(stream.length, within + stop - start)
         parts.append(_epoch_draws(order(stream, seed, cycle), within, upto))
         start += upto - within
     return _joined(parts) if parts else _epoch_draws(order(stream, seed, 0), 0, 0)
 
 
 def _joined(parts: list[Draws]) -> Draws:
-    names = ("rows", "epochs", "draw", "valid", "partners")
-    return Draws(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Draws(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
 
 
 def _padded(draws: Draws, size: int) -> Draws:

@@ -1,4 +1,4 @@
-"""References → bytes: whole objects side by side, members of archives in stretches."""
+"""References → bytes: whole objects side by side, members of archives in stretches, slices and frames file by file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import numpy as np
 from ..core.codecs import encode
 from ..core.errors import UserError
 from ..core.storage import Storage
+from .nifti import volume
 from .sources.item import Reference
+from .video import frames, library
 
 AT_ONCE = 16
 """Objects fetched side by side; so many are held in memory."""
@@ -37,7 +39,15 @@ def fetch(references: Sequence[Reference], storage: Storage) -> Iterator[tuple[R
             yield reference, f"{reference.size / 2**20:.0f} MB, over the limit of {LARGEST_BYTES / 2**20:.0f}"
         else:
             good.append(reference)
-    readers = {"object": _objects, "range": _ranges, "raw": _pictures, "zip": _zipped, "parquet": _cells}
+    readers = {
+        "object": _objects,
+        "range": _ranges,
+        "raw": _pictures,
+        "zip": _zipped,
+        "parquet": _cells,
+        "slice": _slices,
+        "frame": _frames,
+    }
     good.sort(key=lambda r: (r.how, r.uri, r.offset))
     for (how, uri), group in groupby(good, key=lambda r: (r.how, r.uri if r.how != "object" else "")):
         yield from readers[how](uri, list(group), storage)
@@ -51,6 +61,8 @@ def _objects(_: str, references: list[Reference], storage: Storage) -> Iterator[
             if isinstance(error.__cause__, (FileNotFoundError, IsADirectoryError)):
                 return "not found"
             raise
+        except ValueError as error:  # a zero byte, or what is no Unicode
+            return f"no file can have this name: {error}"
 
     if "://" not in references[0].uri or references[0].uri.startswith("file://"):
         for reference in references:
@@ -125,3 +137,32 @@ def _cells(uri: str, references: list[Reference], storage: Storage) -> Iterator[
             for reference in members:
                 value = cells[int(where[id(reference)][2])].as_py()
                 yield reference, value if value is not None else "the row holds no image"
+
+
+def _slices(uri: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
+    fs, path = storage.fs(uri)
+    size = int(storage.retry(uri, lambda: fs.size(path)) or 0)
+    too_large = f"{size / 2**20:.0f} MB, over the limit of {LARGEST_BYTES / 2**20:.0f}" if size > LARGEST_BYTES else ""
+    data = b"" if too_large else storage.read(uri)
+    try:
+        if too_large:
+            raise UserError(too_large)
+        pictures = volume(data)
+    except UserError as error:
+        yield from ((reference, str(error)) for reference in references)
+        return
+    for reference in references:
+        whole = reference.offset < len(pictures)
+        yield reference, encode(np.ascontiguousarray(pictures[reference.offset]), "png") if whole else "no such slice"
+
+
+def _frames(uri: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
+    library()
+    of = {(reference.offset, int(reference.member)): reference for reference in references}
+    fs, path = storage.fs(uri)
+    with storage.retry(uri, lambda: fs.open(path, "rb")) as file:
+        try:
+            for window, data in frames(file, list(of)):
+                yield of.pop(window), data
+        except UserError as error:
+            yield from ((reference, str(error)) for reference in of.values())

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,13 @@ import numpy as np
 from ..core import codecs
 from ..core.artifact import Artifact
 from ..core.errors import UserError
+from ..core.metadata import FREE, stripped
 from ..core.sample import Split
 from ..core.storage import Storage
 from .annotations import annotated, column_types
 from .chunks import read_chunk
 from .dicom import is_dicom, to_png
+from .pack import Packing, packed
 from .reading import fetch
 from .sources.item import Reference
 
@@ -51,6 +53,8 @@ class ShardJob:
     min_side: int
     thumbs: int
     """Pictures for the contact sheet from each chunk."""
+    keep_metadata: bool = False
+    packing: Packing | None = None
 
     def summary_path(self, number: int) -> str:
         return self.artifact.path("work", "done", f"{number:06d}.json")
@@ -63,19 +67,21 @@ class ShardJob:
         rows: list[dict[str, Any]] = []
         refused: list[dict[str, Any]] = []
         dropped: Counter[str] = Counter()
-        pixels = np.zeros((2, 3))
+        unstripped: Counter[str] = Counter()
+        pixels, mask_pixels = np.zeros((2, 3)), np.zeros(256, np.int64)
         thumbs: list[tuple[str, str]] = []
         every = max(1, len(references) // max(self.thumbs, 1))
         for reference, data in fetch(references, self.source):
             try:
                 if isinstance(data, str):
                     raise UserError(data)
-                row, image = self._checked(reference, data, index, dropped)
+                row, image = self._checked(reference, data, index, dropped, unstripped)
             except UserError as error:
                 refused.append({"source": reference.name, "split": split, "reason": str(error)})
                 continue
+            mask_pixels += row.pop("_mask_pixels", 0)
             if split == "train":
-                pixels += _moments(image)
+                pixels += moments(image)
             if len(rows) % every == 0 and len(thumbs) < self.thumbs:
                 small = codecs.encode(np.ascontiguousarray(_square(image)), "jpeg", 80)
                 thumbs.append((base64.b64encode(small).decode(), reference.label or ""))
@@ -95,7 +101,9 @@ class ShardJob:
             "reasons": Counter(_kind(entry["reason"]) for entry in refused),
             "refused": refused[:20],
             "dropped": dropped,
+            "unstripped": unstripped,
             "pixels": pixels.tolist(),
+            "mask_pixels": {str(k): int(n) for k, n in enumerate(mask_pixels) if n},
             "thumbs": thumbs,
         }
         if refused:
@@ -105,53 +113,74 @@ class ShardJob:
         return summary
 
     def _checked(
-        self, reference: Reference, data: bytes, index: Mapping[str, int], dropped: Counter[str]
+        self,
+        reference: Reference,
+        data: bytes,
+        index: Mapping[str, int],
+        dropped: Counter[str],
+        unstripped: Counter[str],
     ) -> tuple[dict[str, Any], np.ndarray]:
         """The row of an image that decodes whole, and its pixels; UserError says what is wrong with any other. What is
-        left out of its annotations is counted in `dropped`."""
+        left out of its annotations is counted in `dropped`, metadata that cannot be taken out, by format, in
+        `unstripped`."""
         with quiet_decoders():
             if is_dicom(data):
                 data = to_png(data, self.max_pixels)
             head = codecs.header(data, self.max_pixels)
             if min(head.width, head.height) < self.min_side:
                 raise UserError(f"{head.width}x{head.height} is smaller than min_side {self.min_side}")
+            if not self.keep_metadata and self.packing is None:
+                bare = stripped(data, self.max_pixels)
+                if bare is not None and bare != data:
+                    data, head = bare, codecs.header(bare, self.max_pixels)
+                elif bare is None and head.format not in FREE:
+                    unstripped[head.format] += 1
             image = codecs.decode(data, self.max_pixels)
         height, width = image.shape[:2]
         row = {
             "image": data,
             "label": index[reference.label] if reference.label is not None else -1,
-            "content_sha256": hashlib.sha256(data).hexdigest(),
             "width": width,
             "height": height,
             "format": head.format,
             "source": reference.name,
-        }
-        return row | annotated(reference, height, width, index, self.source, dropped), image
+        } | annotated(reference, height, width, index, self.source, dropped)
+        if self.packing is not None:
+            row, image = packed(row, image, self.packing)
+        return row | {"content_sha256": hashlib.sha256(row["image"]).hexdigest()}, image
 
     def _write(self, split: Split, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        sink = pa.BufferOutputStream()
-        groups = []
         schema = shard_schema(self.columns)
-        others = {name: "ZSTD" for name in schema.names if name not in ("image", "mask")}
-        with pq.ParquetWriter(
-            sink, schema, use_dictionary=False, compression={"image": "NONE", "mask": "NONE"} | others
-        ) as out:
-            for part in _groups(rows):
-                out.write_table(pa.Table.from_pylist(part, schema), row_group_size=len(part))
-                groups.append(len(part))
-        data = sink.getvalue().to_pybytes()
-        path = f"shards/{split}-{number:06d}.parquet"
-        self.artifact.write(data, path)
-        return {
-            "path": path,
-            "rows": len(rows),
-            "groups": groups,
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
+        tables = (pa.Table.from_pylist(part, schema) for part in _groups(rows))
+        return write_shard(self.artifact, f"shards/{split}-{number:06d}.parquet", schema, tables)
+
+
+def write_shard(artifact: Artifact, path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> dict[str, Any]:
+    """Write a Parquet shard with a row group for each table that has rows; returns its entry in the manifest."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    groups = []
+    others = {name: "ZSTD" for name in schema.names if name not in ("image", "mask")}
+    with pq.ParquetWriter(
+        sink, schema, use_dictionary=False, compression={"image": "NONE", "mask": "NONE"} | others
+    ) as out:
+        for table in tables:
+            if table.num_rows:
+                out.write_table(table, row_group_size=table.num_rows)
+                groups.append(table.num_rows)
+    data = sink.getvalue().to_pybytes()
+    artifact.write(data, path)
+    return {
+        "path": path,
+        "rows": sum(groups),
+        "groups": groups,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
 
 
 def shard_schema(columns: tuple[str, ...]) -> pa.Schema:
@@ -185,7 +214,7 @@ def quiet_decoders() -> Generator[None]:
         os.close(null)
 
 
-def _moments(image: np.ndarray) -> np.ndarray:
+def moments(image: np.ndarray) -> np.ndarray:
     """Per channel, in 0..1: the mean, and the mean square. Every image counts alike, as it does in training."""
     mean, std = (value.ravel() / 255 for value in cv2.meanStdDev(image))
     return np.stack([mean, std**2 + mean**2])

@@ -83,7 +83,9 @@ class Tally:
             "rows_quarantined": refused,
             "reasons": dict(self.counter("reasons").most_common()),
             "dropped": dict(self.counter("dropped").most_common()),
+            "unstripped": dict(self.counter("unstripped").most_common()),
             "objects": {split: self._objects(split, listed.classes) for split in splits if "boxes" in listed.columns},
+            "mask_pixels": {split: self._ids(split) for split in splits if "mask" in listed.columns},
             "formats": dict(self.counter("formats").most_common()),
             "longest_side": dict(sorted(self.counter("sizes").items(), key=lambda pair: int(pair[0].split("-")[0]))),
         }
@@ -101,6 +103,9 @@ class Tally:
     def _objects(self, split: str, classes: Sequence[str]) -> dict[str, int]:
         found = self.counter("objects", split)
         return {name: found[str(k)] for k, name in enumerate(classes) if found[str(k)]}
+
+    def _ids(self, split: str) -> dict[str, int]:
+        return dict(sorted(self.counter("mask_pixels", split).items(), key=lambda pair: int(pair[0])))
 
     def sheet(self) -> np.ndarray:
         """Up to 64 images with their labels, from all over the data set."""
@@ -146,12 +151,21 @@ class Tally:
                 ("class", *objects),
                 [(c, *(objects[s].get(c, 0) for s in objects)) for c in manifest["classes"][:SHOWN]],
             )
+        if manifest["mask_pixels"]:
+            page.heading("Masks")
+            pixels = manifest["mask_pixels"]
+            ids = sorted({k for found in pixels.values() for k in found}, key=int)
+            page.table(
+                ("id", *(f"{s}, pixels" for s in pixels)), [(k, *(pixels[s].get(k, 0) for s in pixels)) for k in ids]
+            )
         page.heading("Images")
         page.table(("longest side in pixels", "images"), manifest["longest_side"].items())
         page.table(("format", "images"), manifest["formats"].items())
         page.text(
             f"Training pixels (RGB, 0..1): mean {manifest['mean']}, standard deviation {manifest['std']}, over {manifest['pixels_from']} images."
         )
+        if manifest["unstripped"]:
+            page.table(("format whose metadata (places, cameras) stays", "images"), manifest["unstripped"].items())
         page.heading("Quarantine")
         page.text(
             f"{manifest['rows_in']} files in = {manifest['rows_kept']} kept + {manifest['rows_quarantined']} quarantined (quarantine/*.jsonl)."
@@ -163,6 +177,12 @@ class Tally:
             refused = [entry for summary in self.ordered() for entry in summary["refused"]][:SHOWN]
             page.table(("file", "reason"), [(entry["source"], entry["reason"]) for entry in refused])
         return page.html()
+
+
+def longest_side(sides: np.ndarray) -> dict[str, int]:
+    """How many images have their longest side in each doubling of pixels: `512-1023` → 7."""
+    low, count = np.unique(np.floor(np.log2(np.maximum(sides, 1))).astype(int), return_counts=True)
+    return {f"{1 << k}-{(2 << k) - 1}": int(n) for k, n in zip(low.tolist(), count.tolist(), strict=True)}
 
 
 def _remedy(split: str, listed: Listed) -> str:

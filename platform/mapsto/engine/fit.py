@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +13,34 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..core.errors import UserError
 from ..core.item import Item
 from ..core.sample import Batch
 from ..core.task import Context
 from .batches import to_device
 from .ema import Ema
 from .evaluate import Evaluation
-from .phases import PhaseTrainer, Sums, synchronise_buffers
+from .freezing import Frozen
+from .items import Timed
+from .phases import PhaseTrainer, synchronise_buffers
+from .prepare import prepared
+from .progress import Progress
 from .schedules import Plateau, factor
+from .stopping import EarlyStop
+from .swa import Swa
+from .trouble import deterministic, memory
 from .world import World
 
 if TYPE_CHECKING:
-    from ..config.schema import TrainConfig
+    from ..config.training import TrainConfig
     from ..core.task import Task
 
 Record = dict[str, float]
 """One epoch: `epoch` (from 1), `step`, `train/loss` and other `train/*`, `lr`, `images_per_s`, `data_wait` (share of
-the training time in which no batch was there), `seconds`, and, when it was evaluated, `val/*`; `time` (seconds since 1970)."""
+the training time in which no batch was there), `step_seconds`, `seconds`, with fp16 `loss_scale`, and, when it was
+evaluated, `val/*`; `time` (seconds since 1970)."""
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,8 @@ class Epoch:
     """What `on_epoch` is handed after each epoch, on every rank."""
 
     record: Record
-    epochs: int
+    last: bool
+    """Of the run, or the one after which it was stopped early."""
     score: float | None
     """The task's primary metric on `val`, when this epoch was evaluated."""
     state: Callable[[], dict[str, Any]]
@@ -46,9 +59,13 @@ class Epoch:
     def number(self) -> int:
         return int(self.record["epoch"])
 
-    @property
-    def last(self) -> bool:
-        return self.number == self.epochs
+
+class LeftError(Exception):
+    """The run was left because `leave` said so; `state` is what it goes on from, `step` the optimizer steps done."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state, self.epoch, self.step = state, int(state["epoch"]), int(state["step"])
+        super().__init__(f"left after step {self.step}")
 
 
 def fit(
@@ -60,44 +77,24 @@ def fit(
     steps_per_epoch: int,
     resume: dict[str, Any] | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    leave: Callable[[], bool] | None = None,
 ) -> list[Record]:
     """Train `model`, in place, to the end of the run and return the records of all its epochs, resumed ones included.
 
-    `items`: this rank's microbatches of numpy arrays in order, from the beginning of the first epoch that `resume` (an
-    Epoch's state) has not finished. At the end the model holds the weights to keep (the averaged ones with EMA).
+    `items`: this rank's microbatches of numpy arrays in order, from where `resume` (an Epoch's state, or a LeftError's)
+    stands: `resume["epoch"]` whole epochs, and `resume["within"]` steps of the next. `leave` is asked after every step:
+    once it is true on any rank, all raise LeftError with the state there. At the end the model holds the weights to keep:
+    the averaged ones with EMA or SWA, those of the best evaluation with early stopping. Raises UserError for a loss that
+    is not finite, and for what device or model cannot do.
     """
-    trainer = _Fit(task, model, config, _Timed(items), world, steps_per_epoch)
-    trainer.start(resume)
-    while trainer.epoch < config.epochs:
-        on_epoch(trainer.run_epoch())
-    trainer.keep_average()
+    with deterministic(config.deterministic), memory():
+        trainer = _Fit(task, model, config, Timed(items), world, steps_per_epoch)
+        trainer.start(resume)
+        while not trainer.ended:
+            on_epoch(trainer.run_epoch(leave))
+        trainer.items.close()
+        trainer.keep()
     return trainer.history
-
-
-class _Timed:
-    """An iterator that adds up the seconds spent waiting for the next item, and lets one look at it."""
-
-    def __init__(self, items: Iterable[tuple[Item, Batch]]) -> None:
-        self.items: Iterator[tuple[Item, Batch]] = iter(items)
-        self.waited = 0.0
-        self.ahead: tuple[Item, Batch] | None = None
-
-    def peek(self) -> tuple[Item, Batch]:
-        if self.ahead is None:
-            self.ahead = self.next()
-        return self.ahead
-
-    def next(self) -> tuple[Item, Batch]:
-        if self.ahead is not None:
-            found, self.ahead = self.ahead, None
-            return found
-        start = time.perf_counter()
-        try:
-            return next(self.items)
-        except StopIteration:
-            raise RuntimeError("the data ended before the run did: the loader and the engine disagree") from None
-        finally:
-            self.waited += time.perf_counter() - start
 
 
 class _Fit:
@@ -106,112 +103,135 @@ class _Fit:
         task: Task,
         model: nn.Module,
         config: TrainConfig,
-        items: _Timed,
+        items: Timed,
         world: World,
         steps_per_epoch: int,
     ) -> None:
         self.task, self.config, self.items, self.world = task, config, items, world
-        self.model = model.to(world.device)
-        if config.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
-        self.steps_per_epoch, self.steps = (
-            steps_per_epoch,
-            steps_per_epoch * config.epochs,
-        )
+        self.model = prepared(model, config, world)
+        self.steps_per_epoch, self.steps = steps_per_epoch, steps_per_epoch * config.epochs
         self.epoch = self.step = 0
         self.history: list[Record] = []
         self.evaluation = Evaluation(task, world)
         self.factor = factor(config.schedule, steps_per_epoch, self.steps)
-        schedule = config.schedule
-        self.plateau = Plateau(schedule, self.evaluation.metrics.mode) if schedule.kind == "plateau" else None
+        mode, schedule = self.evaluation.metrics.mode, config.schedule
+        self.plateau = Plateau(schedule, mode) if schedule.kind == "plateau" else None
+        self.early_stop = EarlyStop(config.early_stop, mode) if config.early_stop else None
+
+    @property
+    def ended(self) -> bool:
+        return self.epoch >= self.config.epochs or (self.early_stop is not None and self.early_stop.stopped)
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.world.device.type,
-            torch.bfloat16,
-            enabled=self.config.precision == "bf16",
-        )
+        dtype = AUTOCAST.get(self.config.precision, torch.bfloat16)
+        return torch.autocast(self.world.device.type, dtype, enabled=self.config.precision in AUTOCAST)
 
     def start(self, resume: dict[str, Any] | None) -> None:
-        """Set the weights (from the state, or by the task on rank 0), then wrap them."""
+        """Set the weights (from the state, or by the task on rank 0 where none are given), then wrap them."""
         if resume is not None:
             self.model.load_state_dict(resume["model"])
-        else:
+            self.epoch, self.step, self.history = resume["epoch"], resume["step"], list(resume["history"])
+        elif self.config.init is None:
             _, batch = self.items.peek()  # on every rank: the loader's start is a rendezvous
             if self.world.rank == 0:
                 self.task.initialise(self.model, to_device(batch, self.world.device))
         self.world.broadcast([*self.model.parameters(), *self.model.buffers()])
         self.ema = Ema(self.model, self.config.ema) if self.config.ema else None
+        self.swa = Swa(self.model, self.config.swa) if self.config.swa else None
+        self.frozen = Frozen(self.model, self.config.init)  # thawed by run_epoch, where it is time
         self.phases = [
-            PhaseTrainer(phase, self.model, self.config, self.world, self.autocast)
-            for phase in self.task.phases(self.model)
+            PhaseTrainer(phase, self.model, self.config, self.world, self.autocast, self.frozen.names)
+            for phase in (self.task.phases(self.model) if self.config.epochs else ())
         ]
+        self.progress = Progress([phase.phase.name for phase in self.phases])
         if resume is not None:
             self._load(resume)
 
     def _load(self, state: dict[str, Any]) -> None:
-        self.epoch, self.step, self.history = (
-            state["epoch"],
-            state["step"],
-            list(state["history"]),
-        )
         for phase in self.phases:
             phase.load(state["optimizers"][phase.phase.name])
         if self.ema:
             self.ema.load(state["ema"]["steps"], state["ema"]["tensors"])
-        if self.plateau:
-            self.plateau.load(state["plateau"])
+        for name in ("swa", "plateau", "early_stop"):
+            if (held := getattr(self, name)) is not None:
+                held.load(state[name])
+        if state["within"]:
+            self.progress.load(state["progress"])
 
     def state(self) -> dict[str, Any]:
+        """Needs no generator's state: each step seeds its own (see _context)."""
+        parts = {name: getattr(self, name) for name in ("ema", "swa", "plateau", "early_stop")}
         return {
             "epoch": self.epoch,
             "step": self.step,
+            "within": self.progress.steps,
+            "progress": self.progress.state(),
             "history": self.history,
             "model": self.model.state_dict(),
             "optimizers": {phase.phase.name: phase.state() for phase in self.phases},
-            "ema": self.ema.state() if self.ema else None,
-            "plateau": self.plateau.state() if self.plateau else None,
+            **{name: part.state() if part is not None else None for name, part in parts.items()},
         }
 
-    def run_epoch(self) -> Epoch:
-        start, self.items.waited = time.perf_counter(), 0.0
+    def run_epoch(self, leave: Callable[[], bool] | None) -> Epoch:
+        for phase in self.phases:
+            if phase.held and not self.frozen.holds(self.epoch):
+                phase.thaw()
         self.model.train()
-        tallies = [_Tally() for _ in self.phases]
-        lr = 0.0
-        for _ in range(self.steps_per_epoch):
-            lr = self._step(tallies)
-        seconds = time.perf_counter() - start
-        record = {"epoch": float(self.epoch + 1), "step": float(self.step), "lr": lr}
-        for phase, tally in zip(self.phases, tallies, strict=True):
-            prefix = "train/" if len(self.phases) == 1 else f"train/{phase.phase.name}/"
-            record |= {prefix + name: value for name, value in tally.means().items()}
-        rows = max(tally.rows for tally in tallies)
-        record |= {
-            "images_per_s": rows / seconds,
-            "data_wait": min(1.0, self.items.waited / seconds),
-            "seconds": seconds,
-        }
+        self.frozen.quiet(self.epoch)
+        lr = self._train(leave)
+        record = {"epoch": float(self.epoch + 1), "step": float(self.step), "lr": lr, **self.progress.record()}
+        if self.config.precision == "fp16":
+            record["loss_scale"] = self.phases[0].scaler.get_scale()
+        if self.swa and self.swa.active(self.epoch, self.config.epochs):
+            self.swa.update(self.model)
         score = self._evaluate(record)
         record["time"] = time.time()
         self.epoch += 1
         self.history.append(record)
-        return Epoch(record, self.config.epochs, score, self.state)
+        self.progress = Progress(list(self.progress.tallies))
+        return Epoch(record, self.ended, score, self.state)
 
-    def _step(self, tallies: list[_Tally]) -> float:
+    def _train(self, leave: Callable[[], bool] | None) -> float:
+        """The epoch's steps, or those that are left of it; returns the last one's learning rate."""
+        lr, progress = 0.0, self.progress
+        if self.swa:
+            self.swa.recent.clear()  # batch norm's statistics are of one epoch's rows
+        while progress.steps < self.steps_per_epoch:
+            start, self.items.waited = time.perf_counter(), 0.0
+            lr = self._step()
+            progress.steps += 1
+            progress.seconds += time.perf_counter() - start
+            progress.waited += self.items.waited
+            if leave is not None and progress.steps < self.steps_per_epoch:
+                asked = torch.tensor(float(leave()), device=self.world.device)
+                if self.world.sum(asked).item():
+                    raise LeftError(self.state())
+        return lr
+
+    def _step(self) -> float:
         """One optimizer step of every phase that is due; returns the first phase's learning rate."""
         due = [i for i, phase in enumerate(self.phases) if self.step % phase.phase.every == 0]
         micros: Iterable[tuple[Batch, bool]] = self._micros()
         if len(due) != 1:
             micros = list(micros)  # several phases read the same batches
-        scale = self.factor(self.step) * (self.plateau.factor if self.plateau else 1.0)
+        scale = self._scale()
         for i in due:
-            tallies[i].add(self.phases[i].step(micros, self._context(i), scale))
+            phase = self.phases[i]
+            self.progress.tallies[phase.phase.name].add(phase.step(micros, self._context(i), scale))
         if self.ema:
             self.ema.update(self.model)
         self.step += 1
-        return self.phases[0].lrs[0] * scale
+        return self.phases[0].lr * scale
+
+    def _scale(self) -> float:
+        """The learning rate's factor in this step."""
+        swa = self.swa
+        if swa and swa.config.lr is not None and swa.active(self.epoch, self.config.epochs):
+            return swa.config.lr
+        return self.factor(self.step) * (self.plateau.factor if self.plateau else 1.0)
 
     def _micros(self) -> Iterator[tuple[Batch, bool]]:
+        swa = self.swa if self.swa and self.swa.active(self.epoch, self.config.epochs) else None
         while True:
             item, batch = self.items.next()
             assert (item.split, item.epoch, item.step) == (
@@ -219,6 +239,8 @@ class _Fit:
                 self.epoch,
                 self.step,
             ), (item, self.epoch, self.step)
+            if swa:
+                swa.keep(batch)
             yield batch, item.ends_step
             if item.ends_step:
                 return
@@ -252,18 +274,24 @@ class _Fit:
         if not self._evaluated(self.epoch):
             return None
         start, self.model = time.perf_counter(), self.model.eval()
-        if self.ema:
-            with self.ema.applied(self.model):
-                self._evaluate_items()
-        else:
+        averaging = self.ema or (self.swa if self.swa and self.swa.count else None)
+        with averaging.applied(self.model) if averaging else nullcontext():
+            self._measure_norms()
             self._evaluate_items()
-        values = self.evaluation.compute()
+            values = self.evaluation.compute()
+            score = values.get(self.evaluation.metrics.primary)
+            if self.early_stop and score is not None:
+                self.early_stop.update(score, self.model.state_dict())
         record |= {f"val/{name}": value for name, value in values.items()}
         record["val_seconds"] = time.perf_counter() - start
-        score = values.get(self.evaluation.metrics.primary)
         if self.plateau and score is not None and math.isfinite(score):
             self.plateau.update(score)
         return score
+
+    def _measure_norms(self) -> None:
+        if self.swa and self.swa.count and self.swa.recent:
+            norms = self.frozen.norms if self.frozen.holds(self.epoch) else ()
+            self.swa.measure(self.task, self.model, self.world, self.autocast, norms)
 
     def _evaluated(self, epoch: int) -> bool:
         """Whether the run has `val` items after this epoch: the next item says so."""
@@ -271,11 +299,16 @@ class _Fit:
         if not due:
             return False
         try:
-            return self.items.peek()[0].split == "val"
+            found = self.items.peek()[0].split == "val"
         except RuntimeError:
             if epoch + 1 == self.config.epochs:
                 return False  # the last epoch of a data set without `val`
             raise
+        if not found and self.early_stop:
+            raise UserError(
+                "train.early_stop: the data has no rows in `val`, by which to stop; set data.<role>.splits.val"
+            )
+        return found
 
     def _evaluate_items(self) -> None:
         while True:
@@ -285,23 +318,13 @@ class _Fit:
             if item.ends_epoch:
                 return
 
-    def keep_average(self) -> None:
-        if self.ema:
+    def keep(self) -> None:
+        """Leave in the model the weights that the run is for."""
+        if self.early_stop and self.early_stop.weights:
+            self.model.load_state_dict(self.early_stop.weights)
+        elif self.ema:
             self.model.load_state_dict({**self.model.state_dict(), **self.ema.tensors})
+        elif self.swa and self.swa.count:
+            self.swa.copy_to(self.model)
+            self._measure_norms()
         self.model.eval()
-
-
-class _Tally:
-    """An epoch's sums over its steps."""
-
-    def __init__(self) -> None:
-        self.count, self.rows, self.sums = 0.0, 0, dict[str, float]()
-
-    def add(self, step: Sums) -> None:
-        self.count += step.count
-        self.rows += step.rows
-        for name, value in step.sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def means(self) -> dict[str, float]:
-        return {name: value / max(self.count, 1.0) for name, value in self.sums.items()}

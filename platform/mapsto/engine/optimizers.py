@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from ..core.errors import UserError
 
 if TYPE_CHECKING:
-    from ..config.schema import OptimizerConfig
+    from ..config.optimizing import OptimizerConfig
 
 
 def check_groups(names: Iterable[str], config: OptimizerConfig) -> None:
@@ -25,31 +25,57 @@ def check_groups(names: Iterable[str], config: OptimizerConfig) -> None:
             )
 
 
+def of_phase(config: OptimizerConfig, overrides: Mapping[str, Any] | None) -> OptimizerConfig:
+    """The settings with a phase's own in place of the recipe's, by the names of OptimizerConfig."""
+    return type(config)(**{**config.model_dump(), **(overrides or {})})
+
+
 def optimizer(
     parameters: Iterable[tuple[str, nn.Parameter]],
     config: OptimizerConfig,
-    overrides: Mapping[str, Any] | None = None,
+    *,
+    scales: Mapping[str, float] | None = None,
+    undecayed: Collection[str] = (),
+    apart: Collection[str] = (),
 ) -> torch.optim.Optimizer:
-    """SGD or AdamW over named parameters. `overrides`: a phase's own settings, by the names of OptimizerConfig.
+    """torch's own optimizer, or timm's of that name, over named parameters.
 
-    Parameters of one dimension (biases, norm layers) get no weight decay unless `decay_norms` (He et al., Bag of
-    Tricks for Image Classification, arXiv 1812.01187, section 3.1) or their group says so.
+    `scales`: name → factor of the learning rate (layer-wise decay). Parameters of one dimension (biases, norm layers)
+    and those in `undecayed` get no weight decay unless `decay_norms` (He et al., Bag of Tricks for Image
+    Classification, arXiv 1812.01187, section 3.1) or their group says so. Those in `apart`, which have no gradient at
+    times, get groups of their own. Raises UserError for arguments that the optimizer does not take.
     """
-    config = type(config)(**{**config.model_dump(), **(overrides or {})})
-    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters:
         group = next((g for g in config.groups if re.search(g.match, name)), None)
-        decay = config.weight_decay if parameter.ndim > 1 or config.decay_norms else 0.0
+        decayed = config.decay_norms or (parameter.ndim > 1 and name not in undecayed)
+        decay = config.weight_decay if decayed else 0.0
         if group is not None:
             decay = decay if group.weight_decay is None else group.weight_decay
-        found.setdefault((config.lr * (group.lr if group else 1.0), decay), []).append(parameter)
-    groups = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in found.items()]
-    if config.kind == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
-    return torch.optim.SGD(
-        groups,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0,
-        fused=True,
+        lr = config.lr * (group.lr if group else 1.0) * (scales or {}).get(name, 1.0)
+        found.setdefault((lr, decay, name in apart), []).append(parameter)
+    groups = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay, _), group in found.items()]
+    try:
+        return _made(groups, config)
+    except (TypeError, ValueError, ImportError, AssertionError) as error:
+        line = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"train.optimizer: '{config.kind}' cannot be made with these settings: {line}") from error
+
+
+def _made(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {**({"betas": config.betas} if config.betas else {}), **config.options}
+    if config.kind == "sgd":
+        nesterov = config.nesterov and config.momentum > 0
+        return torch.optim.SGD(groups, config.lr, config.momentum, nesterov=nesterov, fused=True, **options)
+    if config.kind == "rmsprop":
+        return torch.optim.RMSprop(groups, config.lr, momentum=config.momentum, **options)
+    if config.kind == "adagrad":
+        return torch.optim.Adagrad(groups, config.lr, **options)
+    if config.kind in ("adam", "adamw"):
+        made = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
+        return made(groups, config.lr, fused=True, **options)
+    from timm.optim import create_optimizer_v2
+
+    return create_optimizer_v2(
+        groups, config.kind, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum, **options
     )

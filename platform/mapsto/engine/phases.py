@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 from ..core.errors import UserError
 from ..core.sample import Batch
 from .batches import to_device, valid_rows
-from .optimizers import check_groups, optimizer
+from .layers import layer_scales, undecayed
+from .optimizers import check_groups, of_phase, optimizer
 from .world import World
 
 if TYPE_CHECKING:
-    from ..config.schema import TrainConfig
+    from ..config.training import TrainConfig
     from ..core.task import Context, Phase
 
 Autocast = Callable[[], AbstractContextManager]
@@ -46,10 +47,14 @@ class _Loss(nn.Module):
         return self.loss(self.model, batch, context)
 
 
+SCALE = 2.0**8
+"""Where fp16's loss scale begins: torch's 2 ** 16 is meant for means, and a phase's loss is a sum over its rows."""
+
+
 class PhaseTrainer:
-    """Trains the parameters of one phase; those that the model itself froze (`requires_grad`) stay as they are. The
-    gradient of a step is exactly the derivative of the sum of the losses of all ranks and microbatches over their total
-    count, whatever their sizes."""
+    """Trains the parameters of one phase; those that the model itself froze (`requires_grad`) stay as they are, and those
+    in `frozen` until `thaw`. The gradient of a step is exactly the derivative of the sum of the losses of all ranks and
+    microbatches over their total count, whatever their sizes."""
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class PhaseTrainer:
         config: TrainConfig,
         world: World,
         autocast: Autocast,
+        frozen: Collection[str] = (),
     ) -> None:
         self.phase, self.model, self.world, self.clip, self.autocast = (
             phase,
@@ -72,14 +78,36 @@ class PhaseTrainer:
         if not self.parameters:
             raise ValueError(f"phase {phase.name}: no trained parameter's name begins with one of {phase.parameters}")
         self.others = [p for n, p in trained.items() if n not in set(names)]
+        self.held = [trained[n] for n in names if n in frozen]
         check_groups(trained, config.optimizer)
-        self.optimizer = optimizer(zip(names, self.parameters, strict=True), config.optimizer, phase.optimizer)
+        settings = of_phase(config.optimizer, phase.optimizer)
+        decay = settings.layer_decay
+        self.optimizer = optimizer(
+            zip(names, self.parameters, strict=True),
+            settings,
+            scales=layer_scales(model, set(names), decay) if decay is not None else None,
+            undecayed=undecayed(model),
+            apart=frozen,
+        )
+        self.lr = settings.lr
         self.lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(world.device.type, init_scale=SCALE, enabled=config.precision == "fp16")
+        self._wrap()
+
+    def thaw(self) -> None:
+        """Train what was frozen, too, from the next step on."""
+        self.held = []
+        self._wrap()
+
+    def _wrap(self) -> None:
         self._select()
-        loss = _Loss(model, phase)
+        if len(self.held) == len(self.parameters):
+            raise UserError(f"train.init.freeze: phase '{self.phase.name}' has nothing left to train")
+        loss = _Loss(self.model, self.phase)
         # buffers are the engine's to synchronise; the weights are equal already
-        self.loss = DistributedDataParallel(loss, broadcast_buffers=False, init_sync=False) if world.size > 1 else loss
-        for parameter in self.others:  # as they were, for the next phase to find
+        ddp = self.world.size > 1
+        self.loss = DistributedDataParallel(loss, broadcast_buffers=False, init_sync=False) if ddp else loss
+        for parameter in (*self.others, *self.held):  # as they were, for the next phase to find
             parameter.requires_grad_(True)
 
     def _select(self) -> None:
@@ -87,6 +115,8 @@ class PhaseTrainer:
             parameter.requires_grad_(False)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
+        for parameter in self.held:
+            parameter.requires_grad_(False)
 
     def step(self, micros: Iterable[tuple[Batch, bool]], context: Context, factor: float) -> Sums:
         """One optimizer step over this rank's microbatches, each with whether it is the last; lr is scaled by
@@ -118,7 +148,7 @@ class PhaseTrainer:
         with self.loss.no_sync() if alone else nullcontext():  # type: ignore[union-attr]
             with self.autocast():
                 total, count, logs = self.loss(to_device(batch, self.world.device), context)
-            total.float().backward()
+            self.scaler.scale(total.float()).backward()
         return {
             "loss": total.detach(),
             "count": count.detach(),
@@ -140,13 +170,15 @@ class PhaseTrainer:
 
     def _apply(self, count: float, factor: float) -> None:
         """DDP leaves the mean over ranks of the gradients of sums: make it the gradient of the global mean, and step."""
+        self.scaler.unscale_(self.optimizer)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         torch._foreach_mul_(grads, self.world.size / max(count, 1.0))
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
             group["lr"] = lr * factor
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)  # without fp16 the optimizer's own; with it, none where a gradient overflowed
+        self.scaler.update()
 
     def _stop(self, loss: torch.Tensor, rows: list[int], context: Context, factor: float) -> None:
         """Every rank comes here together: the sum they share is not finite."""
@@ -155,15 +187,17 @@ class PhaseTrainer:
         shown = ", ".join(map(str, everyone[:8])) + (f", ... ({len(everyone)} rows)" if len(everyone) > 8 else "")
         raise UserError(
             f"train: the loss of phase '{self.phase.name}' is not finite at step {context.step} (epoch "
-            f"{context.epoch + 1}), lr {self.lrs[0] * factor:.4g}, rows {shown}; lower train.optimizer.lr, or set "
-            "train.clip"
+            f"{context.epoch + 1}), lr {self.lr * factor:.4g}, rows {shown}; lower train.optimizer.lr, or set "
+            f"train.clip{', or train.precision: bf16' if self.scaler.is_enabled() else ''}"
         )
 
     def state(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def synchronise_buffers(tensors: Iterator[torch.Tensor] | Iterable[torch.Tensor], world: World) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from ..config.schema import PlateauSchedule, Schedule
+    from ..config.optimizing import PlateauSchedule, Schedule
 
 Factor = Callable[[int], float]
 
@@ -33,6 +33,9 @@ def _after_warmup(schedule: Schedule, steps_per_epoch: int, steps: int, warm: in
     if schedule.kind == "step":
         every, gamma = schedule.every * steps_per_epoch, schedule.gamma
         return lambda s: gamma ** (s // every)
+    if schedule.kind == "exponential":
+        rate = schedule.gamma
+        return lambda s: rate ** (s // steps_per_epoch)
     if schedule.kind == "cosine":
         final, length = schedule.final, max(steps - warm, 1)
         return lambda s: final + (1 - final) * (1 + math.cos(math.pi * (s - warm) / length)) / 2

@@ -21,5 +21,5 @@ class Mirrored(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.training:
             return self.net(images)
-        seen, mirrored = self.net(torch.cat([images, images.flip(3)])).chunk(2)
-        return (seen + mirrored) / 2
+        logits = self.net(torch.cat([images, images.flip(3)]))
+        return logits.reshape(2, -1, logits.shape[1]).mean(0)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+WIDTHS = (16, 32, 64, 128)
+
 
 class UNet(nn.Module):
     """forward(N×3×H×W float) → N×classes×H×W logits; H and W multiples of 2 ** (len(widths) - 1)."""
 
-    def __init__(self, classes: int, widths: Sequence[int] = (16, 32, 64, 128)) -> None:
+    def __init__(self, classes: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
         inputs = [3, *widths[:-1]]
         self.down = nn.ModuleList(_double(i, o) for i, o in zip(inputs, widths, strict=True))
@@ -30,6 +32,11 @@ class UNet(nn.Module):
         for lift, block, skip in zip(self.lift, self.up, skips[-2::-1], strict=True):
             x = block(torch.cat([skip, lift(x)], dim=1))
         return self.head(x)
+
+
+def build(classes: int, widths: Sequence[int] | None = None) -> nn.Module:
+    """The network by its settings; see `UNet`."""
+    return UNet(classes, widths or WIDTHS)
 
 
 def _double(inputs: int, outputs: int) -> nn.Sequential:

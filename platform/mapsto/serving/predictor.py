@@ -109,7 +109,7 @@ def ask(client: Client, asked: Iterator[Asked], storage: Storage, out: Artifact)
 
 def draws(task: Task) -> bool:
     """Whether the answers are pictures: what `render` makes of them is kept, too."""
-    return any(field.kind in ("mask", "image") for field in task.signature().outputs)
+    return any(field.kind in ("mask", "image", "boxes") for field in task.signature().outputs)
 
 
 def _written(asked: Asked, values: dict[str, Any], files: Mapping[str, bytes], out: Artifact) -> Line:

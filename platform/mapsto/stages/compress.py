@@ -17,7 +17,7 @@ from ..core.artifact import Artifact, digest
 from ..core.errors import UserError
 from ..core.page import Page
 from ..core.sample import Batch, Split
-from ..core.stage import Done, Job
+from ..core.stage import Done, Job, datasets_of
 from ..core.task import ExportSpec, Task, Unsupported
 from ..core.task import rows as rows_of
 from ..data.dataset import Dataset
@@ -38,7 +38,7 @@ class Compress:
         return {"compress": recipe.compress.model_dump(mode="json")}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
-        roles = {f"data.{role}": ("ingest", {"role": role}) for role in recipe.data}
+        roles = datasets_of(recipe)
         return {"model": ("train", {}), **roles}
 
     def run(self, job: Job) -> Done:

@@ -12,7 +12,7 @@ from ..core.artifact import digest
 from ..core.errors import UserError
 from ..core.page import Page
 from ..core.registry import load_task
-from ..core.stage import Done, Job
+from ..core.stage import Done, Job, datasets_of
 from ..core.task import Task
 from ..data.dataset import Dataset
 from ..data.find import find
@@ -28,7 +28,7 @@ class Evaluate:
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
         """`model` of the options: `train` (the default) or `compress`."""
-        data = {f"data.{role}": ("ingest", {"role": role}) for role in recipe.data}
+        data = datasets_of(recipe)
         return {"model": (options.get("model", "train"), {}), **data}
 
     def run(self, job: Job) -> Done:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, ClassVar
-
-import numpy as np
 
 from ..config.schema import DataConfig
 from ..core import codecs
@@ -17,7 +15,8 @@ from ..core.stage import Done, Job
 from ..core.storage import Storage, absolute
 from ..data.chunks import Listed, cut
 from ..data.dataset import MANIFEST
-from ..data.execution import clear_errors, data_context
+from ..data.execution import each
+from ..data.pack import Packing
 from ..data.shards import ShardJob, Summary
 from ..data.sources import detect, listing
 from ..data.tally import SHEET_PICTURES, Tally
@@ -33,7 +32,7 @@ class Ingest:
     about: ClassVar[str] = "read, check and write a source of images as a data set"
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        config = _config(recipe, options)
+        config = config_of(recipe, options)
         return config.model_dump(mode="json", exclude={"storage"}) | {"source": absolute(config.source)}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
@@ -42,7 +41,7 @@ class Ingest:
     def run(self, job: Job) -> Done:
         """Raises UserError for a source that is not there, refuses, is empty or holds no readable image, for a split
         without images, and for a full disk."""
-        config = _config(job.recipe, job.options)
+        config = config_of(job.recipe, job.options)
         source = absolute(config.source)
         layout, storage = config.layout, config.storage.open() if config.storage else job.storage
         if layout == "auto":
@@ -58,6 +57,8 @@ class Ingest:
             config.max_pixels,
             config.min_side,
             -(-SHEET_PICTURES // listed.chunks),
+            config.keep_metadata,
+            Packing(config.pack.longest_side, config.pack.quality) if config.pack else None,
         )
         tally = self._read(job, work, listed)
         trains = not listed.given or any(summary["split"] == "train" for summary in tally.summaries.values())
@@ -86,7 +87,7 @@ class Ingest:
             return Listed.of(job.storage.read_json(kept))
         work = job.artifact.path("work")
         listed = cut(
-            listing(layout, source, storage, work),
+            listing(layout, source, storage, work, {"frames_per_s": config.frames_per_s}),
             job.storage,
             work,
             config.splits,
@@ -128,36 +129,19 @@ class Ingest:
             job.say(f"ingest: {manifest['rows_quarantined']} of {manifest['rows_in']} files quarantined ({top})")
         for what, count in manifest["dropped"].items():
             job.say(f"ingest: left out: {what}: {count}")
-
-
-@dataclass(frozen=True)
-class _Write:
-    """A shard number to its shard's summary."""
-
-    work: ShardJob
-    numbers: tuple[int, ...]
-
-    def __call__(self, rows: Any) -> Iterator[dict[str, Any]]:
-        for k in rows["id"]:
-            number = self.numbers[int(k)]
-            self.work.run(number)
-            yield {"number": np.array([number])}
+        if left := manifest["unstripped"]:
+            formats = ", ".join(f"{format}: {count}" for format, count in left.items())
+            job.say(f"ingest: metadata (places, cameras) that may be in these files stays: {formats}")
 
 
 def _summaries(work: ShardJob, numbers: list[int]) -> Iterator[Summary]:
-    """Write the shards of the given chunks in Ray tasks of one CPU each; their summaries as they are done."""
-    if not numbers:
-        return
-    import ray.data
-    from ray.data import DataContext
-
-    with DataContext.current(data_context()), clear_errors():
-        rows = ray.data.range(len(numbers), override_num_blocks=len(numbers))
-        for row in rows.map_batches(_Write(work, tuple(numbers)), batch_size=None, num_cpus=1).iter_rows():
-            yield work.artifact.storage.read_json(work.summary_path(int(row["number"])))
+    """Write the shards of the given chunks in Ray tasks; their summaries as they are done."""
+    for number in each(work.run, numbers):
+        yield work.artifact.storage.read_json(work.summary_path(number))
 
 
-def _config(recipe: Any, options: Mapping[str, Any]) -> DataConfig:
+def config_of(recipe: Any, options: Mapping[str, Any]) -> DataConfig:
+    """The data set that a role names. Raises UserError for one that the recipe does not have."""
     role = options.get("role", "train")
     if role not in recipe.data:
         raise UserError(f"data.{role}: the recipe has no such data set{nearest(role, recipe.data)}")

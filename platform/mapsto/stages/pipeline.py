@@ -18,8 +18,9 @@ from ..core.page import show
 from ..core.registry import stage, task_class
 from ..core.stage import Job, Stage
 from ..core.storage import absolute, join
+from .given import GIVEN, open_given
 
-ORDER = ("ingest", "tune", "train", "evaluate", "compress", "serve")
+ORDER = ("ingest", "clean", "tune", "train", "evaluate", "compress", "serve")
 """The stages of `run`, in their order."""
 
 
@@ -39,6 +40,8 @@ class Pipeline:
         Raises UserError where the task does not support the stage.
         """
         options = dict(options or {})
+        if name == GIVEN:
+            return open_given(options["uri"], self.recipe.storage.open())
         elsewhere = name == "predict" and options.get("endpoint")
         if (
             name in ("train", "evaluate", "compress", "serve", "predict")
@@ -107,9 +110,11 @@ class Pipeline:
             raise UserError(f"--until {until}: no stage of a run{nearest(until, ORDER)}")
         found: dict[str, Artifact] = {}
         for name in ORDER[: ORDER.index(until) + 1] if until else ORDER:
-            if name == "ingest":
+            if name == "ingest" or (name == "clean" and self.recipe.clean is not None):
                 for role in self.recipe.data:
-                    found[f"ingest {role}"] = self.produce("ingest", {"role": role})
+                    found[f"{name} {role}"] = self.produce(name, {"role": role})
+            elif name == "clean":
+                continue
             elif name == "tune":
                 if self.recipe.tune is not None:
                     found["tune"] = self.tuned()

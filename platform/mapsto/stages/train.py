@@ -5,25 +5,41 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.artifact import digest
 from ..core.registry import save_task, task_class
-from ..core.stage import Done, Job
+from ..core.stage import Done, Job, datasets_of
+from ..core.storage import absolute
+from .given import given
 from .train_page import line, page
-from .train_worker import Setup, Share, train, under_ray
+from .train_time import bottleneck
+from .train_worker import WEIGHTS, Setup, Share, train, under_ray
 
 if TYPE_CHECKING:
     from ..core.item import Item
     from ..core.sample import Batch
     from ..engine.world import World
 
-HOW = ("workers", "cpus_per_worker", "gpus_per_worker", "threads", "max_failures", "keep", "checkpoint_every")
+HOW = (
+    "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "threads",
+    "compile",
+    "gradient_checkpointing",
+    "max_failures",
+    "keep",
+    "checkpoint_every",
+)
 """Settings of `train` that say how it is run, not what comes out: they are no part of the fingerprint, so that a run
 can be resumed on other machines."""
 
@@ -46,7 +62,11 @@ class Train:
         }
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
-        return {f"data.{role}": ("ingest", {"role": role}) for role in recipe.data}
+        """The data; the artifacts that the task and `init` name: new content at their URIs makes a new run."""
+        named = {f"task.{path}": given(uri) for path, uri in recipe.task.artifacts().items()}
+        if recipe.train.init and recipe.train.init.artifact:
+            named[WEIGHTS] = given(recipe.train.init.artifact)
+        return datasets_of(recipe) | named
 
     def run(self, job: Job) -> Done:
         from ..data.dataset import Dataset
@@ -60,6 +80,9 @@ class Train:
         }
         task = task_class(job.recipe.task.kind)(job.recipe.task, {k: v.info() for k, v in datasets.items()})
         task.check()
+        if config.init and config.init.weights:  # the workers have another working directory
+            init = config.init.model_copy(update={"weights": absolute(config.init.weights)})
+            config = config.model_copy(update={"init": init})
         setup = Setup(task, config, job.artifact, datasets, job.parents, source)
         tell = teller(job, config.epochs, task.metrics().primary)
         if job.options.get("in_process"):
@@ -69,8 +92,8 @@ class Train:
         return conclude(job, setup, time.monotonic() - start)
 
 
-def source(setup: Setup, world: World, share: Share, epoch: int) -> tuple[Iterable[tuple[Item, Batch]], int]:
-    """The recipe's data, from the beginning of an epoch: one Ray Data execution for all that is left of the run."""
+def source(setup: Setup, world: World, share: Share, epoch: int, step: int) -> tuple[Iterable[tuple[Item, Batch]], int]:
+    """The recipe's data, from a step of an epoch: one Ray Data execution for all that is left of the run."""
     from ..data.feed import Feed
     from ..data.loader import worker_batches
     from ..data.plan import Run
@@ -82,7 +105,7 @@ def source(setup: Setup, world: World, share: Share, epoch: int) -> tuple[Iterab
         feed.follow(run),
         world.rank,
         world.size,
-        run.start_of(epoch),
+        run.start_of(epoch, step),
         share=share,
         worker_cpus=config.cpus_per_worker,
         worker_gpus=config.gpus_per_worker,
@@ -91,9 +114,15 @@ def source(setup: Setup, world: World, share: Share, epoch: int) -> tuple[Iterab
 
 
 def teller(job: Job, epochs: int, primary: str) -> Callable[[dict[str, float]], None]:
-    """What is done on the driver after each epoch: a line, and the caller's own `on_epoch`."""
+    """What is done on the driver after each epoch: a line, and the caller's own `on_epoch`; before the first one, what
+    became of `init.weights`."""
+    told = False
 
     def tell(record: dict[str, float]) -> None:
+        nonlocal told
+        if not told:
+            tell_init(job)
+        told = True
         job.say(line(record, epochs, primary))
         if "on_epoch" in job.options:
             job.options["on_epoch"](record)
@@ -101,14 +130,22 @@ def teller(job: Job, epochs: int, primary: str) -> Callable[[dict[str, float]], 
     return tell
 
 
+def tell_init(job: Job) -> None:
+    if job.artifact.storage.exists(job.artifact.path("init.json")):
+        for text in job.artifact.read_json("init.json")["lines"]:
+            job.say(text)
+
+
 def alone(setup: Setup, tell: Callable[[dict[str, float]], None]) -> None:
-    """Train in this process, one worker."""
+    """Train in this process, one worker. SIGTERM saves the run's state after the step that is being taken, and raises
+    UserError."""
     import torch
 
     from ..engine.world import World
 
     device = "cuda" if setup.config.gpus_per_worker and torch.cuda.is_available() else "cpu"
-    train(setup, World(device=torch.device(device)), lambda value: value, tell)
+    with terminated() as leave:
+        train(setup, World(device=torch.device(device)), lambda value: value, tell, leave)
 
 
 def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Callable[[str], None]) -> None:
@@ -160,8 +197,36 @@ def conclude(job: Job, setup: Setup, seconds: float) -> Done:
     save_task(setup.task, artifact)
     artifact.write_json({"kind": "torch", "file": "model.safetensors", "precision": "fp32"}, "variant.json")
     artifact.write(page(job.recipe.name, setup, history).html().encode(), "report.html")
-    last = history[-1]
+    if not history:
+        tell_init(job)
+        return Done({"epochs": 0, "seconds": seconds}, digest(artifact.read("model.safetensors")))
+    last = kept(history, setup)
     val = {name.removeprefix("val/"): value for name, value in last.items() if name.startswith("val/")}
     speed = sum(r["images_per_s"] * r["seconds"] for r in history) / sum(r["seconds"] for r in history)
     metrics = {**val, "epochs": len(history), "images_per_s": speed, "seconds": seconds}
+    metrics["bottleneck"] = bottleneck(history)
     return Done(metrics, digest(artifact.read("model.safetensors")))
+
+
+def kept(history: Sequence[dict[str, float]], setup: Setup) -> dict[str, float]:
+    """The record of the weights that were kept: the last one, or with early stopping the best evaluation's."""
+    metrics = setup.task.metrics()
+    name = f"val/{metrics.primary}"
+    measured = [record for record in history if name in record]
+    if setup.config.early_stop is None or not measured:
+        return history[-1]
+    return (max if metrics.mode == "max" else min)(measured, key=lambda record: record[name])
+
+
+@contextmanager
+def terminated() -> Generator[Callable[[], bool]]:
+    """Within, SIGTERM only sets what the yielded function tells; elsewhere than in the main thread it stays as it is."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..core import chart
 from ..core.page import Page
+from .train_time import bottleneck
 from .train_worker import Setup
 
 
@@ -25,11 +26,15 @@ def line(record: Mapping[str, float], epochs: int, primary: str) -> str:
 def page(title: str, setup: Setup, history: Sequence[Mapping[str, float]]) -> Page:
     """The run's figures and its curves by epoch."""
     built = Page(f"{title}: training", f"{setup.task.config.kind}, {len(history)} epochs")
+    if not history:
+        built.text("Nothing was trained: the weights are those of train.init.")
+        return built
     last = history[-1]
     val = {name.removeprefix("val/"): value for name, value in last.items() if name.startswith("val/")}
     built.cards(
         {**dict(list(val.items())[:4]), "images/s": last["images_per_s"], "data wait": f"{last['data_wait']:.0%}"}
     )
+    built.text(f"The bottleneck is {bottleneck(history)}.")
     epochs = [record["epoch"] for record in history]
     names = list(dict.fromkeys(name for record in history for name in record))
     curves = {name: [record.get(name, math.nan) for record in history] for name in names}

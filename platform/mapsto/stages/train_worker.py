@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..config.schema import TrainConfig
+from ..config.training import TrainConfig
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.item import Item
@@ -17,10 +17,14 @@ from ..core.task import Task
 from .train_events import events
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..data.dataset import Dataset
     from ..engine.fit import Epoch
     from ..engine.world import World
 
+WEIGHTS = "train.init.weights"
+"""The parent's name, where they are an artifact's."""
 Share = Callable[[Any], Any]
 """Rank 0's value on every rank."""
 
@@ -34,8 +38,8 @@ class Setup:
     artifact: Artifact
     datasets: Mapping[str, Dataset]
     parents: Mapping[str, Artifact]
-    source: Callable[[Setup, World, Share, int], tuple[Iterable[tuple[Item, Batch]], int]]
-    """(setup, world, share, first epoch) → this rank's microbatches, and the optimizer steps of an epoch."""
+    source: Callable[[Setup, World, Share, int, int], tuple[Iterable[tuple[Item, Batch]], int]]
+    """(setup, world, share, first epoch, its first step) → this rank's microbatches, and the optimizer steps of an epoch."""
 
 
 def under_ray(setup: Setup) -> None:
@@ -62,25 +66,35 @@ def under_ray(setup: Setup) -> None:
         raise
 
 
-def train(setup: Setup, world: World, share: Share, report: Callable[[dict[str, float]], None]) -> None:
+def train(
+    setup: Setup,
+    world: World,
+    share: Share,
+    report: Callable[[dict[str, float]], None],
+    leave: Callable[[], bool] | None = None,
+) -> None:
     """Train from the newest checkpoint, or from the start, to the end, and write the model.
 
-    `report` is called on every rank after each epoch, once its checkpoint is written.
+    `report` is called on every rank after each epoch, once its checkpoint is written. `leave` is asked after every step:
+    once it is true, the run's state is saved there, and UserError raised.
     """
     import torch
 
     from ..engine.checkpoints import Checkpoints
-    from ..engine.fit import fit
+    from ..engine.fit import LeftError, fit
 
     config, task, artifact = setup.config, setup.task, setup.artifact
     torch.set_num_threads(config.threads or max(1, int(config.cpus_per_worker)))
     checkpoints = Checkpoints(artifact, config.keep, task.metrics().mode)
     newest = share(checkpoints.newest() if world.rank == 0 else None)
     resume = checkpoints.load(newest) if newest else None
-    epoch = resume["epoch"] if resume else 0
+    epoch, within = (resume["epoch"], resume["within"]) if resume else (0, 0)
     torch.manual_seed(config.seed)
     model = task.build(setup.parents)
-    items, steps = setup.source(setup, world, share, epoch) if epoch < config.epochs else ((), 1)
+    if resume is None and world.rank == 0:
+        initialise(model, setup)
+    over = epoch >= config.epochs or bool(resume and ended(resume, config))
+    items, steps = ((), 1) if over else setup.source(setup, world, share, epoch, within)
 
     def on_epoch(done: Epoch) -> None:
         if world.rank == 0 and (done.last or done.number % config.checkpoint_every == 0):
@@ -89,13 +103,43 @@ def train(setup: Setup, world: World, share: Share, report: Callable[[dict[str, 
             publish(artifact, state["history"])
         report(done.record)
 
-    history = fit(task, model, config, items, world, steps, resume, on_epoch)
+    try:
+        history = fit(task, model, config, items, world, steps, resume, on_epoch, leave)
+    except LeftError as left:
+        if world.rank == 0:
+            checkpoints.save(left.state, left.epoch, left.step, None)
+        raise UserError(
+            f"train: asked to end; saved after step {left.step} (epoch {left.epoch + 1}), and the same command goes on from there"
+        ) from left
     if world.rank == 0:
         from safetensors.torch import save
 
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         artifact.write(save(weights), "model.safetensors")
         publish(artifact, history)
+
+
+def initialise(model: nn.Module, setup: Setup) -> None:
+    """Put `train.init.weights` into the model, and what became of each name into `init.json`."""
+    from ..engine.transfer import load_weights, transfer
+
+    init, parent = setup.config.init, setup.parents.get(WEIGHTS)
+    if init is None or init.weights is None:
+        return
+    uri = init.weights
+    if parent is not None:
+        variant = parent.read_json("variant.json")
+        if variant["kind"] != "torch":
+            raise UserError(f"train.init.weights: {uri}: a model of kind '{variant['kind']}'; give a train artifact")
+        uri = parent.path(variant["file"])
+    report = transfer(model, load_weights(uri, setup.artifact.storage), uri, strict=init.strict)
+    setup.artifact.write_json({**report.to_json(), "lines": report.lines()}, "init.json")
+
+
+def ended(state: Mapping[str, Any], config: TrainConfig) -> bool:
+    """Whether a saved run was stopped early."""
+    stop = state["early_stop"]
+    return config.early_stop is not None and stop is not None and stop["bad"] > config.early_stop.patience
 
 
 def publish(artifact: Artifact, history: list[dict[str, float]]) -> None:

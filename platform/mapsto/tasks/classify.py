@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -17,34 +17,28 @@ from ..core.preprocess import Preprocess
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
 from ..data.transforms import (
+    AutoAugment,
     ColorJitter,
     Compose,
+    GaussianBlur,
     Keep,
     PadCrop,
     Prepare,
+    RandAugment,
+    RandomErasing,
     RandomFlip,
+    RandomPerspective,
     RandomResizedCrop,
     RandomRotate,
     Step,
+    TrivialAugment,
 )
+from .classify_model import Model, network
+from .distill import Distill, distilled
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    name: str = "resnet18"
-    """A timm model, or `airbench`, a small fast net for images of 32 to 64 pixels."""
-    pretrained: bool = False
-    drop_rate: float = Setting(0.0, ge=0, lt=1)
-    small_input: bool | None = None
-    """Keep the stem's resolution; default: for images of at most 64 pixels."""
-    mirror: bool = False
-    """Outside training, average the logits for the image and for its mirror image: often half a point of accuracy for twice
-    the time of an answer. Not for classes that a mirror changes, such as letters."""
 
 
 class Augment(BaseModel):
@@ -59,11 +53,34 @@ class Augment(BaseModel):
     ratio: tuple[float, float] = (0.75, 1.3333)
     pad: int = Setting(4, ge=0)
     flip: float = Setting(0.5, ge=0, le=1)
+    """Probability of a mirror image, left and right exchanged."""
+    vertical_flip: float = Setting(0.0, ge=0, le=1)
+    """Probability of top and bottom exchanged."""
     rotate: float = Setting(0.0, ge=0, le=180)
     """Largest angle, degrees."""
+    perspective: float = Setting(0.0, ge=0, le=1)
+    """Largest way of a corner inward, as a share of half the side."""
+    policy: Literal["none", "randaugment", "autoaugment", "trivialaugment"] = "none"
+    """A published policy of operations, after the crop and the flips."""
+    operations: int = Setting(2, ge=0, le=14)
+    """Of randaugment: how many, in turn."""
+    magnitude: int = Setting(9, ge=0, le=30)
+    """Of randaugment: how strong."""
+    policy_for: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
+    """Of autoaugment: the data set for which its policy was found."""
     brightness: float = Setting(0.0, ge=0, le=1)
     contrast: float = Setting(0.0, ge=0, le=1)
     saturation: float = Setting(0.0, ge=0, le=1)
+    hue: float = Setting(0.0, ge=0, le=0.5)
+    """Largest turn of the hue, as a share of the circle."""
+    blur: float = Setting(0.0, ge=0, le=1)
+    """Probability of a Gaussian blur by 0.1 to 2 pixels."""
+    erase: float = Setting(0.0, ge=0, le=1)
+    """Probability of a rectangle filled with the data set's mean colour."""
+    mixup: float = Setting(0.0, ge=0)
+    """α of mixup; 0: none. With `cutmix` too, each batch takes one of them."""
+    cutmix: float = Setting(0.0, ge=0)
+    """α of CutMix; 0: none."""
 
 
 class ClassifyConfig(TaskConfig):
@@ -75,14 +92,23 @@ class ClassifyConfig(TaskConfig):
     """Share of the shorter side that evaluation's centre crop keeps."""
     label_smoothing: float = Setting(0.0, ge=0, lt=1)
     augment: Augment = Augment()
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """`balanced`: an epoch draws every class alike often, however rare it is; rows of rare classes come several times."""
     role: str = "train"
     """Which of the recipe's data sets."""
+    distill: Distill | None = None
+    """Learn from another model's answers, too."""
+
+    def artifacts(self) -> Mapping[str, str]:
+        return {"distill.teacher": self.distill.teacher} if self.distill else {}
 
 
 class Classify(Task):
     Config = ClassifyConfig
     about: ClassVar[str] = "one label per image"
     config: ClassifyConfig
+    _parents: Mapping[str, Artifact] = {}
+    """Of training."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -98,58 +124,70 @@ class Classify(Task):
             raise UserError(f"{info.uri}: one class only ('{info.classes[0]}'); classify needs two or more")
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
-        from ..models.backbones import classifier
-        from ..models.mirrored import Mirrored
-        from ..models.normalize import Normalized
-
-        model, info = self.config.model, self.datasets[self.config.role]
-        small = self.config.image_size <= 64 if model.small_input is None else model.small_input
-        net = classifier(
-            model.name,
-            len(self.classes),
-            pretrained=model.pretrained,
-            drop_rate=model.drop_rate,
-            small_input=small,
-            image_size=self.config.image_size,
-        )
-        pretrained: Any = getattr(net, "default_cfg", None)
-        if model.mirror:
-            net = Mirrored(net)
-        if model.pretrained and pretrained:
-            return Normalized(net, pretrained["mean"], pretrained["std"])
-        return Normalized(net, info.mean, info.std)
+        self._parents = parents
+        return network(self.config.model, self.datasets[self.config.role], self.config.image_size)
 
     def streams(self, split: Split) -> Mapping[str, Stream]:
-        config, augment, keep = self.config, self.config.augment, Keep("image", "label")
-        prepare = Prepare(self.preprocess)
+        config, keep = self.config, Keep("image", "label")
         if split != "train":
-            return {"": Stream(config.role, split, Compose(prepare, keep), ("image", "label"), "sequential")}
-        crops: dict[str, tuple[Step, ...]] = {
-            "random_resized": (RandomResizedCrop(config.image_size, augment.scale, augment.ratio),),
-            "pad": (prepare, PadCrop(augment.pad)),
-            "none": (prepare,),
-        }
-        steps = list(crops[augment.crop])
+            transform = Compose(Prepare(self.preprocess), keep)
+            return {"": Stream(config.role, split, transform, ("image", "label"), "sequential")}
+        transform = Compose(*self._augmentation(), keep)
+        return {"": Stream(config.role, split, transform, ("image", "label"), config.sampling)}
+
+    def _augmentation(self) -> Iterator[Step]:
+        """What a training image goes through, in order: what moves pixels, what changes them, what hides them."""
+        augment, size = self.config.augment, self.config.image_size
+        if augment.crop == "random_resized":
+            yield RandomResizedCrop(size, augment.scale, augment.ratio)
+        else:
+            yield Prepare(self.preprocess)
+        if augment.crop == "pad":
+            yield PadCrop(augment.pad)
         if augment.flip:
-            steps.append(RandomFlip(augment.flip))
+            yield RandomFlip(augment.flip)
+        if augment.vertical_flip:
+            yield RandomFlip(augment.vertical_flip, "vertical")
         if augment.rotate:
-            steps.append(RandomRotate(augment.rotate))
-        if augment.brightness or augment.contrast or augment.saturation:
-            steps.append(ColorJitter(augment.brightness, augment.contrast, augment.saturation))
-        return {"": Stream(config.role, split, Compose(*steps, keep), ("image", "label"))}
+            yield RandomRotate(augment.rotate)
+        if augment.perspective:
+            yield RandomPerspective(augment.perspective)
+        if augment.policy == "randaugment":
+            yield RandAugment(augment.operations, augment.magnitude)
+        elif augment.policy == "autoaugment":
+            yield AutoAugment(augment.policy_for)
+        elif augment.policy == "trivialaugment":
+            yield TrivialAugment()
+        if augment.brightness or augment.contrast or augment.saturation or augment.hue:
+            yield ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)
+        if augment.blur:
+            yield GaussianBlur(augment.blur)
+        if augment.erase:
+            red, green, blue = (round(255 * v) for v in self.datasets[self.config.role].mean)
+            yield RandomErasing(augment.erase, value=(red, green, blue))
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
-        return (Phase("train", self._loss),)
+        config = self.config
+        loss = distilled(self._loss, config.distill, self._parents, self) if config.distill else self._loss
+        return (Phase("train", loss),)
 
     def _loss(
         self, model: nn.Module, batch: Batch, context: Context
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Cross-entropy. Of mixed images `train_top1` is the share of the label that the answer has."""
         import torch.nn.functional as F
 
+        from ..models.mixing import Mixing
+
+        target, mix = batch["label"], Mixing(self.config.augment.mixup, self.config.augment.cutmix)
+        if mix:
+            image, target = mix(batch["image"], target, batch["valid"], len(self.classes), context.generator)
+            batch = batch | {"image": image}
         logits = self.forward(model, batch)["logits"].float()
         valid = batch["valid"].float()
-        each = F.cross_entropy(logits, batch["label"], reduction="none", label_smoothing=self.config.label_smoothing)
-        right = (logits.detach().argmax(1) == batch["label"]).float()
+        each = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.config.label_smoothing)
+        best = logits.detach().argmax(1)
+        right = target.gather(1, best[:, None])[:, 0] if mix else (best == target).float()
         return (each * valid).sum(), valid.sum(), {"train_top1": (right * valid).sum()}
 
     def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:

@@ -1,9 +1,9 @@
-"""Semantic segmentation: a class for every pixel, by a U-Net."""
+"""Semantic segmentation: a class for every pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -16,19 +16,24 @@ from ..core.picture import overlay
 from ..core.preprocess import Preprocess, sample_nearest
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
-from ..data.transforms import ColorJitter, Compose, Keep, Prepare, RandomFlip, RandomResizedCrop
+from ..data.transforms import (
+    AsVoid,
+    ColorJitter,
+    Compose,
+    GaussianBlur,
+    Keep,
+    Prepare,
+    RandomFlip,
+    RandomPerspective,
+    RandomResizedCrop,
+    RandomRotate,
+    Step,
+)
+from .segment_model import SegmentLoss, SegmentModel
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-
-class SegmentModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    name: Literal["unet"] = "unet"
-    widths: tuple[int, ...] = Setting((16, 32, 64, 128), min_length=2, max_length=6)
-    """Channels per level, from full resolution down."""
 
 
 class SegmentAugment(BaseModel):
@@ -37,15 +42,32 @@ class SegmentAugment(BaseModel):
     scale: tuple[float, float] = (0.5, 1.0)
     """Share of the image's area that a training crop takes."""
     flip: float = Setting(0.5, ge=0, le=1)
+    """Probability of a mirror image, left and right exchanged."""
+    vertical_flip: float = Setting(0.0, ge=0, le=1)
+    """Probability of top and bottom exchanged."""
+    rotate: float = Setting(0.0, ge=0, le=180)
+    """Largest angle, degrees; what turns in from outside is void."""
+    perspective: float = Setting(0.0, ge=0, le=1)
+    """Largest way of a corner inward, as a share of half the side."""
     brightness: float = Setting(0.2, ge=0, le=1)
     contrast: float = Setting(0.2, ge=0, le=1)
+    saturation: float = Setting(0.0, ge=0, le=1)
+    hue: float = Setting(0.0, ge=0, le=0.5)
+    """Largest turn of the hue, as a share of the circle."""
+    blur: float = Setting(0.0, ge=0, le=1)
+    """Probability of a Gaussian blur by 0.1 to 2 pixels."""
 
 
 class SegmentConfig(TaskConfig):
     kind: Literal["segment"]
     classes: tuple[str, ...] = Setting(min_length=2, max_length=255)
     """Names of the mask's ids, from 0 (often the background). 255 is void: not trained on, not measured."""
+    void: tuple[Annotated[int, Setting(ge=0, le=255)], ...] = ()
+    """Further ids that are void: `[11]` for CamVid."""
     model: SegmentModel = SegmentModel()
+    loss: SegmentLoss = SegmentLoss()
+    boundary_tolerance: float = Setting(0.0075, gt=0, le=100)
+    """Of the boundary F: below 1 a share of the image's diagonal, rounded up to pixels; from 1 on pixels."""
     image_size: int = Setting(128, ge=16, le=2048)
     """Side of the square input, pixels."""
     augment: SegmentAugment = SegmentAugment()
@@ -70,30 +92,67 @@ class Segment(Task):
             raise UserError(
                 f"{info.uri}: no masks; segment needs a manifest with a `mask` column (URI of a grey or palette image of class ids)"
             )
-        step = 2 ** (len(self.config.model.widths) - 1)
-        if self.config.image_size % step:
+        size, step = self.config.image_size, self.config.model.step
+        if size % step:
             raise UserError(
-                f"task.image_size: {self.config.image_size} must be a multiple of {step} for {len(self.config.model.widths)} levels"
+                f"task.image_size: {size} must be a multiple of {step} for {self.config.model.name} of these widths"
             )
+        unknown = {
+            k: n
+            for k, n in self._pixels().items()
+            if k >= len(self.config.classes) and k not in (VOID, *self.config.void)
+        }
+        if unknown:
+            shown = ", ".join(f"{k} ({n:,} pixels)" for k, n in sorted(unknown.items())[:8])
+            raise UserError(
+                f"{info.uri}: training masks hold ids {shown}; task.classes names {len(self.config.classes)} (0..{len(self.config.classes) - 1}): name them there, or in task.void"
+            )
+        self._class_weights()
+
+    def _pixels(self) -> dict[int, int]:
+        """Mask id → pixels in training, as ingest counted them."""
+        return {int(k): n for k, n in self.datasets[self.config.role].mask_pixels.get("train", {}).items()}
+
+    def _class_weights(self) -> np.ndarray | None:
+        """C float32, whose mean over the training pixels is 1: all pixels / (classes that occur · the class's pixels), 0
+        for a class that does not occur; None where all weigh alike. UserError where ingest counted no pixels."""
+        if self.config.loss.class_weights == "none":
+            return None
+        void = (VOID, *self.config.void)
+        pixels = np.array(
+            [0 if k in void else self._pixels().get(k, 0) for k in range(len(self.config.classes))], float
+        )
+        if not pixels.any():
+            raise UserError(
+                f"{self.datasets[self.config.role].uri}: task.loss.class_weights balanced needs the masks' pixels by class, which this data set does not say; ingest it again with --force, or set none"
+            )
+        return (pixels.sum() / np.maximum(pixels, 1) / np.count_nonzero(pixels) * (pixels > 0)).astype(np.float32)
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
+        from ..models.crf import CRF, WithCRF
         from ..models.normalize import Normalized
-        from ..models.unet import UNet
+        from ..models.segmenters import segmenter
 
-        info = self.datasets[self.config.role]
-        return Normalized(UNet(len(self.config.classes), self.config.model.widths), info.mean, info.std)
+        info, model, classes = self.datasets[self.config.role], self.config.model, len(self.config.classes)
+        net = segmenter(classes=classes, **model.model_dump(exclude={"crf"}))
+        pretrained: Any = getattr(getattr(net, "backbone", None), "default_cfg", None)
+        own = model.pretrained and pretrained
+        whole = Normalized(net, pretrained["mean"], pretrained["std"]) if own else Normalized(net, info.mean, info.std)
+        return WithCRF(whole, CRF(classes, **model.crf.model_dump())) if model.crf else whole
 
     def streams(self, split: Split) -> Mapping[str, Stream]:
         augment, keep, columns = self.config.augment, Keep("image", "mask"), ("image", "mask")
+        void = (AsVoid(self.config.void),) if self.config.void else ()
         if split != "train":
-            return {"": Stream(self.config.role, split, Compose(Prepare(self.preprocess), keep), columns, "sequential")}
-        transform = Compose(
-            RandomResizedCrop(self.config.image_size, augment.scale),
-            RandomFlip(augment.flip),
-            ColorJitter(augment.brightness, augment.contrast, 0.0),
-            keep,
-        )
-        return {"": Stream(self.config.role, split, transform, columns)}
+            transform = Compose(Prepare(self.preprocess), *void, keep)
+            return {"": Stream(self.config.role, split, transform, columns, "sequential")}
+        moving: list[Step] = [RandomResizedCrop(self.config.image_size, augment.scale), RandomFlip(augment.flip)]
+        moving += [RandomFlip(augment.vertical_flip, "vertical")] if augment.vertical_flip else []
+        moving += [RandomRotate(augment.rotate)] if augment.rotate else []
+        moving += [RandomPerspective(augment.perspective)] if augment.perspective else []
+        colour = [ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)]
+        blur = [GaussianBlur(augment.blur)] if augment.blur else []
+        return {"": Stream(self.config.role, split, Compose(*moving, *colour, *blur, *void, keep), columns)}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         return (Phase("train", self._loss),)
@@ -101,19 +160,23 @@ class Segment(Task):
     def _loss(
         self, model: nn.Module, batch: Batch, context: Context
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """Cross-entropy over the valid rows' pixels that are not void: sums and counts are pixels."""
-        import torch.nn.functional as F
+        """Over the valid rows' pixels that are not void: the count is pixels, or the sum of their weights."""
+        import torch
+
+        from ..models.segmentation_loss import segmentation_loss
 
         logits, mask = self.forward(model, batch)["logits"].float(), batch["mask"].long()
         counted = (mask != VOID) & batch["valid"][:, None, None]
         wrong = counted & (mask >= len(self.config.classes))
         if wrong.any():
             raise UserError(
-                f"a mask holds id {int(mask[wrong].max())}, task.classes names {len(self.config.classes)} (0..{len(self.config.classes) - 1}); rows {batch['row_id'][wrong.flatten(1).any(1)].tolist()}"
+                f"a mask holds id {int(mask[wrong].max())}, task.classes names {len(self.config.classes)} (0..{len(self.config.classes) - 1}), task.void {list(self.config.void)}; rows {batch['row_id'][wrong.flatten(1).any(1)].tolist()}"
             )
-        each = F.cross_entropy(logits, mask.masked_fill(~counted, VOID), reduction="none", ignore_index=VOID)
-        right = ((logits.detach().argmax(1) == mask) & counted).sum().float()
-        return each.sum(), counted.sum().float(), {"train_pixel_accuracy": right}
+        balance, parts = self._class_weights(), self.config.loss.model_dump(exclude={"class_weights"})
+        weights = None if balance is None else torch.as_tensor(balance, device=logits.device)
+        total, weight = segmentation_loss(logits, mask, counted, weights=weights, **parts)
+        right = ((logits.detach().argmax(1) == mask) * weight).sum()
+        return total, weight.sum(), {f"train_{'pixel' if balance is None else 'mean'}_accuracy": right}
 
     def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
         predictions = []
@@ -129,7 +192,7 @@ class Segment(Task):
         return predictions
 
     def metrics(self) -> SegmentationMetrics:
-        return SegmentationMetrics(self.config.classes)
+        return SegmentationMetrics(self.config.classes, self.config.boundary_tolerance)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -144,7 +207,8 @@ class Segment(Task):
 
     def export(self) -> ExportSpec:
         size = self.config.image_size
-        return ExportSpec({"image": np.zeros((2, size, size, 3), np.uint8)}, ("logits",))
+        quantize = self.config.model.crf is None  # mean field is differences of small numbers, a product per neighbour
+        return ExportSpec({"image": np.zeros((2, size, size, 3), np.uint8)}, ("logits",), quantize)
 
     def render(self, sample: Sample, prediction: Prediction) -> np.ndarray:
         image, mask = sample["image"], prediction["mask"]

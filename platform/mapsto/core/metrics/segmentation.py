@@ -1,4 +1,4 @@
-"""Segmentation metrics from one small confusion matrix per row: exact, and cheap to gather."""
+"""Segmentation metrics from one small confusion matrix and the boundaries' scores per row: exact, and cheap to gather."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from ..page import Page
 from ..sample import Arrays
+from .boundary import boundary_f
 from .classification import confusion
 
 VOID = 255
@@ -16,50 +17,76 @@ VOID = 255
 
 class SegmentationMetrics:
     """mIoU and Dice (mean over classes that occur as truth or prediction), pixel accuracy, mean accuracy (over classes
-    that occur as truth), all in 0..1 over the whole set's pixels; void pixels (255) are not counted."""
+    that occur as truth), all in 0..1 over the whole set's pixels; boundary_f in 0..1: per class the mean over the images
+    where it has a boundary, and the mean over the classes that have one. Void pixels (255) are not counted.
+
+    `tolerance`: of the boundaries, see `boundary_f`.
+    """
 
     primary = "mIoU"
     mode: Literal["max", "min"] = "max"
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = tuple(classes)
+    def __init__(self, classes: Sequence[str], tolerance: float = 0.0075) -> None:
+        self.classes, self.tolerance = tuple(classes), tolerance
 
     def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
         predicted, truth = np.asarray(output["logits"]).argmax(1), np.asarray(batch["mask"]).astype(np.int64)
-        size = len(self.classes)
-        matrices = [confusion(t[t != VOID], p[t != VOID], size) for p, t in zip(predicted, truth, strict=True)]
-        return {"confusion": np.stack(matrices)}
+        size, pairs = len(self.classes), list(zip(predicted, truth, strict=True))
+        return {
+            "confusion": np.stack([confusion(t[t != VOID], p[t != VOID], size) for p, t in pairs]),
+            "boundary": np.stack([boundary_f(p, t, size, self.tolerance, VOID) for p, t in pairs]),
+        }
 
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
+        scores = self._scores(states)
+
+        def mean(values: np.ndarray) -> float:
+            return 0.0 if np.isnan(values).all() else float(np.nanmean(values))
+
         matrix = states["confusion"].sum(0)
-        hits, truth, predicted = np.diag(matrix).astype(float), matrix.sum(1), matrix.sum(0)
-        seen, true = (truth + predicted) > 0, truth > 0
-        if not seen.any():
-            return {"mIoU": 0.0, "dice": 0.0, "pixel_accuracy": 0.0, "mean_accuracy": 0.0}
         return {
-            "mIoU": float((hits / np.maximum(truth + predicted - hits, 1))[seen].mean()),
-            "dice": float((2 * hits / np.maximum(truth + predicted, 1))[seen].mean()),
-            "pixel_accuracy": float(hits.sum() / max(matrix.sum(), 1)),
-            "mean_accuracy": float((hits / np.maximum(truth, 1))[true].mean()) if true.any() else 0.0,
+            "mIoU": mean(scores["IoU"]),
+            "dice": mean(scores["dice"]),
+            "pixel_accuracy": float(np.trace(matrix) / max(matrix.sum(), 1)),
+            "mean_accuracy": mean(scores["accuracy"]),
+            "boundary_f": mean(scores["boundary_f"]),
         }
 
     def tables(self, states: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        matrix = states["confusion"].sum(0)
-        hits, union = np.diag(matrix), matrix.sum(1) + matrix.sum(0) - np.diag(matrix)
+        matrix, scores = states["confusion"].sum(0), self._scores(states)
         return {
             "classes": list(self.classes),
             "confusion": matrix.tolist(),
             "per_class": [
-                {"class": name, "pixels": int(matrix[i].sum()), "IoU": float(hits[i] / union[i]) if union[i] else None}
+                {
+                    "class": name,
+                    "pixels": int(matrix[i].sum()),
+                    **{k: None if np.isnan(v[i]) else float(v[i]) for k, v in scores.items()},
+                }
                 for i, name in enumerate(self.classes)
             ],
         }
+
+    def _scores(self, states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Per class, C float64 each; NaN where the class does not occur."""
+        matrix, boundary = states["confusion"].sum(0), states["boundary"].astype(np.float64)
+        hits, truth, predicted = np.diag(matrix).astype(float), matrix.sum(1), matrix.sum(0)
+        held = (~np.isnan(boundary)).sum(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                "IoU": hits / (truth + predicted - hits),
+                "dice": 2 * hits / (truth + predicted),
+                "accuracy": hits / truth,
+                "boundary_f": np.nansum(boundary, 0) / held,
+            }
 
     def draw(self, page: Page, tables: Mapping[str, Any]) -> None:
         from .. import chart
 
         page.heading("Classes")
-        page.table(("class", "pixels", "IoU"), [(c["class"], c["pixels"], c["IoU"]) for c in tables["per_class"]])
+        names = ("class", "pixels", "IoU", "dice", "accuracy", "boundary_f")
+        rows = [[c.get(name) for name in names] for c in tables["per_class"]]
+        page.table((*names[:3], "Dice", "accuracy", "boundary F"), rows)
         page.heading("Confusion of pixels")
         page.picture(
             chart.confusion(np.array(tables["confusion"]), tables["classes"]), "rows: truth; columns: prediction"

@@ -2,17 +2,19 @@
 
 A layout is a module with `recognise(look) -> str | None`, why it thinks that a source is its own, and
 `listing(uri, storage, work) -> Iterator[Reference]`: a stream of small picklable references, in a stable order; it
-reads no image. `work` is a folder for what has to be written out plain. `reading.py` fetches what references point to.
+reads no image. `work` is a folder for what has to be written out plain. A layout's `SETTINGS` name what of a recipe's
+data set it wants besides. `reading.py` fetches what references point to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
+from typing import Any
 
 from ...core.errors import UserError, nearest
 from ...core.storage import Storage
-from .item import Reference, is_manifest
+from .item import Reference, is_manifest, legible
 from .look import Look
 
 __all__ = ["LAYOUTS", "Reference", "detect", "listing"]
@@ -27,6 +29,9 @@ LAYOUTS = {
         "yolo",
         "pairs",
         "raw",
+        "lmdb",
+        "nifti",
+        "video",
         "faces",
         "webdataset",
         "archive",
@@ -49,8 +54,12 @@ def detect(uri: str, storage: Storage) -> tuple[str, str]:
     raise UserError(f"{uri}: no layout is known for it; the layouts are {', '.join(LAYOUTS)}")
 
 
-def listing(layout: str, uri: str, storage: Storage, work: str) -> Iterator[Reference]:
-    """The references of a source. `work`: a folder that a layout may put expanded files in."""
+def listing(
+    layout: str, uri: str, storage: Storage, work: str, settings: Mapping[str, Any] | None = None
+) -> Iterator[Reference]:
+    """The references of a source. `work`: a folder that a layout may put expanded files in. `settings`: the recipe's."""
     if layout not in LAYOUTS:
         raise UserError(f"layout '{layout}' is unknown{nearest(layout, LAYOUTS)}")
-    return import_module(LAYOUTS[layout]).listing(uri, storage, work)
+    module = import_module(LAYOUTS[layout])
+    own = {name: (settings or {})[name] for name in getattr(module, "SETTINGS", ()) if name in (settings or {})}
+    return map(legible, module.listing(uri, storage, work, **own))

@@ -1,7 +1,7 @@
 """Images inside tar, tar.gz and zip files: one archive, or a folder of them whose names give splits (`train.tar`).
 
-Nothing is ever unpacked to a path. Members whose names escape (absolute, `..`), links and devices are refused and
-reported. A plain tar is read by byte ranges; a compressed one is written out plain once, below the artifact.
+Nothing is ever unpacked to a path. Members whose names escape (absolute, `..`), links, devices and further archives are
+refused and reported. A plain tar is read by byte ranges; a compressed one is written out plain once, below the artifact.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from collections.abc import Iterator
 from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage
-from .expand import gunzipped
+from .expand import MOST_EXPANSION, gunzipped
 from .item import SPLIT_NAMES, Reference, hidden, is_archive, is_image, placed
 from .look import Look
+
+NESTED = "an archive within an archive: not opened"
+BOMB_BYTES = 64 * 2**20
+"""A member up to so large may grow as it likes."""
 
 
 def recognise(look: Look) -> str | None:
@@ -59,7 +63,7 @@ def _one(uri: str, storage: Storage, work: str, split: Split | None) -> Iterator
             yield from _tar(uri, uri, storage, split)
         else:
             yield from _tar(uri, gunzipped(uri, storage, work), storage, split)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zipfile.LargeZipFile) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zipfile.LargeZipFile, ValueError) as error:
         raise UserError(f"{uri}: the archive is broken ({error})") from error
 
 
@@ -75,6 +79,8 @@ def _tar(name: str, plain: str, storage: Storage, split: Split | None) -> Iterat
                 yield Reference(known, plain, reason="a link or device, not a file", split=split)
             elif escapes(member.name):
                 yield Reference(known, plain, reason="its path leaves the archive", split=split)
+            elif is_archive(member.name):
+                yield Reference(known, plain, reason=NESTED, split=split)
             elif not hidden(member.name.removeprefix("./")):
                 label, own = placed(member.name.removeprefix("./"))
                 yield Reference(known, plain, "range", member.offset_data, member.size, label=label, split=split or own)
@@ -94,6 +100,12 @@ def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]
                 yield Reference(known, uri, reason="its path leaves the archive", split=split)
             elif member.flag_bits & 1:
                 yield Reference(known, uri, reason="encrypted", split=split)
+            elif is_archive(member.filename):
+                yield Reference(known, uri, reason=NESTED, split=split)
+            elif member.file_size > max(BOMB_BYTES, MOST_EXPANSION * member.compress_size):
+                yield Reference(
+                    known, uri, reason=f"grows beyond {MOST_EXPANSION} times its size: refused", split=split
+                )
             elif not hidden(member.filename):
                 label, own = placed(member.filename)
                 yield Reference(

@@ -99,12 +99,15 @@ def _add(found: _Set, uri: str, storage: Storage) -> None:
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         raise UserError(f"{uri}: not COCO's: an object with `images`, `annotations` and `categories`")
     for image in data["images"]:
-        if not isinstance(image, dict) or "id" not in image or "file_name" not in image:
+        if not _has(image, "id", "file_name"):
             raise UserError(f"{uri}: an image without id or file_name: {str(image)[:80]}")
         found.images.setdefault(image["id"], image)
-    found.categories |= {entry["id"]: str(entry["name"]) for entry in data.get("categories") or () if "name" in entry}
+    for entry in data.get("categories") or ():
+        if not _has(entry, "id", "name"):
+            raise UserError(f"{uri}: a category without id or name: {str(entry)[:80]}")
+        found.categories[entry["id"]] = str(entry["name"])
     for entry in data.get("annotations") or ():
-        if "image_id" not in entry:
+        if not _has(entry, "image_id"):
             raise UserError(f"{uri}: an annotation without image_id: {str(entry)[:80]}")
         image = entry["image_id"]
         if image not in found.images:
@@ -112,15 +115,27 @@ def _add(found: _Set, uri: str, storage: Storage) -> None:
         elif "caption" in entry:
             found.captions.setdefault(image, []).append(str(entry["caption"]).strip().replace("\n", " "))
         else:
-            if "bbox" not in entry or "category_id" not in entry or "id" not in entry:
+            if "bbox" not in entry or not _has(entry, "category_id", "id"):
                 raise UserError(f"{uri}: annotation {entry.get('id', '?')} lacks id, bbox or category_id")
             if entry["category_id"] not in found.categories:
                 raise UserError(
                     f"{uri}: annotation {entry['id']}: category {entry['category_id']} is not in `categories`"
                 )
+            if not _numbers(entry["bbox"], 4) or not _numbers(entry.get("keypoints") or []):
+                raise UserError(f"{uri}: annotation {entry['id']}: bbox and keypoints are lists of numbers")
             found.labelled = True
             held = found.instances.setdefault(image, {}).setdefault(entry["id"], {})
             held.update({**entry, **held})  # instances and keypoints of one id: each adds what the other lacks
+
+
+def _has(entry: Any, *names: str) -> bool:
+    """Whether an object has values by these names that can name something: numbers or words."""
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), int | str) for name in names)
+
+
+def _numbers(value: Any, count: int | None = None) -> bool:
+    good = isinstance(value, list) and all(isinstance(v, int | float) for v in value)
+    return good and count in (None, len(value))
 
 
 def _references(root: str, found: _Set, storage: Storage) -> Iterator[Reference]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ...core.sample import Split
@@ -25,11 +25,17 @@ IMAGE_SUFFIXES = (
     ".pnm",
     ".jp2",
     ".j2k",
+    ".j2c",
+    ".jpf",
+    ".jpx",
     ".avif",
     ".ico",
     ".tga",
     ".dib",
     ".heic",
+    ".heif",
+    ".hif",
+    ".apng",
     ".qoi",
     ".dds",
     ".pcx",
@@ -37,6 +43,24 @@ IMAGE_SUFFIXES = (
 )
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
+VOLUME_SUFFIXES = (".nii", ".nii.gz")
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".3gp",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".mts",
+    ".m2ts",
+    ".wmv",
+    ".flv",
+    ".ogv",
+)
 
 UNLABELLED = "_unlabelled"
 """The folder of images without a class, where their data set has classes."""
@@ -54,6 +78,9 @@ SPLIT_NAMES: dict[str, Split] = {
     "testing": "test",
 }
 
+TEXTS = ("caption", "identity", "box_labels")
+"""Columns of words."""
+
 _WNID = re.compile(r"n\d{8}$")
 
 
@@ -64,9 +91,10 @@ class Reference:
     name: str
     """What reports call it: its URI, archive and member, or manifest and row."""
     uri: str = ""
-    how: Literal["object", "range", "raw", "zip", "parquet"] = "object"
+    how: Literal["object", "range", "raw", "zip", "parquet", "slice", "frame"] = "object"
     """The bytes are the whole object; `size` of them at `offset`, also as bare pixels (`member`: height, width, channels,
-    `pixels` or `planes`); zip member `member`; or `column:row group:row`."""
+    `pixels` or `planes`); zip member `member`; `column:row group:row`; slice `offset` of a volume; or a video's first
+    frame from `offset` to before `member`, in its ticks."""
     offset: int = 0
     size: int = 0
     """In bytes; 0 when unknown."""
@@ -79,6 +107,25 @@ class Reference:
     are shares of the image), `_instances` (URI of a mask of instance ids), `_mask_range` (URI, offset, size)."""
     reason: str | None = None
     """Why it is refused unread: a member's path that escapes, a manifest row without an image."""
+
+
+def legible(reference: Reference) -> Reference:
+    """The reference with what people and Parquet read as valid Unicode: what of a name is not UTF-8 becomes `\\udcff`.
+    Where its bytes are stays as it is."""
+    columns = reference.columns
+    for name in TEXTS:
+        value = columns.get(name)
+        clean = [_unicode(v) for v in value] if isinstance(value, list) else _unicode(value)
+        if clean != value:
+            columns = columns | {name: clean}
+    name, label = _unicode(reference.name), _unicode(reference.label)
+    if name is reference.name and label is reference.label and columns is reference.columns:
+        return reference
+    return replace(reference, name=name, label=label, columns=columns)
+
+
+def _unicode(text: Any) -> Any:
+    return text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) and not text.isascii() else text
 
 
 def placed(relative: str) -> tuple[str | None, Split | None]:
@@ -106,6 +153,14 @@ def is_image(name: str) -> bool:
 
 def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def is_volume(name: str) -> bool:
+    return name.lower().endswith(VOLUME_SUFFIXES)
+
+
+def is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEO_SUFFIXES)
 
 
 def is_manifest(name: str) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
-from ...core.storage import Storage
-from .item import ARCHIVE_SUFFIXES, MANIFEST_SUFFIXES
+from ...core.errors import UserError
+from ...core.storage import Storage, join
+from .item import ARCHIVE_SUFFIXES, MANIFEST_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES, hidden
 
 LOOK = 1000
 """Files of a folder that are looked at."""
@@ -25,7 +26,9 @@ class Look:
     @property
     def one(self) -> bool:
         """Whether the URI names a file, by its suffix."""
-        return self.uri.lower().endswith((*ARCHIVE_SUFFIXES, *MANIFEST_SUFFIXES, ".json", ".npz"))
+        return self.uri.lower().endswith(
+            (*ARCHIVE_SUFFIXES, *MANIFEST_SUFFIXES, *VOLUME_SUFFIXES, *VIDEO_SUFFIXES, ".json", ".npz", ".mdb")
+        )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -50,11 +53,29 @@ def relative(uri: str, storage: Storage) -> Iterator[tuple[str, int]]:
             yield name.split("://", 1)[-1].removeprefix(root.split("://", 1)[-1]), size
 
 
+def files(uri: str, storage: Storage, one: bool) -> Iterator[tuple[str, str]]:
+    """(URI, path below the source) of a source that is `one` file, or of every file below it that is not hidden."""
+    if one:
+        yield uri, uri.rsplit("/", 1)[-1]
+        return
+    for name, _ in relative(uri, storage):
+        if not hidden(name):
+            yield join(uri, name), name
+
+
 def read_all(uris: Sequence[str], storage: Storage) -> Iterator[bytes]:
     """The contents of many small files, in order, some side by side. Raises UserError for one that is not there."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for start in range(0, len(uris), 64 * AT_ONCE):
             yield from pool.map(storage.read, uris[start : start + 64 * AT_ONCE])
+
+
+def text(uri: str, storage: Storage) -> str:
+    """A small file of words. Raises UserError where they are not UTF-8."""
+    try:
+        return storage.read(uri).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{uri}: not a text in UTF-8: {error}") from error
 
 
 def stem(name: str) -> str:

@@ -44,10 +44,12 @@ def _reference(at: str, folder: str, where: tuple[str, str] | None, row: Mapping
     columns = {name: given[name] for name in FURTHER if name in given}
     try:
         columns |= {name: json.loads(columns[name]) for name in LISTS if isinstance(columns.get(name), str)}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{at}: boxes and box_labels are JSON lists, such as [[10, 20, 50, 80]], and so are {', '.join(LISTS[2:])}: {error}"
         ) from error
+    if wrong := [name for name in LISTS if not isinstance(columns.get(name) or [], list)]:
+        raise UserError(f"{at}: {wrong[0]} is a list, such as [[10, 20, 50, 80]], not {str(columns[wrong[0]])[:40]}")
     if "mask" in columns:
         columns["mask"] = _resolved(folder, str(columns["mask"]))
     label = str(given["label"]) if "label" in given else None
@@ -56,7 +58,9 @@ def _reference(at: str, folder: str, where: tuple[str, str] | None, row: Mapping
     image = given.get("image", given.get("uri"))
     if image is None:
         return Reference(at, reason="the row names no image", label=label, split=split)
-    uri = _resolved(folder, str(image))
+    if not isinstance(image, str):
+        raise UserError(f"{at}: an image is a path or a URI, not {str(image)[:40]}")
+    uri = _resolved(folder, image)
     return Reference(uri, uri, label=label, split=split, columns=columns)
 
 
@@ -67,6 +71,8 @@ def _resolved(folder: str, path: str) -> str:
 def _check(uri: str, columns: list[str]) -> None:
     if not any(name in columns for name in IMAGE):
         raise UserError(f"{uri}: no column image, uri or bytes; it has {', '.join(columns) or 'none'}")
+    if twice := [name for name in KNOWN if columns.count(name) > 1]:
+        raise UserError(f"{uri}: two columns are called {twice[0]}")
 
 
 def _csv(uri: str, storage: Storage) -> Iterator[tuple[None, dict[str, Any]]]:
@@ -92,7 +98,7 @@ def _jsonl(uri: str, storage: Storage) -> Iterator[tuple[None, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{uri}:{number}: not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise UserError(f'{uri}:{number}: each line is an object, such as {{"image": "a.jpg", "label": "cat"}}')

@@ -16,7 +16,7 @@ from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage, join
 from .item import SPLIT_NAMES, Reference, is_image
-from .look import Look, relative, stem
+from .look import Look, relative, stem, text
 
 SETS = "ImageSets/Segmentation"
 _TAIL = re.compile(r"(_mask|_labels?|_L|_gt|_seg|_annot|-mask|_GT)$")
@@ -103,6 +103,6 @@ def _splits(uri: str, storage: Storage) -> dict[str, Split]:
     for name in storage.names(join(uri, SETS)):
         split = SPLIT_NAMES.get(name.removesuffix(".txt").lower())
         if split:
-            text = storage.read(join(uri, SETS, name)).decode("utf-8-sig")
-            out |= {line.split()[0]: split for line in text.splitlines() if line.strip()}
+            lines = text(join(uri, SETS, name), storage).splitlines()
+            out |= {line.split()[0]: split for line in lines if line.strip()}
     return out

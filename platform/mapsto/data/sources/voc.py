@@ -13,7 +13,7 @@ from xml.etree.ElementTree import ParseError
 from ...core.sample import Split
 from ...core.storage import Storage, join
 from .item import Reference, is_image
-from .look import Look, read_all, relative, stem
+from .look import Look, read_all, relative, stem, text
 
 SETS: tuple[tuple[str, Split], ...] = (("train", "train"), ("val", "val"), ("test", "test"))
 
@@ -41,7 +41,7 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
             continue
         try:
             columns = _annotation(next(texts))
-        except (ParseError, ValueError) as error:
+        except (ParseError, ValueError, LookupError) as error:  # the last: an unknown encoding
             yield Reference(at, at, size=size, split=split, reason=f"its annotation cannot be read: {error}")
             continue
         if key in masks:
@@ -60,8 +60,8 @@ def _splits(uri: str, storage: Storage) -> dict[str, Split]:
     names = storage.names(join(uri, "ImageSets", "Main"))
     for name, split in SETS:
         if f"{name}.txt" in names:
-            text = storage.read(join(uri, "ImageSets", "Main", f"{name}.txt")).decode("utf-8-sig")
-            out |= {line.split()[0]: split for line in text.splitlines() if line.strip()}
+            lines = text(join(uri, "ImageSets", "Main", f"{name}.txt"), storage).splitlines()
+            out |= {line.split()[0]: split for line in lines if line.strip()}
     return out
 
 

@@ -123,13 +123,15 @@ def _sample(uri: str, key: str, held: dict[str, Any], split: Split | None) -> Re
             if kind == "json":
                 given = json.loads(text)
                 if isinstance(given, dict):
+                    if not all(isinstance(given.get(field) or [], list) for field in ("boxes", "box_labels")):
+                        raise ValueError("boxes and box_labels are lists")
                     columns |= {field: given[field] for field in FIELDS if given.get(field) is not None}
                     label = next((str(given[f]) for f in ("label", "class") if given.get(f) is not None), label)
             elif kind in ("cls", "label"):
                 label = text
             else:
                 columns["caption"] = text
-    except (UnicodeDecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         return Reference(name, uri, reason=f"its text cannot be read: {error}", split=split)
     mask = next(
         (value for kind, value in held.items() if kind in ("mask.png", "seg.png") and isinstance(value, tuple)), None

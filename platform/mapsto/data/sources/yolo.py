@@ -16,7 +16,7 @@ from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage, join
 from .item import SPLIT_NAMES, Reference, is_image
-from .look import Look, read_all, relative
+from .look import Look, read_all, relative, text
 
 NAMES = ("data.yaml", "dataset.yaml", "data.yml")
 
@@ -68,9 +68,13 @@ def _description(uri: str, storage: Storage) -> tuple[list[str] | None, dict[str
                 saved = yaml.safe_load(storage.read(join(uri, name))) or {}
             except yaml.YAMLError as error:
                 raise UserError(f"{uri}/{name}: not YAML: {str(error).splitlines()[0]}") from error
+            if not isinstance(saved, dict):
+                raise UserError(f"{uri}/{name}: not YOLO's: an object with `names`, `train` and `val`")
             found = saved.get("names")
             if isinstance(found, dict):
-                found = [str(found[k]) for k in sorted(found)]
+                found = [found[k] for k in sorted(found)]
+            if not all(isinstance(n, str | int | float) for n in found or ()):
+                raise UserError(f"{uri}/{name}: names: a list of words")
             folders: dict[str, Split] = {}
             for key, split in SPLIT_NAMES.items():
                 for path in [saved[key]] if isinstance(saved.get(key), str) else saved.get(key) or ():
@@ -78,7 +82,7 @@ def _description(uri: str, storage: Storage) -> tuple[list[str] | None, dict[str
             return ([str(n) for n in found] if found else None), folders
     for place in ("classes.txt", "labels/classes.txt"):
         if storage.exists(join(uri, place)):
-            return storage.read(join(uri, place)).decode("utf-8-sig").rstrip().splitlines(), {}
+            return text(join(uri, place), storage).rstrip().splitlines(), {}
     return None, {}
 
 

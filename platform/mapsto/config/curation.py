@@ -1,0 +1,53 @@
+"""The recipe's `clean` section."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from .section import Section
+
+
+class CleanRule(Section):
+    policy: Literal["off", "report", "quarantine", "repair"] | None = None
+    """`report` counts and shows; `quarantine` keeps the row out of the new version, with its reason; `repair` mends it, for
+    the rules that can. Default: the rule's own."""
+    threshold: float | None = None
+    """In the rule's own unit; default: the rule's own."""
+
+
+RuleName = Literal[
+    "exact_duplicate", "conflicting_labels", "leakage", "near_duplicate", "missing_label", "label_error", "too_small",
+    "extreme_shape", "blank", "dark", "bright", "blurred", "low_information", "odd_mode", "boxes_outside", "mask_ids",
+]  # fmt: skip
+REPAIRS = {"conflicting_labels", "leakage", "missing_label", "label_error", "boxes_outside"}
+
+
+class CleanConfig(Section):
+    """A new version of the data set without what is wrong with it; nothing is deleted."""
+
+    rules: dict[RuleName, CleanRule] = Field({})
+    """Rule → what to do with what it finds; `mapsto clean` says what each looks for."""
+    folds: int = Field(0, ge=0, le=20)
+    """Parts of the cross-validation that looks for wrong labels: the recipe's model is trained once for each, on the others.
+    0: wrong labels are not looked for."""
+    imbalance: float = Field(10.0, gt=1)
+    """Images of the largest class over those of the smallest, from which the page speaks of imbalance."""
+
+    @field_validator("rules")
+    @classmethod
+    def _mendable(cls, rules: dict[str, CleanRule]) -> dict[str, CleanRule]:
+        for name, rule in rules.items():
+            if rule.policy == "repair" and name not in REPAIRS:
+                raise ValueError(
+                    f"{name}: cannot be repaired; report or quarantine (repair: {', '.join(sorted(REPAIRS))})"
+                )
+        return rules
+
+    @field_validator("folds")
+    @classmethod
+    def _two_or_none(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("1 part has no others to train on; 0 for none, or 2 or more")
+        return folds

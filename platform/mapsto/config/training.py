@@ -1,0 +1,124 @@
+"""The recipe's `train` section."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from .optimizing import FixedSchedule, OptimizerConfig, Schedule
+from .section import Pattern, Section
+
+FILES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
+
+
+class InitConfig(Section):
+    """What training starts from, and which part of it stays as it is."""
+
+    weights: str | None = None
+    """URI of a mapsto train artifact, of a safetensors file, or of a PyTorch state dict (.pt, .pth, .th, .bin, .ckpt). A
+    file's content is taken to belong to its name: new weights want a new name. Default: the model's own start."""
+    strict: bool = False
+    """Refuse weights that lack a parameter, have one too many, or one of another shape; otherwise they are told, and kept
+    in the artifact's `init.json`."""
+    freeze: tuple[Pattern, ...] = ()
+    """Regular expressions, searched for in a parameter's name (`^net\\.(conv1|bn1|layer1)`): what they match is not trained. A
+    batch norm whose parameters are all frozen keeps its statistics, too."""
+    unfreeze_at: int | None = Field(None, ge=1)
+    """Epochs after which what `freeze` matches is trained with the rest."""
+
+    @property
+    def artifact(self) -> str | None:
+        """The URI where `weights` names a mapsto artifact, not a file: it has no ending of a file of weights."""
+        return None if self.weights is None or self.weights.lower().endswith(FILES) else self.weights
+
+    @model_validator(mode="after")
+    def _something_frozen(self) -> InitConfig:
+        if self.unfreeze_at is not None and not self.freeze:
+            raise ValueError("unfreeze_at needs freeze: nothing is frozen")
+        return self
+
+
+class SwaConfig(Section):
+    """Stochastic weight averaging: the equal mean of the weights after each of the last epochs, with batch norm's statistics
+    measured anew (Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, arXiv 1803.05407)."""
+
+    start: float = Field(0.75, ge=0, lt=1)
+    """Share of the run after which the mean begins."""
+    lr: float | None = Field(None, gt=0)
+    """Constant learning rate from then on, as a share of `lr` (the paper's is high); default: the schedule goes on."""
+    rows: int = Field(2048, ge=2)
+    """Rows per worker, the epoch's last, on which batch norm's statistics are measured."""
+
+
+class EarlyStopConfig(Section):
+    """End the run when the task's primary metric on `val` no longer improves; the best evaluation's weights are kept."""
+
+    patience: int = Field(5, ge=0)
+    """Evaluations without improvement that are endured."""
+    min_delta: float = Field(0.0, ge=0)
+    """Smallest change that counts as an improvement."""
+
+
+class TrainConfig(Section):
+    epochs: int = Field(10, ge=0)
+    """0, with `init`: keep the weights as they are, to evaluate, compress and serve them."""
+    batch_size: int = Field(256, ge=1)
+    """Global: rows per optimizer step over all workers. In `full_batch` descent, rows per forward pass."""
+    descent: Literal["mini_batch", "stochastic", "full_batch"] = "mini_batch"
+    """`stochastic`: one row a step. `full_batch`: one step an epoch, over every row."""
+    accumulate: int = Field(1, ge=1)
+    """Forward passes per worker that share one optimizer step; the batch is split among them."""
+    drop_last: bool = False
+    """Drop an epoch's last, partial batch; otherwise it is used, and weighs what it holds."""
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1.0, gt=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    threads: int | None = Field(None, ge=1)
+    """torch threads of a worker; default: cpus_per_worker, at least 1."""
+    init: InitConfig | None = None
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Schedule = FixedSchedule()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16: mixed, weights stay fp32; fp16 scales the loss (Micikevicius et al., Mixed Precision Training, arXiv 1710.03740)."""
+    channels_last: bool = True
+    compile: bool = False
+    """Compile the model with torch.compile: slow to start, quicker steps after."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a third more time. Of timm models that have it."""
+    sync_norm: bool = False
+    """Batch norm over all workers' rows (torch's SyncBatchNorm): GPUs only, for small batches per worker."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of the averaged weights, which are then the ones evaluated and kept."""
+    swa: SwaConfig | None = None
+    """In place of ema: the equal mean over the last epochs."""
+    early_stop: EarlyStopConfig | None = None
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time, on the same number of workers; slower on GPUs."""
+    seed: int = 0
+    evaluate_every: int = Field(1, ge=1)
+    """Epochs between evaluations on `val`; the last one is always evaluated."""
+    checkpoint_every: int = Field(1, ge=1)
+    """Epochs between checkpoints; the last one is always kept."""
+    keep: int = Field(2, ge=1)
+    """Newest checkpoints to keep, besides the best."""
+    max_failures: int = Field(2, ge=0)
+    """Lost workers that a run survives by resuming from its last checkpoint."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        parts = self.workers * self.accumulate
+        if self.descent == "mini_batch" and self.batch_size < parts:
+            raise ValueError(f"batch_size {self.batch_size} is smaller than workers x accumulate = {parts}")
+        if self.epochs == 0 and self.init is None:
+            raise ValueError("epochs 0 trains nothing; say in init where the weights come from")
+        if self.ema is not None and self.swa is not None:
+            raise ValueError("ema and swa both average the weights; keep one")
+        unfreeze = self.init.unfreeze_at if self.init else None
+        if unfreeze is not None and unfreeze >= self.epochs > 0:
+            raise ValueError(
+                f"init.unfreeze_at {unfreeze} never comes in {self.epochs} epochs; leave it out, or lower it"
+            )
+        return self

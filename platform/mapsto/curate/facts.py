@@ -1,0 +1,90 @@
+"""What the rules look at: one row of small values per image, in arrays over a whole data set."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from ..core.sample import SPLITS
+from .fingerprints import SIDE, thumbnail
+from .quality import MEASURES, measure
+
+THUMB_BYTES = SIDE * SIDE
+
+
+@dataclass(frozen=True)
+class Facts:
+    """N images, in the order of the data set's files and of the rows in them."""
+
+    row_id: np.ndarray
+    """int64."""
+    file: np.ndarray
+    """int32: number of the shard, over all splits."""
+    place: np.ndarray
+    """int32: row in the shard."""
+    split: np.ndarray
+    """uint8: index into SPLITS."""
+    label: np.ndarray
+    """int64; -1 is none."""
+    content: np.ndarray
+    """S16: the start of the encoded bytes' sha256."""
+    pixels: np.ndarray
+    """S16: the start of the decoded pixels' sha256, which covers their shape."""
+    width: np.ndarray
+    height: np.ndarray
+    """int32, pixels."""
+    measures: np.ndarray
+    """N×6 float32: `quality.MEASURES`."""
+    outside: np.ndarray
+    """float32: pixels by which the furthest box lies outside the image; 0 without boxes."""
+    largest_id: np.ndarray
+    """int16: of the mask, void (255) left aside; -1 without mask."""
+    kinds: np.ndarray
+    """uint8: number of the format in `formats`."""
+    formats: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.row_id)
+
+    def measured(self, name: str) -> np.ndarray:
+        return self.measures[:, MEASURES.index(name)]
+
+
+def of_image(image: np.ndarray) -> dict[str, object]:
+    """The facts that need the pixels: H×W×3 uint8 RGB → `pixels`, `measures`, `thumb` as bytes."""
+    seen = hashlib.sha256(repr(image.shape).encode())
+    seen.update(np.ascontiguousarray(image).data)
+    return {
+        "pixels": seen.digest()[:16],
+        "measures": measure(image).tobytes(),
+        "thumb": thumbnail(image).tobytes(),
+    }
+
+
+def of_annotations(width: int, height: int, boxes: np.ndarray | None, mask: np.ndarray | None) -> dict[str, object]:
+    """The facts of an image's annotations: `outside`, `largest_id`."""
+    outside, largest = 0.0, -1
+    if boxes is not None and len(boxes):
+        over = np.maximum(boxes - np.array([width, height, width, height]), -boxes)
+        outside = float(max(over.max(), 0))
+    if mask is not None:
+        ids = mask[mask != 255]
+        largest = int(ids.max()) if ids.size else -1
+    return {"outside": outside, "largest_id": largest}
+
+
+def joined(parts: list[dict[str, np.ndarray]], splits: list[str]) -> Facts:
+    """Facts from each shard's columns, in order; `splits`: that of each shard."""
+    names = [part["format"] for part in parts]
+    formats = tuple(sorted({str(name) for each in names for name in np.unique(each)}))
+    kinds = [np.searchsorted(np.array(formats), each.astype(str)).astype(np.uint8) for each in names]
+    files = [np.full(len(part["row_id"]), k, np.int32) for k, part in enumerate(parts)]
+    places = [np.arange(len(part["row_id"]), dtype=np.int32) for part in parts]
+    where = [np.full(len(file), SPLITS.index(split), np.uint8) for file, split in zip(files, splits, strict=True)]
+    made = {"file": files, "place": places, "split": where, "kinds": kinds}
+    columns = {}
+    for name in (f.name for f in fields(Facts) if f.name != "formats"):
+        columns[name] = np.concatenate(made[name] if name in made else [part[name] for part in parts])
+    return Facts(**columns, formats=formats)

@@ -1,0 +1,84 @@
+"""Fingerprints: a small grey picture of an image, and a 128-bit code of its gradients that survives what copies go through.
+
+The code is a difference hash (N. Krawetz, "Kind of Like That", 2013): whether the grey level rises from a cell of a 9×9
+grid to the next, 64 times across and 64 times down. Copies that were cut or mirrored have other codes: `variants` gives
+those of the picture's mirror image and of its parts, to be looked up beside its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+SIDE = 32
+"""Side of the grey picture, pixels."""
+BITS = 128
+_CELLS = 9
+_CUT = 0.05
+"""Share of the width and of the height that the looked-up parts leave out."""
+_SHUFFLED = np.random.default_rng(2013).permutation(BITS)
+"""Order of the bits in a code: neighbouring bits of the grid are alike, those of a band should not be."""
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """H×W×3 uint8 RGB → 32×32 uint8 grey, each pixel the mean over its part of the image."""
+    height, width = image.shape[:2]
+    if min(height, width) >= 8 * SIDE:  # a coarse mean first: a third of the time, the same pixels to within one
+        factor = min(height, width) // (4 * SIDE)
+        image = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def codes(thumbs: np.ndarray) -> np.ndarray:
+    """N×32×32 uint8 → N×128 bool: the pictures' own codes."""
+    return _bits(_grids(thumbs, *_PARTS[0])) > 0
+
+
+def variants(thumbs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    """What a copy's code may look like: (codes N×128 bool, margins N×128 float32, mirrored) for the whole picture and for its
+    four corner parts and its middle, 95 % of each side, and for the same mirrored. A margin is how sure a bit is: the
+    difference of grey levels that it stands for."""
+    for mirrored in (False, True):
+        turned = thumbs[:, :, ::-1] if mirrored else thumbs
+        for part in _PARTS:
+            rise = _bits(_grids(turned, *part))
+            yield rise > 0, np.abs(rise), mirrored
+
+
+def packed(bits: np.ndarray) -> np.ndarray:
+    """N×128 bool → N×2 uint64."""
+    return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64)
+
+
+def _grids(thumbs: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """N×32×32 → N×9×9 float32 means of cells."""
+    return down @ thumbs.astype(np.float32) @ across.T
+
+
+def _bits(grids: np.ndarray) -> np.ndarray:
+    """N×9×9 → N×128 float32: the rise to the next cell, across and down."""
+    across = (grids[:, :-1, 1:] - grids[:, :-1, :-1]).reshape(len(grids), -1)
+    down = (grids[:, 1:, :-1] - grids[:, :-1, :-1]).reshape(len(grids), -1)
+    return np.concatenate([across, down], axis=1)[:, _SHUFFLED]
+
+
+def _means(start: float, stop: float) -> np.ndarray:
+    """9×32 float32: the mean over each ninth of start..stop pixels, by the share of each pixel that lies in it."""
+    edges = np.linspace(start, stop, _CELLS + 1)
+    low, high = edges[:-1, None], edges[1:, None]
+    pixels = np.arange(SIDE)
+    inside = np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None)
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _parts() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    cut = _CUT * SIDE
+    places = [(0.0, 0.0), (0.0, cut), (cut, 0.0), (cut, cut), (cut / 2, cut / 2)]
+    cropped = [(_means(y, y + SIDE - cut), _means(x, x + SIDE - cut)) for y, x in places]
+    return ((_means(0, SIDE), _means(0, SIDE)), *cropped)
+
+
+_PARTS = _parts()

@@ -1,0 +1,287 @@
+"""The rules of `mapsto clean`: each finds rows, gives each a score, and says which other row it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..core.sample import SPLITS
+from .duplicates import Pairs, groups
+from .facts import Facts
+
+NONE = -1
+SPLIT_ORDER = ("test", "val", "train")
+"""Of copies in several splits, those of the first of these stay: what is measured on is not thinned out."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rows (indices into the facts), how bad each is in the rule's own unit, the row it is about (-1: none), and the label
+    that it should have (-1: none known)."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+    others: np.ndarray
+    labels: np.ndarray
+
+    @staticmethod
+    def of(
+        rows: np.ndarray, scores: np.ndarray, others: np.ndarray | None = None, labels: np.ndarray | None = None
+    ) -> Found:
+        none = np.full(len(rows), NONE, np.int64)
+        return Found(
+            rows.astype(np.int64),
+            np.asarray(scores, np.float32),
+            none if others is None else others,
+            none if labels is None else labels,
+        )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What rules look at: the facts, who shows the same as whom, and how many classes a mask may name."""
+
+    facts: Facts
+    equal: np.ndarray
+    """Group number of each row: equal bytes or equal pixels."""
+    near: np.ndarray
+    """Group number of each row: equal, or near duplicates through others."""
+    agreement: np.ndarray
+    """float32: the best agreement of each row with a near duplicate; 1 for equal ones, 0 for none."""
+    mask_classes: int | None = None
+    expects_labels: bool = True
+    predictions: np.ndarray | None = None
+    """N×classes float32 out-of-sample probabilities; NaN where a row has none."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    about: str
+    """What is found; `{t}` is the threshold."""
+    find: Callable[[Seen, float], Found]
+    threshold: float
+    policy: str = "report"
+    repairs: str = ""
+    """What the policy `repair` does; empty: it has none."""
+
+
+def same_pixels(facts: Facts) -> np.ndarray:
+    """Group numbers by equal bytes or equal pixels."""
+    first, second = [], []
+    for column in (facts.content, facts.pixels):
+        _, group = np.unique(column, return_inverse=True)
+        order = np.argsort(group, kind="stable")
+        linked = group[order][1:] == group[order][:-1]
+        first.append(order[:-1][linked])
+        second.append(order[1:][linked])
+    return groups(len(facts), np.concatenate(first), np.concatenate(second))
+
+
+def with_near(equal: np.ndarray, heads: np.ndarray, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """(near groups, each row's best agreement) from pairs among `heads`, one row of each equal group, in the groups' order."""
+    merged = groups(len(heads), pairs.first, pairs.second)
+    best = np.zeros(len(heads), np.float32)
+    np.maximum.at(best, pairs.first, pairs.score)
+    np.maximum.at(best, pairs.second, pairs.score)
+    many = np.bincount(equal)[equal] > 1
+    return merged[equal], np.where(many, np.float32(1), best[equal])
+
+
+def heads_of(group: np.ndarray) -> np.ndarray:
+    """The first row of each group, by group number."""
+    return np.unique(group, return_index=True)[1]
+
+
+def _outside(name: str, low: bool) -> Callable[[Seen, float], Found]:
+    def find(seen: Seen, threshold: float) -> Found:
+        values = seen.facts.measured(name)
+        rows = np.flatnonzero(values < threshold if low else values > threshold)
+        return Found.of(rows, values[rows])
+
+    return find
+
+
+def _too_small(seen: Seen, threshold: float) -> Found:
+    side = np.minimum(seen.facts.width, seen.facts.height)
+    rows = np.flatnonzero(side < threshold)
+    return Found.of(rows, side[rows])
+
+
+def _extreme_shape(seen: Seen, threshold: float) -> Found:
+    f = seen.facts
+    ratio = np.maximum(f.width, f.height) / np.maximum(np.minimum(f.width, f.height), 1)
+    rows = np.flatnonzero(ratio > threshold)
+    return Found.of(rows, ratio[rows])
+
+
+def _odd_mode(seen: Seen, threshold: float) -> Found:
+    """Grey among colour, or colour among grey: the score is the share of the data set that is like it."""
+    grey = seen.facts.measured("colour") < 1 / 255
+    share = np.where(grey, grey.mean(), 1 - grey.mean()) if len(grey) else np.zeros(0)
+    rows = np.flatnonzero(share < threshold)
+    return Found.of(rows, share[rows])
+
+
+def _keeper(seen: Seen, group: np.ndarray) -> np.ndarray:
+    """For each row, the row of its group that stays: by split, then by order."""
+    rank = np.array([SPLIT_ORDER.index(name) for name in SPLITS])[seen.facts.split]
+    order = np.lexsort((np.arange(len(group)), rank, group))
+    head = np.concatenate([[True], group[order][1:] != group[order][:-1]])[: len(order)]
+    first = order[head]
+    return first[np.searchsorted(group[first], group)]
+
+
+def _copies(near: bool, across: bool) -> Callable[[Seen, float], Found]:
+    def find(seen: Seen, threshold: float) -> Found:
+        groups_of, f = (seen.near if near else seen.equal), seen.facts
+        keeper = _keeper(seen, groups_of)
+        apart = f.split != f.split[keeper]
+        found = (keeper != np.arange(len(f))) & (apart == across)
+        if near and not across:  # equal ones in one split are another rule's
+            found &= _keeper(seen, seen.equal) == np.arange(len(f))
+        found &= seen.agreement >= threshold
+        rows = np.flatnonzero(found)
+        return Found.of(rows, seen.agreement[rows], keeper[rows])
+
+    return find
+
+
+def _conflicting_labels(seen: Seen, threshold: float) -> Found:
+    """Equal images of several labels; the score is the share of the group's labels that are not the commonest one's."""
+    f = seen.facts
+    best, share, many = _votes(seen.equal, f.label)
+    rows = np.flatnonzero((many > 1) & (f.label >= 0) & (1 - share > threshold))
+    others = _keeper(seen, seen.equal)[rows]
+    return Found.of(rows, (1 - share)[rows], np.where(others == rows, NONE, others), best[rows])
+
+
+def _missing_label(seen: Seen, threshold: float) -> Found:
+    """Rows without label in a data set of labels; the label is that of a duplicate, where one has it."""
+    f = seen.facts
+    if not seen.expects_labels or not (f.label >= 0).any():
+        return Found.of(np.zeros(0, np.int64), np.zeros(0))
+    best, _, _ = _votes(seen.near, f.label)
+    rows = np.flatnonzero(f.label < 0)
+    return Found.of(rows, np.ones(len(rows)), None, best[rows])
+
+
+def _votes(group: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per row, over its group's rows that have a label: the commonest one (-1 at a tie or without any), its share, and how many
+    different ones there are."""
+    has = label >= 0
+    pairs, count = np.unique(np.stack([group[has], label[has]]), axis=1, return_counts=True)
+    size = int(group.max(initial=-1)) + 1
+    total, kinds, most = np.zeros(size), np.zeros(size, np.int64), np.zeros(size)
+    np.add.at(total, pairs[0], count)
+    np.add.at(kinds, pairs[0], 1)
+    np.maximum.at(most, pairs[0], count)
+    ties = np.zeros(size, np.int64)
+    top = count == most[pairs[0]]
+    np.add.at(ties, pairs[0][top], 1)
+    best = np.full(size, NONE, np.int64)
+    best[pairs[0][top]] = pairs[1][top]
+    best[ties > 1] = NONE
+    return best[group], (most / np.maximum(total, 1))[group], kinds[group]
+
+
+def _boxes_outside(seen: Seen, threshold: float) -> Found:
+    rows = np.flatnonzero(seen.facts.outside > threshold)
+    return Found.of(rows, seen.facts.outside[rows])
+
+
+def _mask_ids(seen: Seen, threshold: float) -> Found:
+    if seen.mask_classes is None:
+        return Found.of(np.zeros(0, np.int64), np.zeros(0))
+    rows = np.flatnonzero(seen.facts.largest_id >= seen.mask_classes)
+    return Found.of(rows, seen.facts.largest_id[rows])
+
+
+def _label_errors(seen: Seen, threshold: float) -> Found:
+    from .label_errors import suspects
+
+    if seen.predictions is None:
+        return Found.of(np.zeros(0, np.int64), np.zeros(0))
+    rows, score, label = suspects(seen.predictions, seen.facts.label)
+    keep = score >= threshold
+    return Found.of(rows[keep], score[keep], None, label[keep])
+
+
+RULES: Mapping[str, Rule] = {
+    "exact_duplicate": Rule("equal bytes or pixels as another image of its split", _copies(False, False), 1.0, "quarantine"),
+    "conflicting_labels": Rule(
+        "equal images under different labels", _conflicting_labels, 0.0, repairs="the commonest label of the equal images; a tie goes to quarantine"
+    ),
+    "leakage": Rule(
+        "shows what an image of another split shows (agreement at least {t:g})", _copies(True, True), 0.75, "quarantine",
+        repairs="moved to the other image's split",
+    ),
+    "near_duplicate": Rule("shows what another image of its split shows (agreement at least {t:g})", _copies(True, False), 0.75),
+    "missing_label": Rule("no label", _missing_label, 0.0, repairs="the label of a duplicate, where one has it"),
+    "label_error": Rule("the label is likely wrong (confidence at least {t:g})", _label_errors, 0.5, repairs="the predicted label"),
+    "too_small": Rule("shorter side below {t:g} pixels", _too_small, 16),
+    "extreme_shape": Rule("sides more than {t:g} to 1", _extreme_shape, 5),
+    "blank": Rule("one colour: contrast below {t:g}", _outside("contrast", True), 0.02, "quarantine"),
+    "dark": Rule("99 of 100 pixels darker than {t:g} of white", _outside("dark", True), 0.15),
+    "bright": Rule("95 of 100 pixels brighter than {t:g} of white", _outside("bright", False), 0.85),
+    "blurred": Rule("no sharp edge: sharpness below {t:g}", _outside("sharpness", True), 0.08),
+    "low_information": Rule("entropy of its grey levels below {t:g} of 8 bits", _outside("entropy", True), 0.3),
+    "odd_mode": Rule("grey among colour or colour among grey, as less than {t:g} of the set", _odd_mode, 0.05),
+    "boxes_outside": Rule("a box lies more than {t:g} pixels outside the image", _boxes_outside, 1.0, "repair", repairs="cut at the image's edge"),
+    "mask_ids": Rule("the mask names a class that the task does not", _mask_ids, 0.0),
+}  # fmt: skip
+"""In the order in which a row's reason is looked for."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    policy: str
+    threshold: float
+
+
+@dataclass
+class Verdict:
+    """What becomes of each of N rows."""
+
+    dropped: np.ndarray
+    """N int16: number of the rule for which it goes to quarantine, -1: it stays."""
+    label: np.ndarray
+    """N int64: its label."""
+    split: np.ndarray
+    """N uint8."""
+    cut_boxes: np.ndarray
+    """N bool."""
+    found: dict[str, Found] = field(default_factory=dict)
+
+
+def judge(seen: Seen, settings: Mapping[str, Setting]) -> Verdict:
+    """Apply the rules that are not off, in their order. A row that one sends to quarantine is not repaired by another."""
+    f = seen.facts
+    out = Verdict(np.full(len(f), NONE, np.int16), f.label.copy(), f.split.copy(), np.zeros(len(f), bool))
+    for number, (name, rule) in enumerate(RULES.items()):
+        setting = settings[name]
+        if setting.policy == "off":
+            continue
+        found = out.found[name] = rule.find(seen, setting.threshold)
+        free = found.rows[out.dropped[found.rows] == NONE]
+        if setting.policy == "quarantine":
+            out.dropped[free] = number
+        elif setting.policy == "repair":
+            _repair(name, number, found, out)
+    gone = out.dropped != NONE
+    out.label[gone], out.split[gone], out.cut_boxes[gone] = f.label[gone], f.split[gone], False
+    return out
+
+
+def _repair(name: str, number: int, found: Found, out: Verdict) -> None:
+    if name == "boxes_outside":
+        out.cut_boxes[found.rows] = True
+    elif name == "leakage":
+        out.split[found.rows] = out.split[found.others]
+    else:
+        known = found.labels != NONE
+        out.label[found.rows[known]] = found.labels[known]
+        if name == "conflicting_labels":
+            tied = found.rows[~known]
+            out.dropped[tied[out.dropped[tied] == NONE]] = number

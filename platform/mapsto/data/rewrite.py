@@ -1,0 +1,155 @@
+"""A shard of a new version: rows left out, relabelled, moved to another split, boxes cut. Runs in a task."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..core import codecs
+from ..core.artifact import Artifact
+from .annotations import PER_BOX
+from .dataset import SplitIndex, read_group
+from .shards import moments, write_shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What becomes of the rows of one shard, by their place in it. Rows not named stay as they are."""
+
+    number: int
+    """Of the shard, over all splits."""
+    index: SplitIndex
+    """The shard alone."""
+    dropped: Mapping[int, str]
+    """Place → reason."""
+    labels: Mapping[int, int]
+    moved: Mapping[int, str]
+    """Place → split."""
+    cut: frozenset[int]
+    """Places whose boxes are clipped to the image."""
+
+    def touched(self) -> bool:
+        return bool(self.dropped or self.labels or self.moved or self.cut)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """The edits of a new version; `run(k)` carries out the k-th and writes what came of it under `work/edits/`."""
+
+    artifact: Artifact
+    columns: tuple[str, ...]
+    edits: tuple[Edit, ...]
+    measured: bool = True
+    """Whether the pixels of training images that come and go are looked at, for the manifest's mean."""
+
+    def result_path(self, k: int) -> str:
+        return self.artifact.path("work", "edits", f"{k:06d}.json")
+
+    def run(self, k: int) -> None:
+        """`files`: split → manifest entry; `pixels`: 2×3 sums of the training images' moments to add; `lost`: rows
+        quarantined; `boxes`: boxes left out by cutting; `objects`: split → class id → boxes more or less than before."""
+        edit = self.edits[k]
+        kept: dict[str, list[pa.Table]] = {}
+        refused: list[pa.Table] = []
+        pixels, lost, boxes, start = np.zeros((2, 3)), 0, 0, 0
+        objects: dict[str, Counter[str]] = {}
+        for group in range(len(edit.index.groups)):
+            table = read_group(edit.index, group, self.columns)
+            table = table.select([name for name in self.columns if name in table.schema.names])
+            count = table.num_rows
+            _count(objects, table, np.full(count, edit.index.name), -1)
+            table, out = _mended(table, edit, start)
+            boxes += out
+            where = np.array([edit.moved.get(start + i, edit.index.name) for i in range(count)], object)
+            gone = np.array([start + i in edit.dropped for i in range(count)])
+            for split in dict.fromkeys(where[~gone].tolist()):
+                kept.setdefault(split, []).append(table.filter((where == split) & ~gone))
+            if gone.any():
+                refused.append(
+                    _with_reasons(table.filter(gone), [edit.dropped[start + i] for i in np.flatnonzero(gone)])
+                )
+                lost += int(gone.sum())
+            _count(objects, table.filter(~gone), where[~gone], 1)
+            if self.measured:
+                pixels += _change(table, edit.index.name, where, gone)
+            start += count
+        files = {
+            split: write_shard(self.artifact, f"shards/{split}-{edit.number:06d}e.parquet", tables[0].schema, tables)
+            for split, tables in kept.items()
+        }
+        if refused:
+            name = f"quarantine/{edit.index.name}-{edit.number:06d}.parquet"
+            write_shard(self.artifact, name, refused[0].schema, refused)
+        self.artifact.storage.write_json(
+            self.result_path(k),
+            {"files": files, "pixels": pixels.tolist(), "lost": lost, "boxes": boxes, "objects": objects},
+        )
+
+
+def _count(objects: dict[str, Counter[str]], table: pa.Table, where: np.ndarray, sign: int) -> None:
+    if "box_labels" in table.schema.names:
+        for split, labels in zip(where.tolist(), table["box_labels"].to_pylist(), strict=True):
+            for label in labels or ():
+                objects.setdefault(split, Counter())[str(label)] += sign
+
+
+def _mended(table: pa.Table, edit: Edit, start: int) -> tuple[pa.Table, int]:
+    """The table with new labels and cut boxes, and how many boxes had no area left."""
+    import pyarrow as pa
+
+    out = 0
+    labels = {k - start: v for k, v in edit.labels.items() if 0 <= k - start < table.num_rows}
+    if labels and "label" in table.schema.names:
+        values = table["label"].to_pylist()
+        for place, label in labels.items():
+            values[place] = label
+        table = _replaced(table, "label", pa.array(values, table.schema.field("label").type))
+    cut = [k - start for k in edit.cut if 0 <= k - start < table.num_rows]
+    if cut and "boxes" in table.schema.names:
+        names = [name for name in ("boxes", *PER_BOX) if name in table.schema.names]
+        columns = {name: table[name].to_pylist() for name in names}
+        for place in cut:
+            width, height = table["width"][place].as_py(), table["height"][place].as_py()
+            boxes = np.clip(np.array(columns["boxes"][place], np.float32).reshape(-1, 4), 0, [width, height] * 2)
+            sound = [x1 > x0 and y1 > y0 for x0, y0, x1, y1 in boxes.tolist()]
+            out += sound.count(False)
+            for name in names[1:]:
+                if columns[name][place]:
+                    columns[name][place] = [v for v, good in zip(columns[name][place], sound, strict=True) if good]
+            columns["boxes"][place] = boxes[sound].tolist()
+        for name in names:
+            table = _replaced(table, name, pa.array(columns[name], table.schema.field(name).type))
+    return table, out
+
+
+def _replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+
+
+def _with_reasons(table: pa.Table, reasons: list[str]) -> pa.Table:
+    import pyarrow as pa
+
+    return table.append_column("reason", pa.array(reasons, pa.string()))
+
+
+def _change(table: pa.Table, split: str, where: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """2×3: what the training split's sums of moments gain and lose by the rows that come and go."""
+    total = np.zeros((2, 3))
+    for i in _moving(split, where, gone):
+        sign = -1.0 if split == "train" else 1.0
+        total += sign * moments(codecs.decode(table["image"][i].as_py()))
+    return total
+
+
+def _moving(split: str, where: np.ndarray, gone: np.ndarray) -> Iterator[int]:
+    for i in range(len(where)):
+        after = None if gone[i] else where[i]
+        if (split == "train") != (after == "train"):
+            yield i

@@ -1,0 +1,44 @@
+"""NIfTI volumes (`.nii`, `.nii.gz`) in folders as of images: each slice from foot to head is an image, `volume.nii.gz#k`.
+
+`identity` is the volume's path: `group: identity` keeps each volume's slices in one split. `nifti.py` makes the PNG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...core.errors import UserError
+from ...core.storage import Storage
+from ..nifti import HEAD_BYTES, slices
+from .item import Reference, is_image, is_volume, placed
+from .look import Look, files
+
+
+def recognise(look: Look) -> str | None:
+    if is_volume(look.uri):
+        return "its name ends like a volume's"
+    volumes = sum(map(is_volume, look.names))
+    return (
+        f"volumes among its files: {volumes}, images: none" if volumes and not any(map(is_image, look.names)) else None
+    )
+
+
+def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
+    """Reads each volume's header. One that cannot be used is one reference with the reason, as is any other file."""
+    found = 0
+    for at, name in files(uri, storage, is_volume(uri)):
+        label, split = placed(name)
+        if not is_volume(name):
+            yield Reference(at, at, label=label, split=split, reason="not a volume (.nii, .nii.gz)")
+            continue
+        found += 1
+        head = storage.read_range(at, 0, HEAD_BYTES)
+        try:
+            count, size = slices(head)
+        except UserError as error:
+            yield Reference(at, at, label=label, split=split, reason=str(error))
+            continue
+        for k in range(count):
+            yield Reference(f"{at}#{k}", at, "slice", k, size, label=label, split=split, columns={"identity": name})
+    if not found:
+        raise UserError(f"{uri}: no volume (.nii, .nii.gz) below it")

@@ -1,0 +1,119 @@
+"""How often each row of a split is drawn: a small integer per row (its stratum) and a weight per stratum.
+
+What `balanced` and `weighted` sampling and a `share` of the rows need to know of them; read from one small column, once
+in a process, so that no process holds more than two or four bytes a row.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..core.errors import UserError
+from ..core.task import Stream
+from .dataset import ShardFile, SplitIndex
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+READERS = 16
+
+Strata = tuple[np.ndarray, np.ndarray]
+"""(rows int16 or int32, weight per stratum float64); a weight of 0 leaves a row out."""
+
+
+def strata(stream: Stream, index: SplitIndex) -> Strata | None:
+    """None where every row is drawn alike. Raises UserError for a column that is not there, rows without a class, and
+    weights that do not fit."""
+    where = f"split '{index.name}' of data.{stream.role}"
+    if not 0 < stream.share <= 1:
+        raise UserError(f"{where}: a share of {stream.share} of its rows; it must be above 0 and at most 1")
+    found: Strata | None = None
+    if stream.sampling == "balanced":
+        found = _balanced(_column(index, stream.by), stream.share, where, stream.by)
+    elif stream.sampling == "weighted":
+        found = _weighted(_column(index, stream.by), stream.weights, where, stream.by)
+    if stream.share == 1:
+        return found
+    chosen = part(index.rows, stream.share)
+    if found is None:
+        return chosen.astype(np.int16), np.array([0.0, 1.0])
+    rows, weights = found
+    return _small(np.where(chosen, rows, len(weights)), len(weights) + 1), np.append(weights, 0.0)
+
+
+def part(rows: int, share: float) -> np.ndarray:
+    """N bool: round(share · rows) of the rows, at least one, always the same; a larger share contains a smaller one."""
+    lots = np.random.default_rng(0).random(rows, np.float32)
+    count = max(1, round(share * rows))
+    order = np.argsort(lots, kind="stable")[:count]
+    chosen = np.zeros(rows, bool)
+    chosen[order] = True
+    return chosen
+
+
+def _balanced(classes: np.ndarray, share: float, where: str, by: str) -> Strata:
+    if classes.dtype.kind not in "iu":
+        raise UserError(f"{where}: balanced sampling needs class ids, and {by} is {classes.dtype}")
+    if len(classes) and classes.min() < 0:
+        raise UserError(f"{where}: {int((classes < 0).sum())} rows have no {by}, which balanced sampling needs of each")
+    counted = classes if share == 1 else classes[part(len(classes), share)]
+    counts = np.bincount(counted, minlength=int(classes.max()) + 1)
+    weights = np.divide(1.0, counts, out=np.zeros(len(counts)), where=counts > 0)
+    return _small(classes, len(weights)), weights
+
+
+def _weighted(values: np.ndarray, weights: tuple[float, ...], where: str, by: str) -> Strata:
+    if not weights:
+        table, inverse = np.unique(values.astype(np.float64), return_inverse=True)
+    else:
+        table, inverse = np.array(weights, np.float64), values
+        if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= len(table):
+            raise UserError(
+                f"{where}: {by} holds {values.min()} to {values.max()}, and there are {len(table)} weights, for class "
+                f"ids 0 to {len(table) - 1}"
+            )
+    used = table[np.unique(inverse)]
+    if not np.isfinite(used).all() or used.min() < 0 or used.max() <= 0:
+        raise UserError(
+            f"{where}: weights of {used.min():g} to {used.max():g}; they must be finite, not negative, and not all 0"
+        )
+    return _small(inverse, len(table)), table
+
+
+def _small(values: np.ndarray, count: int) -> np.ndarray:
+    return np.ascontiguousarray(values, np.int16 if count <= 2**15 else np.int32)
+
+
+@lru_cache(maxsize=4)
+def _column(index: SplitIndex, name: str) -> np.ndarray:
+    with ThreadPoolExecutor(READERS) as pool:
+        return np.concatenate(list(pool.map(lambda file: _file_column(file, index, name), index.files)))
+
+
+def _file_column(file: ShardFile, index: SplitIndex, column: str) -> np.ndarray:
+    """One column of a file, whole; its numbers as small as they go."""
+    import pyarrow.parquet as pq
+
+    filesystem, path = index.storage.arrow(file.uri)
+
+    def read() -> pa.ChunkedArray:
+        with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
+            if column not in parquet.schema_arrow.names:
+                raise UserError(f"{file.uri}: no column {column}, by which its rows are to be drawn")
+            return parquet.read(columns=[column]).column(column)
+
+    values = index.storage.retry(file.uri, read).combine_chunks()
+    if values.null_count or not _is_number(values.type):
+        raise UserError(f"{file.uri}: column {column} must be a number in every row; it is {values.type}")
+    array = values.to_numpy(zero_copy_only=False)
+    return array.astype(np.int32) if array.dtype.kind in "iu" else array.astype(np.float32)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)

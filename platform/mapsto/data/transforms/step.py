@@ -1,0 +1,111 @@
+"""The steps of every transform: composing, decoding, the evaluation transform, and what goes on to the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+
+from ...core import codecs
+from ...core.errors import UserError
+from ...core.preprocess import Preprocess
+from ...core.sample import Sample
+from .moving import VOID, carry, mask_of, upright_size
+
+
+class Step(Protocol):
+    """One step of a Compose."""
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """A step of a Compose that makes one sample of several: the row, as the steps before left it, and its partners."""
+
+    def join(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample: ...
+
+
+@dataclass(frozen=True, init=False)
+class Compose:
+    """`Compose(step, step, ...)`: the steps in order, on the row itself; its partners go to the steps that join them."""
+
+    steps: tuple[Step | Joining, ...]
+
+    def __init__(self, *steps: Step | Joining) -> None:
+        object.__setattr__(self, "steps", steps)
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
+        sample = samples[0]
+        for step in self.steps:
+            if isinstance(step, Joining):
+                sample = step.join((sample, *samples[1:]), rng)
+            else:
+                sample = step.apply(sample, rng)
+        return sample
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Encoded bytes → H×W×3 uint8. `at_least`: a JPEG may come out at 1/2, 1/4 or 1/8, its shorter side no less."""
+
+    at_least: int | None = None
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        data = sample["image"]
+        image = data if isinstance(data, np.ndarray) else codecs.decode(data, at_least=self.at_least)
+        out = sample | {"image": image}
+        height, width = image.shape[:2]
+        if sample.get("mask") is not None:
+            mask = mask_of(sample)
+            same = mask.shape == image.shape[:2]
+            out["mask"] = mask if same else cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        if sample.get("boxes") is None and sample.get("keypoints") is None:
+            return out
+        full_height, full_width = upright_size(data)
+        return out | carry(sample, np.diag([width / full_width, height / full_height, 1.0]), height, width)
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """The evaluation transform: the saved preprocess specification, for image, mask, boxes and keypoints."""
+
+    preprocess: Preprocess
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        image, geometry = self.preprocess(sample["image"])
+        out = sample | {"image": image}
+        if sample.get("mask") is not None:
+            out["mask"] = self.preprocess.mask(mask_of(sample), VOID)
+        return out | carry(sample, np.linalg.inv(geometry.matrix), *image.shape[:2])
+
+
+@dataclass(frozen=True)
+class AsVoid:
+    """Mask ids that mark no class become 255, void."""
+
+    ids: tuple[int, ...]
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        table = np.arange(256, dtype=np.uint8)
+        table[list(self.ids)] = VOID
+        return sample | {"mask": table[mask_of(sample)]}
+
+
+@dataclass(frozen=True, init=False)
+class Keep:
+    """Only these names go on to the batch: `Keep("image", "label")`."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        for name in self.names:
+            if sample.get(name) is None:
+                raise UserError(f"no {name}, which the task needs")
+        return {name: sample[name] for name in self.names}

@@ -1,0 +1,41 @@
+"""A run's items as the loop takes them, with the time it waits for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from ..core.item import Item
+from ..core.sample import Batch
+
+
+class Timed:
+    """An iterator that adds up the seconds spent waiting for the next item, and lets one look at it."""
+
+    def __init__(self, items: Iterable[tuple[Item, Batch]]) -> None:
+        self.items: Iterator[tuple[Item, Batch]] = iter(items)
+        self.waited = 0.0
+        self.ahead: tuple[Item, Batch] | None = None
+
+    def peek(self) -> tuple[Item, Batch]:
+        if self.ahead is None:
+            self.ahead = self.next()
+        return self.ahead
+
+    def next(self) -> tuple[Item, Batch]:
+        if self.ahead is not None:
+            found, self.ahead = self.ahead, None
+            return found
+        start = time.perf_counter()
+        try:
+            return next(self.items)
+        except StopIteration:
+            raise RuntimeError("the data ended before the run did: the loader and the engine disagree") from None
+        finally:
+            self.waited += time.perf_counter() - start
+
+    def close(self) -> None:
+        """End the source where it can be told to: what is left of it is not wanted."""
+        close = getattr(self.items, "close", None)
+        if close is not None:
+            close()

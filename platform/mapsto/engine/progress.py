@@ -1,0 +1,57 @@
+"""An epoch's sums so far: what a record is made of, and what a checkpoint in mid-epoch holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .phases import Sums
+
+
+class Tally:
+    """A phase's sums over its steps."""
+
+    def __init__(self) -> None:
+        self.count, self.rows, self.sums = 0.0, 0, dict[str, float]()
+
+    def add(self, step: Sums) -> None:
+        self.count += step.count
+        self.rows += step.rows
+        for name, value in step.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        return {name: value / max(self.count, 1.0) for name, value in self.sums.items()}
+
+
+class Progress:
+    """`phases`: names of the run's phases."""
+
+    def __init__(self, phases: Sequence[str]) -> None:
+        self.tallies = {name: Tally() for name in phases}
+        self.steps = 0
+        self.seconds = self.waited = 0.0
+
+    def record(self) -> dict[str, float]:
+        """`train/*` (with a phase's name where there are several), `images_per_s`, `data_wait`, `step_seconds`, `seconds`."""
+        found: dict[str, float] = {}
+        for phase, tally in self.tallies.items():
+            prefix = "train/" if len(self.tallies) == 1 else f"train/{phase}/"
+            found |= {prefix + name: value for name, value in tally.means().items()}
+        rows = max(tally.rows for tally in self.tallies.values())
+        return found | {
+            "images_per_s": rows / self.seconds,
+            "data_wait": min(1.0, self.waited / self.seconds),
+            "step_seconds": self.seconds / max(self.steps, 1),
+            "seconds": self.seconds,
+        }
+
+    def state(self) -> dict[str, Any]:
+        tallies = {name: {"count": t.count, "rows": t.rows, "sums": t.sums} for name, t in self.tallies.items()}
+        return {"steps": self.steps, "seconds": self.seconds, "waited": self.waited, "tallies": tallies}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.steps, self.seconds, self.waited = state["steps"], state["seconds"], state["waited"]
+        for name, saved in state["tallies"].items():
+            tally = self.tallies[name]
+            tally.count, tally.rows, tally.sums = saved["count"], saved["rows"], dict(saved["sums"])

@@ -1,0 +1,270 @@
+"""Clean: a data set → a new version of it without what the rules send away, a table and a page of what they found.
+
+Nothing is deleted: the version before stays as it is, rows that leave lie in `quarantine/` whole, with their reason, and
+shards that nothing touched are shared.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..config.schema import CleanConfig
+from ..core.artifact import Artifact, digest
+from ..core.errors import UserError
+from ..core.sample import SPLITS
+from ..core.stage import Done, Job
+from ..curate.duplicates import near_pairs
+from ..curate.facts import Facts
+from ..curate.rules import NONE, RULES, Seen, Setting, Verdict, heads_of, judge, same_pixels, with_near
+from ..data.dataset import MANIFEST, Dataset
+from ..data.execution import each
+from ..data.rewrite import Edit, Rewrite
+from ..data.tally import longest_side
+from .clean_facts import columns_of, gather, shards
+from .clean_folds import predictions
+from .clean_page import Report, page
+from .ingest import config_of
+from .train import Train
+
+FINDINGS = "findings.parquet"
+
+
+class Clean:
+    """Looks at every image once, in Ray tasks, shard by shard; an interrupted run goes on with the shards that are left."""
+
+    name: ClassVar[str] = "clean"
+    about: ClassVar[str] = "find bad images, duplicates, leaks between splits and wrong labels; write a new version"
+
+    def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        role = options.get("role", "train")
+        config = recipe.clean or CleanConfig()
+        rules = {name: asdict(setting) for name, setting in settings(config).items()}
+        trained = Train().section(recipe, {}) if config.folds else {}
+        return {"role": role, "rules": rules, "folds": config.folds, "mask_classes": _mask_classes(recipe), **trained}
+
+    def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
+        config_of(recipe, options)
+        role = options.get("role", "train")
+        found: dict[str, tuple[str, Mapping[str, Any]]] = {"data": ("ingest", {"role": role})}
+        if (recipe.clean or CleanConfig()).folds:  # what its training needs besides, as it came
+            others = {f"data.{name}": ("ingest", {"role": name}) for name in recipe.data if name != role}
+            given = {name: need for name, need in Train().needs(recipe, {}).items() if not name.startswith("data.")}
+            found |= others | given
+        return found
+
+    def run(self, job: Job) -> Done:
+        """Raises UserError where a split that the data set had would be left without images."""
+        config = job.recipe.clean or CleanConfig()
+        chosen = settings(config)
+        before = Dataset.open(job.parents["data"])
+        with tempfile.TemporaryDirectory(prefix="mapsto-clean-") as folder:
+            facts, thumbs = gather(job.artifact, before, Path(folder), job.resume, job.say)
+            seen = look(facts, thumbs, chosen, _mask_classes(job.recipe), bool(before.manifest["classes"]))
+            del thumbs
+        if config.folds and chosen["label_error"].policy != "off":
+            role = str(job.options.get("role", "train"))
+            seen = replace(seen, predictions=predictions(job, before, facts, config.folds, role))
+        verdict = judge(seen, chosen)
+        for name, found in verdict.found.items():
+            if len(found.rows):
+                job.say(f"clean: {name}: {len(found.rows)} ({chosen[name].policy})")
+        manifest, results = self._version(job, before, facts, verdict, chosen)
+        table = findings(facts, verdict, chosen, before.manifest["classes"])
+        _write_table(job.artifact, table)
+        report = Report(job.recipe.name, before, facts, verdict, chosen, config.imbalance, manifest)
+        job.artifact.write(page(report).encode(), "report.html")
+        job.artifact.write_json(manifest, MANIFEST)
+        job.storage.delete(job.artifact.path("work"))
+        content = [file["sha256"].encode() for split in manifest["splits"].values() for file in split["files"]]
+        repaired = int(
+            (verdict.label != facts.label).sum() + (verdict.split != facts.split).sum() + verdict.cut_boxes.sum()
+        )
+        metrics = {
+            "images": manifest["rows_kept"],
+            "quarantined": manifest["rows_quarantined"],
+            "repaired": repaired,
+            "findings": table.num_rows,
+            "shards_shared": len(shards(before)) - len(results),
+        }
+        return Done(metrics, digest(repr(manifest["classes"]).encode(), *content))
+
+    def _version(
+        self, job: Job, before: Dataset, facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting]
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The new version's manifest, after its changed shards are written."""
+        found = shards(before)
+        made = [edit for k, index in enumerate(found) if (edit := _edit(k, index, facts, verdict, chosen)).touched()]
+        rewrite = Rewrite(job.artifact, tuple(columns_of(before)), tuple(made))
+        there = set(job.storage.names(job.artifact.path("work", "edits"))) if job.resume else set()
+        for _ in each(rewrite.run, [k for k in range(len(made)) if f"{k:06d}.json" not in there]):
+            pass
+        results = [job.storage.read_json(rewrite.result_path(k)) for k in range(len(made))]
+        touched = {edit.number for edit in made}
+        files: dict[str, list[dict[str, Any]]] = {}
+        for number, index in enumerate(found):
+            if number not in touched:
+                file = index.files[0]
+                entry = {
+                    "path": file.uri,
+                    "rows": file.rows,
+                    "groups": list(file.groups),
+                    "bytes": file.bytes,
+                    "sha256": file.sha256,
+                }
+                files.setdefault(index.name, []).append(entry)
+        for result in results:
+            for split, entry in result["files"].items():
+                files.setdefault(split, []).append(entry)
+        for split in before.manifest["splits"]:
+            if split not in files:
+                raise UserError(
+                    f"{before.artifact.uri}: cleaning would leave the {split} split without images; set a rule's policy to `report`"
+                )
+        return _manifest(before, facts, verdict, files, results, chosen), results
+
+
+def settings(config: CleanConfig) -> dict[str, Setting]:
+    """Every rule's policy and threshold: the recipe's, or its own."""
+    out = {}
+    for name, rule in RULES.items():
+        given = config.rules.get(name)
+        policy = given.policy if given and given.policy else rule.policy
+        threshold = given.threshold if given and given.threshold is not None else rule.threshold
+        out[name] = Setting(policy, float(threshold))
+    return out
+
+
+def look(
+    facts: Facts, thumbs: np.ndarray, chosen: Mapping[str, Setting], mask_classes: int | None, labelled: bool
+) -> Seen:
+    """Who shows the same as whom, among all rows."""
+    equal = same_pixels(facts)
+    near, best = equal, (np.bincount(equal)[equal] > 1).astype(np.float32)
+    wanted = [chosen[name].threshold for name in ("near_duplicate", "leakage") if chosen[name].policy != "off"]
+    if wanted and min(wanted) < 1:
+        heads = heads_of(equal)
+        pairs = near_pairs(thumbs if len(heads) == len(facts) else np.ascontiguousarray(thumbs[heads]), min(wanted))
+        near, best = with_near(equal, heads, pairs)
+    return Seen(facts, equal, near, best, mask_classes, labelled)
+
+
+def findings(facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting], classes: list[str]) -> Any:
+    """A table of what was found, a row for each finding: row_id, split, rule, score, policy, other_row_id, label, new_label."""
+    import pyarrow as pa
+
+    def named(labels: np.ndarray) -> list[str | None]:
+        return [classes[k] if 0 <= k < len(classes) else None for k in labels.tolist()]
+
+    tables = []
+    for name, found in verdict.found.items():
+        rows, others = found.rows, found.others
+        tables.append(
+            pa.table({
+                "row_id": facts.row_id[rows],
+                "split": pa.array([SPLITS[k] for k in facts.split[rows]], pa.string()),
+                "rule": pa.array([name] * len(rows), pa.string()),
+                "score": found.scores,
+                "policy": pa.array([chosen[name].policy] * len(rows), pa.string()),
+                "other_row_id": pa.array(np.where(others == NONE, -1, facts.row_id[others]), mask=others == NONE),
+                "label": pa.array(named(facts.label[rows]), pa.string()),
+                "new_label": pa.array(named(found.labels), pa.string()),
+            })
+        )  # fmt: skip
+    return pa.concat_tables(tables)
+
+
+def _edit(number: int, index: Any, facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting]) -> Edit:
+    names = list(RULES)
+    mine = np.flatnonzero(facts.file == number)
+    place = facts.place
+
+    def changed(mask: np.ndarray) -> np.ndarray:
+        return mine[mask[mine]]
+
+    return Edit(
+        number,
+        index,
+        {int(place[r]): names[verdict.dropped[r]] for r in changed(verdict.dropped != NONE)},
+        {int(place[r]): int(verdict.label[r]) for r in changed(verdict.label != facts.label)},
+        {int(place[r]): SPLITS[verdict.split[r]] for r in changed(verdict.split != facts.split)},
+        frozenset(int(place[r]) for r in changed(verdict.cut_boxes)),
+    )
+
+
+def _manifest(
+    before: Dataset,
+    facts: Facts,
+    verdict: Verdict,
+    files: Mapping[str, list[dict[str, Any]]],
+    results: list[dict[str, Any]],
+    chosen: Mapping[str, Setting],
+) -> dict[str, Any]:
+    old, kept = before.manifest, verdict.dropped == NONE
+    classes = old["classes"]
+    splits: dict[str, dict[str, Any]] = {
+        s: {"rows": sum(f["rows"] for f in files[s]), "files": files[s]} for s in SPLITS if s in files
+    }
+    total = sum(split["rows"] for split in splits.values())
+    assert total == int(kept.sum()) and len(facts) == old["rows_kept"], (total, int(kept.sum()), len(facts))
+    counts = {}
+    for split in splits:
+        labels = verdict.label[kept & (verdict.split == SPLITS.index(split))]
+        found = np.bincount(labels[labels >= 0], minlength=len(classes))
+        counts[split] = {name: int(found[k]) for k, name in enumerate(classes) if found[k]}
+    mean, std, trained = _pixels(old, facts, verdict, results)
+    reasons = Counter(list(RULES)[k] for k in verdict.dropped[~kept].tolist())
+    boxes = sum(result["boxes"] for result in results)
+    return old | {
+        "splits": splits, "counts": counts, "mean": mean, "std": std, "pixels_from": trained,
+        "rows_in": len(facts), "rows_kept": total, "rows_quarantined": int((~kept).sum()), "reasons": dict(reasons.most_common()),
+        "dropped": {"boxes without area after cutting": boxes} if boxes else {},
+        "objects": _objects(old, results, classes),
+        "formats": dict(Counter(facts.formats[k] for k in facts.kinds[kept].tolist()).most_common()),
+        "longest_side": longest_side(np.maximum(facts.width, facts.height)[kept]),
+        "before": before.artifact.uri,
+        "rules": {n: {"policy": s.policy, "threshold": s.threshold, "found": len(verdict.found[n].rows)} for n, s in chosen.items() if n in verdict.found},
+    }  # fmt: skip
+
+
+def _pixels(
+    old: Mapping[str, Any], facts: Facts, verdict: Verdict, results: list[dict[str, Any]]
+) -> tuple[list[float], list[float], int]:
+    """Mean, standard deviation and number of the training images: the old sums, and what came and went."""
+    train = SPLITS.index("train")
+    count = int(((verdict.dropped == NONE) & (verdict.split == train)).sum())
+    mean, std = np.array(old["mean"]), np.array(old["std"])
+    sums = np.stack([mean, std**2 + mean**2]) * old["pixels_from"] + sum(np.array(r["pixels"]) for r in results)
+    if not count:
+        return old["mean"], old["std"], 0
+    mean, square = sums / count
+    return mean.round(6).tolist(), np.sqrt(np.maximum(square - mean**2, 0)).round(6).tolist(), count
+
+
+def _objects(old: Mapping[str, Any], results: list[dict[str, Any]], classes: list[str]) -> dict[str, dict[str, int]]:
+    totals = {split: Counter(found) for split, found in old["objects"].items()}
+    for result in results:
+        for split, change in result["objects"].items():
+            for k, count in change.items():
+                totals.setdefault(split, Counter())[classes[int(k)]] += count
+    return {split: {name: n for name, n in found.items() if n} for split, found in totals.items()}
+
+
+def _mask_classes(recipe: Any) -> int | None:
+    names = getattr(recipe.task, "classes", None)
+    return len(names) if recipe.task.kind == "segment" and names else None
+
+
+def _write_table(artifact: Artifact, table: Any) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    artifact.write(sink.getvalue().to_pybytes(), FINDINGS)

@@ -1,0 +1,132 @@
+"""A data set's facts, gathered shard by shard in Ray tasks, and its small grey pictures, in a file mapped into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core import codecs
+from ..core.artifact import Artifact
+from ..core.sample import SPLITS
+from ..curate.facts import THUMB_BYTES, Facts, joined, of_annotations, of_image
+from ..curate.fingerprints import SIDE
+from ..curate.quality import MEASURES
+from ..data.dataset import Dataset, SplitIndex, read_group
+from ..data.execution import each
+from ..data.shards import quiet_decoders
+
+COLUMNS = ("image", "row_id", "label", "content_sha256", "width", "height", "format", "boxes", "mask")
+SAY_EVERY = 20
+"""Shards between two lines of progress."""
+
+
+def shards(dataset: Dataset) -> list[SplitIndex]:
+    """Every shard as an index of its own, in the manifest's order."""
+    found = []
+    for split in SPLITS:
+        if split in dataset.manifest["splits"]:
+            index = dataset.split(split)
+            found += [SplitIndex(split, (file,), index.storage) for file in index.files]
+    return found
+
+
+def columns_of(dataset: Dataset) -> list[str]:
+    """The shards' own columns, in their order."""
+    import pyarrow.parquet as pq
+
+    filesystem, path = dataset.artifact.storage.arrow(shards(dataset)[0].files[0].uri)
+    return pq.read_schema(path, filesystem=filesystem).names
+
+
+@dataclass(frozen=True)
+class FactsJob:
+    """What every task is handed."""
+
+    artifact: Artifact
+    shards: tuple[SplitIndex, ...]
+
+    def path(self, number: int) -> str:
+        return self.artifact.path("work", "facts", f"{number:06d}.parquet")
+
+    def run(self, number: int) -> None:
+        """Write the facts of one shard."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        index = self.shards[number]
+        rows: list[dict[str, Any]] = []
+        with quiet_decoders():
+            for group in range(len(index.groups)):
+                rows += map(_row, read_group(index, group, COLUMNS).to_pylist())
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, _schema()), sink, compression="NONE")
+        self.artifact.storage.write(self.path(number), sink.getvalue().to_pybytes())
+
+    def read(self, number: int) -> dict[str, np.ndarray]:
+        import pyarrow.parquet as pq
+
+        filesystem, path = self.artifact.storage.arrow(self.path(number))
+        table = pq.read_table(path, filesystem=filesystem)
+        columns = {
+            name: table[name].to_numpy() for name in ("row_id", "label", "width", "height", "outside", "largest_id")
+        }
+        for name, size in (("content", 16), ("pixels", 16)):
+            columns[name] = _fixed(table[name], size).view(f"S{size}").ravel()
+        columns["measures"] = _fixed(table["measures"], 4 * len(MEASURES)).view(np.float32)
+        columns["thumb"] = _fixed(table["thumb"], THUMB_BYTES).reshape(-1, SIDE, SIDE)
+        return columns | {"format": np.array(table["format"].to_pylist(), str)}
+
+
+def gather(
+    artifact: Artifact, dataset: Dataset, folder: Path, resume: bool, say: Callable[[str], None]
+) -> tuple[Facts, np.ndarray]:
+    """The facts of all rows, and their N×32×32 grey pictures in a file in `folder`. Finished shards are not done again."""
+    found = shards(dataset)
+    job = FactsJob(artifact, tuple(found))
+    there = set(artifact.storage.names(artifact.path("work", "facts"))) if resume else set()
+    missing = [k for k in range(len(found)) if f"{k:06d}.parquet" not in there]
+    if len(missing) < len(found):
+        say(f"clean: the facts of {len(found) - len(missing)} of {len(found)} shards are there already")
+    for done, _ in enumerate(each(job.run, missing), 1):
+        if done % SAY_EVERY == 0:
+            say(f"clean: looked at {done} of {len(missing)} shards")
+    total = sum(index.rows for index in found)
+    thumbs = np.memmap(folder / "thumbs", np.uint8, "w+", shape=(total, SIDE, SIDE))
+    parts, start = [], 0
+    for number in range(len(found)):
+        part = job.read(number)
+        pictures = part.pop("thumb")
+        thumbs[start : start + len(pictures)] = pictures
+        start += len(pictures)
+        parts.append(part)
+    return joined(parts, [index.name for index in found]), thumbs
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    width, height = row["width"], row["height"]
+    boxes = np.array(row["boxes"], np.float32).reshape(-1, 4) if row.get("boxes") else None
+    mask = codecs.decode_mask(row["mask"]) if row.get("mask") else None
+    known = {name: row[name] for name in ("row_id", "label", "width", "height", "format")}
+    seen = of_image(codecs.decode(row["image"])) | of_annotations(width, height, boxes, mask)
+    return known | {"content": bytes.fromhex(row["content_sha256"])[:16]} | seen
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema({
+        "row_id": pa.int64(), "label": pa.int64(), "width": pa.int32(), "height": pa.int32(), "format": pa.string(),
+        "content": pa.binary(16), "pixels": pa.binary(16), "measures": pa.binary(4 * len(MEASURES)),
+        "thumb": pa.binary(THUMB_BYTES), "outside": pa.float32(), "largest_id": pa.int16(),
+    })  # fmt: skip
+
+
+def _fixed(column: Any, size: int) -> np.ndarray:
+    """A column of fixed-size binaries → N×size uint8."""
+    joined = column.combine_chunks()
+    start = joined.offset * size
+    return np.frombuffer(joined.buffers()[1], np.uint8)[start : start + len(joined) * size].reshape(-1, size)

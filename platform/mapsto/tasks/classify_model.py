@@ -1,0 +1,102 @@
+"""The recipe's `task.model` of classification, and its network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..core.sample import DatasetInfo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SETTINGS = {
+    "mlp": ("widths", "activation"),
+    "cnn": ("widths", "kernel", "stride", "activation", "pooling"),
+    "lstm": ("widths", "patch"),
+}
+"""What the plain nets let one set, besides drop_rate."""
+Triple = tuple[float, float, float]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    name: str = "resnet18"
+    """A timm model (resnet50, vgg16_bn, inception_v3, vit_small_patch16_224, ...) or one of our own: `airbench`, a small fast
+    net for images of 32 to 64 pixels; `resnet20`, 32, 44, 56 and 110, the ResNets for 32 pixels; the plain `mlp`, `cnn` and
+    `lstm`."""
+    pretrained: bool = False
+    drop_rate: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the last layer (after each hidden layer of an mlp)."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Stochastic depth (Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382), of timm models that have it."""
+    small_input: bool | None = None
+    """Keep the stem's resolution; default: for images of at most 64 pixels."""
+    mirror: bool = False
+    """Outside training, average the logits for the image and for its mirror image: often half a point of accuracy for twice
+    the time of an answer. Not for classes that a mirror changes, such as letters."""
+    mean: Triple | None = None
+    """Per channel, of pixels in 0..1, which are normalised by it; default: the training set's, or what pretrained weights
+    were trained with. Weights from elsewhere (`train.init`) want theirs."""
+    std: Triple | None = None
+    """As `mean`."""
+    widths: tuple[int, ...] | None = Field(None, min_length=1, max_length=16)
+    """Units of an mlp's hidden layers or of an lstm's layers, channels of a cnn's; default: the model's own."""
+    kernel: int = Field(3, ge=1, le=31)
+    """Side of a cnn's filters, pixels."""
+    stride: int = Field(1, ge=1, le=16)
+    """Step of a cnn's filters, pixels."""
+    activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"
+    """Of a cnn or an mlp."""
+    pooling: Literal["max", "average", "none"] = "max"
+    """Of a cnn, 2×2 after each layer."""
+    patch: int | None = Field(None, ge=1)
+    """An lstm reads patches of this side in reading order; default: rows of pixels."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Model:
+        mine = SETTINGS.get(self.name, ())
+        for name in sorted({setting for settings in SETTINGS.values() for setting in settings} - set(mine)):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                owners = ", ".join(model for model, settings in SETTINGS.items() if name in settings)
+                raise ValueError(f"{name} is a setting of {owners}, not of '{self.name}'")
+        if self.widths is not None and min(self.widths) < 1:
+            raise ValueError("widths must be at least 1")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be greater than 0")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """Those of a plain net, without the ones left at the net's own."""
+        values = {name: getattr(self, name) for name in SETTINGS.get(self.name, ())}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def network(model: Model, info: DatasetInfo, image_size: int) -> nn.Module:
+    """uint8 N×H×W×3 images → N×classes logits, for the data set's classes."""
+    from ..models.backbones import classifier
+    from ..models.mirrored import Mirrored
+    from ..models.normalize import Normalized
+
+    net = classifier(
+        model.name,
+        len(info.classes),
+        pretrained=model.pretrained,
+        drop_rate=model.drop_rate,
+        drop_path=model.drop_path,
+        small_input=image_size <= 64 if model.small_input is None else model.small_input,
+        image_size=image_size,
+        settings=model.settings(),
+    )
+    pretrained: Any = getattr(net, "default_cfg", None)
+    if model.mirror:
+        net = Mirrored(net)
+    if model.mean is not None and model.std is not None:
+        return Normalized(net, model.mean, model.std)
+    if model.pretrained and pretrained:
+        return Normalized(net, pretrained["mean"], pretrained["std"])
+    return Normalized(net, info.mean, info.std)

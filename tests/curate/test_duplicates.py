@@ -1,0 +1,99 @@
+"""Duplicates: copies are found through what copies go through, other pictures are not, and codes do what they say."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mapsto.core.codecs import decode, encode
+from mapsto.curate import duplicates
+from mapsto.curate.duplicates import agreement, groups, near_pairs
+from mapsto.curate.fingerprints import BITS, SIDE, codes, packed, thumbnail, variants
+from mapsto.data.scenes import numbered
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[np.ndarray]:
+    return [numbered(3, k, (160, 200)).image for k in range(40)]
+
+
+def copies(image: np.ndarray) -> dict[str, np.ndarray]:
+    height, width = image.shape[:2]
+    captioned = image.copy()
+    captioned[int(height * 0.88) :] = 0
+    cv2.putText(captioned, "a caption", (8, height - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255))
+    return {
+        "resized": cv2.resize(image, (width * 3 // 5, height * 3 // 5), interpolation=cv2.INTER_AREA),
+        "recompressed": decode(encode(image, "jpeg", 30)),
+        "cropped": image[2 : 2 + int(height * 0.95), 5 : 5 + int(width * 0.95)],
+        "mirrored": image[:, ::-1],
+        "brightened": np.clip(image * 1.3 + 15.0, 0, 255).astype(np.uint8),
+        "captioned": captioned,
+    }
+
+
+@pytest.mark.parametrize("kind", ["resized", "recompressed", "cropped", "mirrored", "brightened", "captioned"])
+def test_copies_are_found_and_only_they(photographs, kind):
+    thumbs = np.stack(
+        [thumbnail(np.ascontiguousarray(i)) for i in [*photographs, *(copies(p)[kind] for p in photographs)]]
+    )
+    pairs = near_pairs(thumbs)
+    found = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    truth = {(k, k + len(photographs)) for k in range(len(photographs))}
+    assert found <= truth, f"not copies: {found - truth}"
+    assert len(found) >= 38, f"missed: {truth - found}"
+    assert pairs.mirrored.mean() > 0.9 if kind == "mirrored" else not pairs.mirrored.any()  # some look alike both ways
+
+
+def test_the_chunk_does_not_matter(photographs, monkeypatch):
+    thumbs = np.stack([thumbnail(np.ascontiguousarray(i)) for p in photographs[:12] for i in (p, copies(p)["cropped"])])
+    whole = near_pairs(thumbs)
+    monkeypatch.setattr(duplicates, "CHUNK", 5)
+    parts = near_pairs(thumbs)
+    assert len(whole) >= 11 and (whole.first == parts.first).all() and (whole.second == parts.second).all()
+
+
+def test_a_full_bucket_is_counted(monkeypatch):
+    monkeypatch.setattr(duplicates, "FULLEST", 3)
+    thumbs = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE), np.uint8).repeat(9, 0)
+    assert near_pairs(thumbs).passed_over > 0
+
+
+def test_flat_pictures_are_no_copies_of_each_other():
+    flat = np.full((SIDE, SIDE), 90, np.uint8)
+    assert agreement(flat, flat + 20) == 0.0
+    assert len(near_pairs(np.stack([flat, flat + 20]))) == 0
+
+
+def test_codes_are_the_rises_of_a_9x9_grid_in_some_order():
+    thumb = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE), np.uint8)
+    grid = cv2.resize(thumb.astype(np.float32), (9, 9), interpolation=cv2.INTER_AREA)
+    rises = np.concatenate([(grid[:-1, 1:] - grid[:-1, :-1]).ravel(), (grid[1:, :-1] - grid[:-1, :-1]).ravel()])
+    assert sorted((rises > 0).tolist()) == sorted(codes(thumb[None])[0].tolist())
+    bits, margins, mirrored = next(variants(thumb[None]))
+    np.testing.assert_allclose(np.sort(margins[0]), np.sort(np.abs(rises)), rtol=1e-3, atol=1e-2)
+    assert not mirrored and (bits == codes(thumb[None])).all()
+
+
+def test_mirrored_variants_are_those_of_the_mirror_image():
+    thumb = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE), np.uint8)[None]
+    of = list(variants(thumb))
+    turned = list(variants(np.ascontiguousarray(thumb[:, :, ::-1])))
+    assert len(of) == 12 and sum(m for _, _, m in of) == 6
+    for k in range(6):
+        assert (of[k + 6][0] == turned[k][0]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_packed_codes_differ_in_as_many_bits(seed):
+    bits = np.random.default_rng(seed).random((2, BITS)) < 0.5
+    a, b = packed(bits)
+    assert np.bitwise_count(a ^ b).sum() == (bits[0] != bits[1]).sum()
+
+
+def test_groups_are_connected_components():
+    group = groups(6, np.array([0, 1, 4]), np.array([1, 2, 5]))
+    assert group[0] == group[1] == group[2] and group[4] == group[5]
+    assert len({group[0], group[3], group[4]}) == 3

@@ -1,0 +1,182 @@
+"""Ways to run the same training: half precision, compiled, with checkpointed activations, deterministic, cut short."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from mapsto.config.training import EarlyStopConfig, TrainConfig
+from mapsto.core.errors import UserError
+from mapsto.engine.checkpoints import from_bytes, to_bytes
+from mapsto.engine.fit import LeftError, fit
+from mapsto.engine.prepare import checkpoint_gradients, prepared
+from mapsto.engine.stopping import EarlyStop
+from mapsto.engine.world import World
+
+from .runs import BATCH, ROWS, STEPS, run, same
+from .toy import Adversaries, Regression, items, rows
+
+CONFIG: dict[str, Any] = {"epochs": 3, "optimizer": {"lr": 0.05}}
+
+
+@pytest.mark.parametrize("task", [Regression(), Adversaries()])
+def test_fp16_with_a_scaled_loss_stays_near_fp32(task: Any) -> None:
+    _, exact = run({**CONFIG, "clip": 1.0}, task)
+    _, rounded = run({**CONFIG, "clip": 1.0, "precision": "fp16"}, task)
+    for name in (n for n in exact[-1] if n.endswith("loss")):
+        assert rounded[-1][name] == pytest.approx(exact[-1][name], rel=0.05), name
+    assert rounded[-1]["loss_scale"] == 2.0**8
+
+
+def test_fp16_skips_a_step_that_overflows_and_lowers_the_scale() -> None:
+    class Steep(Regression):
+        def loss(self, model: nn.Module, batch: Any, context: Any) -> Any:
+            total, count, logs = super().loss(model, batch, context)
+            return total * (1e10 if context.step == 1 else 1), count, logs
+
+    model, history = run({"epochs": 1, "optimizer": {"lr": 0.05}, "precision": "fp16"}, Steep())
+    assert history[0]["loss_scale"] == 2.0**7
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_compiled_it_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[nn.Module] = []
+    whole = nn.Module.compile
+
+    def traced(self: nn.Module) -> None:  # dynamo's own tracing, without minutes of code generation
+        calls.append(self)
+        whole(self, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    plain, _ = run(CONFIG)
+    assert not calls
+    compiled, _ = run({**CONFIG, "compile": True})
+    assert calls == [compiled]
+    for name, value in plain.state_dict().items():
+        np.testing.assert_allclose(compiled.state_dict()[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_checkpointed_activations_give_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    net, images = timm.create_model("test_vit", num_classes=3), torch.randn(2, 3, 160, 160)
+    grads = []
+    for _ in range(2):
+        net.zero_grad()
+        net.train()(images).square().sum().backward()
+        grads.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+        checkpoint_gradients(nn.Sequential(net))
+        assert net.grad_checkpointing
+    for plain, checkpointed in zip(*grads, strict=True):
+        np.testing.assert_allclose(plain, checkpointed, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_checkpointing_is_refused() -> None:
+    for net in (nn.Linear(2, 2), timm.create_model("vgg11", num_classes=2)):
+        with pytest.raises(UserError, match=r"train.gradient_checkpointing: not possible for this model \("):
+            checkpoint_gradients(net)
+
+
+def test_sync_norm_is_torchs_and_refused_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(sync_norm=True)
+    with pytest.raises(UserError, match=r"train.sync_norm: torch's SyncBatchNorm needs GPUs"):
+        prepared(nn.BatchNorm2d(2), config, World(0, 2))
+    monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self)
+    net = prepared(nn.Sequential(nn.BatchNorm2d(2)), config, World(0, 2, torch.device("cuda")))
+    assert isinstance(net[0], nn.SyncBatchNorm)
+    net = prepared(nn.Sequential(nn.BatchNorm2d(2)), config, World(0, 1, torch.device("cuda")))
+    assert isinstance(net[0], nn.BatchNorm2d)
+
+
+def test_deterministic_twice_is_the_same_bits_and_leaves_torch_as_it_was() -> None:
+    class Asking(Regression):
+        def loss(self, model: nn.Module, batch: Any, context: Any) -> Any:
+            assert torch.are_deterministic_algorithms_enabled()
+            return super().loss(model, batch, context)
+
+    config = {**CONFIG, "deterministic": True}
+    task = Asking(dropout=0.3, norm=True)
+    (first, history), (second, again) = run(config, task), run(config, task)
+    same(first, second)
+    assert [r["train/loss"] for r in history] == [r["train/loss"] for r in again]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_operation_without_a_deterministic_form_is_named() -> None:
+    class Loose(Regression):
+        def loss(self, model: nn.Module, batch: Any, context: Any) -> Any:
+            torch.ones(2).put_(torch.tensor([0]), torch.tensor([1.0]))  # refused without accumulate
+            return super().loss(model, batch, context)
+
+    with pytest.raises(UserError, match=r"train.deterministic: put_ does not have a deterministic"):
+        run({**CONFIG, "deterministic": True}, Loose())
+
+
+def test_out_of_memory_says_which_knob() -> None:
+    class Greedy(Regression):
+        def loss(self, model: nn.Module, batch: Any, context: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    with pytest.raises(UserError, match=r"raise train.accumulate .*Tried to allocate 2 GiB\.\)$"):
+        run(CONFIG, Greedy())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": {"kind": "adamw", "lr": 0.01}, "schedule": {"kind": "cosine"}, "ema": 0.9},
+        {"optimizer": {"kind": "lamb", "lr": 0.01}, "precision": "fp16", "schedule": {"kind": "exponential"}},
+        {"optimizer": {"lr": 0.05}, "early_stop": {"patience": 1}, "clip": 0.5},
+    ],
+)
+def test_a_run_left_in_mid_epoch_goes_on_to_the_same_bits(settings: dict[str, Any]) -> None:
+    config, task = {"epochs": 3, "deterministic": True, **settings}, Regression(dropout=0.3, norm=True)
+    whole, history = run(config, task)
+    taken: list[int] = []
+    with pytest.raises(LeftError) as left:
+        run(config, task, leave=lambda: taken.append(1) or len(taken) == STEPS + 1)  # never asked at an epoch's end
+    state = from_bytes(to_bytes(left.value.state))
+    assert (state["epoch"], state["within"], left.value.step) == (1, 2, STEPS + 2)
+    model, again = run(config, task, resume=state)
+    same(whole, model)
+    kept = ("epoch", "step", "lr", "train/loss", "train/square", "val/mse")
+    assert [[r[n] for n in kept] for r in again] == [[r[n] for n in kept] for r in history]
+
+
+def test_early_stopping_keeps_the_best_evaluations_weights() -> None:
+    config = {"epochs": 30, "optimizer": {"lr": 0.05}, "early_stop": {"patience": 2, "min_delta": 0.01}, "ema": 0.5}
+    epochs: list[Any] = []
+    model, history = run(config, on_epoch=epochs.append)
+    scores = [r["val/mse"] for r in history]
+    best, at = np.inf, 0
+    for number, score in enumerate(scores):
+        if score < best - 0.01:
+            best, at = score, number
+    assert len(history) == at + 4 < 30
+    assert [e.last for e in epochs] == [False] * (len(epochs) - 1) + [True]
+    shorter, _ = run({**config, "epochs": at + 1})
+    same(model, shorter)
+    resumed, again = run(config, resume=from_bytes(to_bytes(epochs[-1].state())))
+    same(model, resumed)
+    assert len(again) == len(history)
+
+
+def test_nothing_to_stop_by_is_refused() -> None:
+    task, settings = Regression(), TrainConfig(epochs=3, early_stop={"patience": 1})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"train.early_stop: the data has no rows in `val`"):
+        fit(task, task.build({}), settings, items(rows(ROWS), None, batch=BATCH, epochs=3), World(), STEPS)
+
+
+def test_patience_by_hand() -> None:
+    stop = EarlyStop(EarlyStopConfig(patience=1, min_delta=0.1), "max")
+    ended = []
+    for score in (float("nan"), 0.5, 0.55, 0.7, float("nan"), 0.75):
+        stop.update(score, {"w": torch.tensor(score)})
+        ended.append(stop.stopped)
+    assert ended == [False, False, False, False, False, True]
+    assert float(stop.weights["w"]) == pytest.approx(0.7)
+    assert EarlyStop(EarlyStopConfig(patience=0), "min").stopped is False

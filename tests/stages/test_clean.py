@@ -1,0 +1,236 @@
+"""Clean: planted faults are found, every row is accounted for, untouched shards are shared, and a killed run goes on."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mapsto.config.curation import CleanConfig
+from mapsto.config.schema import DataConfig
+from mapsto.core.artifact import Artifact
+from mapsto.core.codecs import decode, encode
+from mapsto.core.errors import UserError
+from mapsto.core.stage import Job
+from mapsto.core.storage import Storage
+from mapsto.data.dataset import Dataset
+from mapsto.data.scenes import numbered
+from mapsto.stages import clean, clean_facts, ingest
+from mapsto.stages.clean import Clean
+from mapsto.stages.ingest import Ingest
+from mapsto.stages.versions import verify
+
+
+def here(work, numbers):
+    """What the Ray tasks do, here."""
+    for number in numbers:
+        work(number)
+        yield number
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    for module in (ingest, clean, clean_facts):
+        monkeypatch.setattr(module, "each", here)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Two classes of drawn photographs in given splits, and planted faults."""
+    folder = tmp_path_factory.mktemp("images")
+
+    def put(name: str, data: bytes) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    drawn = [numbered(11, k, (96, 120)).image for k in range(20)]
+    for k, image in enumerate(drawn):
+        split = "train" if k < 12 else "val" if k < 16 else "test"
+        put(f"{split}/{'ab'[k % 2]}/{k:02d}.jpg", encode(image, "jpeg", 92))
+    put("train/a/same-bytes.jpg", encode(drawn[0], "jpeg", 92))  # of 00, label a
+    put("train/b/same-pixels.png", encode(decode(encode(drawn[2], "jpeg", 92)), "png"))  # of 02, which is a
+    put("train/b/leak.jpg", encode(drawn[17], "jpeg", 60))  # of test/b/17
+    put("train/a/near.jpg", encode(np.ascontiguousarray(drawn[5][:, ::-1]), "jpeg", 80))  # mirrored 05
+    put("train/a/blank.png", encode(np.full((60, 60, 3), 77, np.uint8), "png"))
+    put("train/b/dark.jpg", encode((numbered(11, 90, (96, 120)).image * 0.13).astype(np.uint8)))
+    put("train/a/tiny.png", encode(np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8), "png"))
+    return folder
+
+
+def made(folder: Path, stage, recipe, parents, resume=False):
+    artifact = Artifact(str(folder), Storage(retries=0))
+    said: list[str] = []
+    section = stage.section(recipe, {})
+    artifact.begin({}, section, parents)
+    done = stage.run(Job(recipe, section, parents, artifact, artifact.storage, resume, {}, said.append))
+    artifact.finish(section=section, parents=parents, metrics=done.metrics, digest=done.digest)
+    return Dataset.open(artifact), done, "\n".join(said)
+
+
+def recipe(source: Path, **rules):
+    config = CleanConfig(rules=rules)
+    task = SimpleNamespace(kind="classify")
+    return SimpleNamespace(name="trial", data={"train": DataConfig(source=str(source))}, clean=config, task=task)
+
+
+@pytest.fixture
+def before(source, tmp_path) -> Dataset:
+    return made(tmp_path / "ingest" / "0", Ingest(), recipe(source), {})[0]
+
+
+def cleaned(before: Dataset, source: Path, folder: Path, resume=False, **rules):
+    return made(folder, Clean(), recipe(source, **rules), {"data": before.artifact}, resume)
+
+
+def sources(dataset: Dataset, split: str) -> set[str]:
+    return {Path(row["source"]).name for row in dataset.read(split, ["source"])}
+
+
+def found(dataset: Dataset, rule: str) -> list[dict]:
+    table = pq.read_table(dataset.artifact.path("findings.parquet")).to_pylist()
+    return [row for row in table if row["rule"] == rule]
+
+
+def named(dataset: Dataset, before: Dataset, row_id: int) -> str:
+    for split in before.manifest["splits"]:
+        for row in before.read(split, ["source"]):
+            if row["row_id"] == row_id:
+                return Path(row["source"]).name
+    raise KeyError(row_id)
+
+
+def test_planted_faults_are_found_and_nothing_is_lost(before, source, tmp_path):
+    dataset, done, said = cleaned(before, source, tmp_path / "clean" / "1")
+    manifest = dataset.manifest
+    assert manifest["rows_in"] == before.manifest["rows_kept"] == 27
+    assert manifest["rows_in"] == manifest["rows_kept"] + manifest["rows_quarantined"]
+    for pair in ({"00.jpg", "same-bytes.jpg"}, {"02.jpg", "same-pixels.png"}):
+        assert len(pair & sources(dataset, "train")) == 1  # one of two equal images stays
+    gone = sources(before, "train") - sources(dataset, "train")
+    assert (
+        gone - {"00.jpg", "same-bytes.jpg", "02.jpg", "same-pixels.png"} == {"leak.jpg", "blank.png"} and len(gone) == 4
+    )
+    assert sources(dataset, "test") == sources(before, "test")
+    quarantined = [
+        row for path in Path(dataset.artifact.path("quarantine")).iterdir() for row in pq.read_table(path).to_pylist()
+    ]
+    assert sorted(row["reason"] for row in quarantined) == ["blank", "exact_duplicate", "exact_duplicate", "leakage"]
+    assert all((source / "train").rglob(Path(row["source"]).name) and row["image"] for row in quarantined)
+    assert {named(dataset, before, row["row_id"]) for row in found(dataset, "too_small")} == {"tiny.png"}
+    assert {named(dataset, before, row["row_id"]) for row in found(dataset, "dark")} == {"dark.jpg"}
+    (near,) = found(dataset, "near_duplicate")
+    assert {named(dataset, before, near[k]) for k in ("row_id", "other_row_id")} == {"near.jpg", "05.jpg"}
+    conflicts = found(dataset, "conflicting_labels")
+    assert {named(dataset, before, row["row_id"]) for row in conflicts} == {"02.jpg", "same-pixels.png"}
+    assert done.metrics["quarantined"] == 4 and done.metrics["shards_shared"] == 2
+    assert "leakage: 1 (quarantine)" in said and verify(dataset) == []
+    page = Path(dataset.artifact.path("report.html")).read_text()
+    assert "near_duplicate: 1" in page and page.count("<img") >= 7
+
+
+def test_the_manifest_describes_the_rows_that_are_left(before, source, tmp_path):
+    dataset, _, _ = cleaned(before, source, tmp_path / "clean" / "1")
+    manifest = dataset.manifest
+    rows = {split: dataset.read(split) for split in manifest["splits"]}
+    for split, each in rows.items():
+        counts = {c: n for k, c in enumerate(manifest["classes"]) if (n := sum(row["label"] == k for row in each))}
+        assert manifest["counts"][split] == counts and manifest["splits"][split]["rows"] == len(each)
+    pixels = [decode(row["image"]).reshape(-1, 3) / 255 for row in rows["train"]]
+    mean = np.mean([p.mean(0) for p in pixels], axis=0)
+    square = np.mean([(p**2).mean(0) for p in pixels], axis=0)
+    np.testing.assert_allclose(manifest["mean"], mean, atol=1e-5)
+    np.testing.assert_allclose(manifest["std"], np.sqrt(square - mean**2), atol=1e-5)
+    everything = [row for each in rows.values() for row in each]
+    assert manifest["formats"] == dict(Counter(row["format"] for row in everything))
+    assert sum(manifest["longest_side"].values()) == len(everything)
+
+
+def test_repairs(before, source, tmp_path):
+    rules = {"leakage": {"policy": "repair"}, "exact_duplicate": {"policy": "report"}, "blank": {"policy": "report"}}
+    dataset, done, _ = cleaned(before, source, tmp_path / "clean" / "1", **rules)
+    assert "leak.jpg" in sources(dataset, "test") and "leak.jpg" not in sources(dataset, "train")
+    assert done.metrics["repaired"] == 1 and done.metrics["quarantined"] == 0
+    tie = {"conflicting_labels": {"policy": "repair"}, "exact_duplicate": {"policy": "off"}}
+    dataset, _, _ = cleaned(before, source, tmp_path / "clean" / "2", **tie)
+    assert not {"02.jpg", "same-pixels.png"} & sources(dataset, "train")  # one label each: no majority
+    assert dataset.manifest["reasons"]["conflicting_labels"] == 2
+
+
+def test_report_only_shares_every_shard(before, source, tmp_path):
+    rules = {name: {"policy": "report"} for name in ("exact_duplicate", "leakage", "blank", "boxes_outside")}
+    dataset, done, _ = cleaned(before, source, tmp_path / "clean" / "1", **rules)
+    assert done.metrics["quarantined"] == 0 and done.metrics["shards_shared"] == 3
+    assert not Path(dataset.artifact.path("shards")).exists()
+    assert dataset.read("train") == before.read("train")
+
+
+def test_an_interrupted_run_gives_the_same_without_looking_twice(before, source, tmp_path, monkeypatch):
+    whole, _, _ = cleaned(before, source, tmp_path / "clean" / "1")
+
+    def dies(work, numbers):
+        for number in list(numbers)[:2]:
+            work(number)
+            yield number
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clean_facts, "each", dies)
+    with pytest.raises(KeyboardInterrupt):
+        cleaned(before, source, tmp_path / "clean" / "2")
+    asked: list[int] = []
+
+    def counts(work, numbers):
+        asked.extend(numbers)
+        yield from here(work, numbers)
+
+    monkeypatch.setattr(clean_facts, "each", counts)
+    again, _, said = cleaned(before, source, tmp_path / "clean" / "2", resume=True)
+    assert asked == [2] and "2 of 3 shards are there already" in said
+    assert {s: again.read(s) for s in again.manifest["splits"]} == {s: whole.read(s) for s in whole.manifest["splits"]}
+    assert not Path(again.artifact.path("work")).exists()
+
+
+def test_a_split_without_images_is_refused(before, source, tmp_path):
+    with pytest.raises(UserError, match=r"would leave the \w+ split without images; set a rule's policy to `report`"):
+        cleaned(before, source, tmp_path / "clean" / "1", blurred={"policy": "quarantine", "threshold": 2.0})
+
+
+def test_boxes_outside_are_cut(tmp_path):
+    folder = tmp_path / "boxed"
+    folder.mkdir()
+    lines = []
+    for k in range(6):
+        (folder / f"{k}.jpg").write_bytes(encode(numbered(4, k, (64, 80)).image))
+        boxes = [[-9, 4, 30, 40], [10, 10, 20, 20]] if k == 0 else [[1, 1, 9, 9]]
+        lines.append(
+            {
+                "image": f"{k}.jpg",
+                "split": "val" if k > 3 else "train",
+                "boxes": boxes,
+                "box_labels": ["x"] * len(boxes),
+            }
+        )
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = recipe(folder / "m.jsonl")
+    config.data["train"] = DataConfig(source=str(folder / "m.jsonl"), splits={"val": 0, "test": 0})
+    before = made(tmp_path / "ingest" / "0", Ingest(), config, {})[0]
+    dataset, done, _ = made(tmp_path / "clean" / "0", Clean(), config, {"data": before.artifact})
+    assert done.metrics["repaired"] == 1
+    boxes = {Path(row["source"]).name: row["boxes"] for row in dataset.read("train")}
+    assert boxes["0.jpg"] == [[0, 4, 30, 40], [10, 10, 20, 20]] and boxes["1.jpg"] == [[1, 1, 9, 9]]
+    assert dataset.manifest["objects"] == before.manifest["objects"]
+
+
+def test_every_rule_of_the_recipe_is_one_of_the_rules():
+    from typing import get_args
+
+    from mapsto.config.curation import REPAIRS, RuleName
+    from mapsto.curate.rules import RULES
+
+    assert set(get_args(RuleName)) == set(RULES)
+    assert {name for name, rule in RULES.items() if rule.repairs} == REPAIRS
+    assert replace(RULES["dark"], threshold=1).policy == "report"

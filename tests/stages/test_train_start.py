@@ -1,0 +1,157 @@
+"""Train without Ray: weights from elsewhere, no epochs at all, SIGTERM, early stopping, and the run's bottleneck."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from mapsto.config.load import load, portable
+from mapsto.core.artifact import Artifact
+from mapsto.core.errors import UserError
+from mapsto.core.stage import Job
+from mapsto.core.storage import Storage
+from mapsto.serving.runtimes import open_runtime
+from mapsto.stages.given import open_given
+from mapsto.stages.train import Train, alone, conclude, kept
+from mapsto.stages.train_time import bottleneck
+
+from . import fakes
+
+CONFIG: dict[str, Any] = {
+    "epochs": 3, "batch_size": fakes.BATCH, "optimizer": {"lr": 0.05}, "deterministic": True, "threads": 1
+}  # fmt: skip
+TEXT = """\
+name: a
+root: ROOT
+data: {train: {source: /tmp/images}}
+task: {kind: classify, image_size: 16, model: {name: airbench}}
+"""
+
+
+def recipe(folder: Path, **more: str) -> Any:
+    return load(TEXT.replace("ROOT", str(folder)) + "".join(f"{k}: {v}\n" for k, v in more.items()))
+
+
+def job(setup: Any, said: list[str]) -> Job:
+    return Job(recipe(Path("/tmp")), {}, {}, setup.artifact, Storage(), False, {}, said.append)
+
+
+def trained(folder: Path, config: dict[str, Any] = CONFIG) -> Any:
+    setup = fakes.setup(folder, fakes.source, config)
+    alone(setup, lambda record: None)
+    return setup
+
+
+def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    trained(tmp_path / "whole")
+
+    def killed(setup: Any, world: Any, share: Any, start: int, first: int) -> Any:
+        items, steps = fakes.source(setup, world, share, start, first)
+
+        def sent() -> Iterator[Any]:
+            for item, batch in items:
+                if item.step == steps + 1 and start == 0:
+                    signal.raise_signal(signal.SIGTERM)
+                yield item, batch
+
+        return sent(), steps
+
+    before = signal.getsignal(signal.SIGTERM)
+    setup = fakes.setup(tmp_path / "cut", killed, CONFIG)
+    with pytest.raises(UserError, match=r"asked to end; saved after step 6 \(epoch 2\)"):
+        alone(setup, lambda record: None)
+    assert signal.getsignal(signal.SIGTERM) == before
+    alone(setup, lambda record: None)
+    mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("cut", "whole"))
+    for name in theirs:
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+    taken = (tmp_path / "cut/taken/0").read_text().split("\n")
+    assert [line.split(" ", 1)[1] for line in taken if line] == [
+        line.split(" ", 1)[1] for line in (tmp_path / "whole/taken/0").read_text().split("\n") if line
+    ]  # no step lost or repeated
+
+
+@pytest.mark.parametrize("of", ["artifact", "file", "pth"])
+def test_no_epochs_make_an_artifact_of_the_given_weights(tmp_path: Path, of: str) -> None:
+    first = trained(tmp_path / "train" / "first", {**CONFIG, "epochs": 1})
+    conclude(job(first, []), first, 1.0)
+    first.artifact.finish(section={}, parents={}, metrics={}, digest="d")
+    weights = load_file(tmp_path / "train/first/model.safetensors")
+    uri = {
+        "artifact": first.artifact.uri,
+        "file": f"{first.artifact.uri}/model.safetensors",
+        "pth": f"{tmp_path}/w.pth",
+    }[of]
+    torch.save({"module." + k: torch.from_numpy(v) for k, v in weights.items()}, tmp_path / "w.pth")
+    second = fakes.setup(tmp_path / "train" / "second", fakes.broken, {"epochs": 0, "init": {"weights": uri}})
+    if of == "artifact":
+        second.parents["train.init.weights"] = open_given(uri, Storage())
+    alone(second, lambda record: pytest.fail("nothing is to be trained"))
+    for name, value in load_file(tmp_path / "train/second/model.safetensors").items():
+        np.testing.assert_array_equal(value, weights[name], err_msg=name)
+    said: list[str] = []
+    done = conclude(job(second, said), second, 1.0)
+    assert done.metrics["epochs"] == 0
+    assert said[0].startswith(f"init: {len(weights)} tensors of ")
+    images = fakes.rows(np.arange(4))["image"]
+    one, other = open_runtime(first.artifact), open_runtime(second.artifact)
+    np.testing.assert_array_equal(one.run({"image": images})["logits"], other.run({"image": images})["logits"])
+
+
+def test_artifacts_that_a_recipe_names_are_parents(tmp_path: Path) -> None:
+    teacher = str(tmp_path / "other/train/1")
+    found = recipe(tmp_path, train=f"{{init: {{weights: {tmp_path}/x/train/2}}}}")
+    needs = Train().needs(found, {})
+    assert needs["train.init.weights"] == ("artifact", {"uri": f"{tmp_path}/x/train/2"})
+    from_file = recipe(tmp_path, train="{init: {weights: w.pth}}")
+    assert set(Train().needs(from_file, {})) == {"data.train"}
+    text = TEXT.replace("name: airbench}", f"name: airbench}}, distill: {{teacher: '{teacher}'}}").replace("ROOT", "/r")
+    assert Train().needs(load(text), {})["task.distill.teacher"] == ("artifact", {"uri": teacher})
+    with pytest.raises(UserError, match="no finished artifact here"):
+        open_given(teacher, Storage())
+    _, overrides = portable(TEXT.replace("ROOT", "/r") + "train: {init: {weights: w.pth}}\n")
+    assert overrides == [f"train.init.weights={Path.cwd() / 'w.pth'}"]
+
+
+def test_early_stopping_reports_what_it_kept(tmp_path: Path) -> None:
+    config = {**CONFIG, "epochs": 12, "early_stop": {"patience": 0}, "optimizer": {"lr": 0.2}}
+    setup = trained(tmp_path, config)
+    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert len(history) < 12
+    said: list[str] = []
+    done = conclude(job(setup, said), setup, 1.0)
+    assert done.metrics["top1"] == max(r["val/top1"] for r in history) == kept(history, setup)["val/top1"]
+    assert "a step takes" in done.metrics["bottleneck"]
+    assert "The bottleneck is " in (tmp_path / "report.html").read_text()
+    alone(setup, lambda record: pytest.fail("a finished run trained again"))
+
+
+def records(**values: float) -> list[dict[str, float]]:
+    base = {"seconds": 10.0, "step_seconds": 0.1, "data_wait": 0.0}
+    return [{**base, "seconds": 99.0}, {**base, **values}, {**base, **values}]
+
+
+def test_the_bottleneck_in_a_sentence() -> None:
+    assert bottleneck(records()).startswith("the model: more workers")
+    assert bottleneck(records()).endswith("; a step takes 100 ms, 0 % of it waiting for data")
+    assert bottleneck(records(data_wait=0.6)).startswith("reading and decoding")
+    assert "nearly as much" in bottleneck(records(data_wait=0.2))
+    assert "evaluation (40 s against 20 s" in bottleneck(records(val_seconds=20.0))
+    assert bottleneck([]) == "nothing was trained"
+
+
+def test_a_weights_artifact_that_is_compressed_is_refused(tmp_path: Path) -> None:
+    artifact = Artifact(str(tmp_path / "c"), Storage())
+    artifact.write_json({"kind": "onnx", "file": "model.onnx"}, "variant.json")
+    setup = fakes.setup(tmp_path / "t", fakes.source, {**CONFIG, "init": {"weights": artifact.uri}})
+    setup.parents["train.init.weights"] = artifact
+    with pytest.raises(UserError, match="a model of kind 'onnx'; give a train artifact"):
+        alone(setup, print)

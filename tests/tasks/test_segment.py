@@ -1,0 +1,134 @@
+"""Segmentation's settings, void ids, class weights and refusals, without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from sklearn.utils.class_weight import compute_class_weight
+
+from mapsto.core.codecs import encode
+from mapsto.core.errors import UserError
+from mapsto.core.registry import task_class
+from mapsto.core.sample import DatasetInfo
+from mapsto.core.task import Context
+
+INFO = DatasetInfo("s3://b/data", "f:1", (), {"train": 9}, ("image", "mask"))
+CONTEXT = Context(0, 0, 10, torch.Generator().manual_seed(0), 0, 1, lambda tensor: tensor)
+
+
+def make(info=INFO, **changes):
+    cls = task_class("segment")
+    config = {"kind": "segment", "classes": ["sky", "cat", "dog"], "image_size": 32, "model": {"widths": [4, 8]}}
+    return cls(cls.Config(**{**config, **changes}), {"train": info})
+
+
+def counted(**pixels):
+    return replace(INFO, mask_pixels={"train": {k[1:]: n for k, n in pixels.items()}})
+
+
+def batch(task, mask, split="train"):
+    stream = task.streams(split)[""]
+    image = np.random.default_rng(0).integers(0, 256, (*mask.shape, 3), np.uint8)
+    sample = {"image": encode(image), "mask": encode(mask, "png")}
+    samples = [stream.transform([sample], np.random.default_rng(k)) for k in range(2)]
+    whole = task.collate(samples) | {"row_id": np.arange(2), "valid": np.ones(2, bool)}
+    return {name: torch.from_numpy(value) for name, value in whole.items()}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_further_void_ids_never_count(split):
+    mask = np.random.default_rng(1).integers(0, 3, (40, 40), np.uint8)
+    mask[:20] = 11
+    task = make(void=[11])
+    tensors = batch(task, mask, split)
+    assert set(np.unique(tensors["mask"].numpy())) <= {0, 1, 2, 255}
+    assert (tensors["mask"] == 255).any()
+    model = task.build({}).eval()
+    _, count, _ = task.phases(model)[0].loss(model, tensors, CONTEXT)
+    assert float(count) == float((tensors["mask"] != 255).sum())
+    if split == "val":
+        states = task.metrics().state(
+            {"logits": model(tensors["image"]).detach().numpy()}, {"mask": tensors["mask"].numpy()}
+        )
+        assert states["confusion"].sum() == float(count)
+
+
+def test_balanced_class_weights_are_scikit_learns():
+    task = make(counted(_0=700, _1=200, _2=100, _11=50, _255=30), void=[11], loss={"class_weights": "balanced"})
+    task.check()
+    labels = np.repeat([0, 1, 2], [700, 200, 100])
+    theirs = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(task._class_weights(), theirs, rtol=1e-6)
+    model = task.build({}).eval()
+    tensors = batch(task, np.random.default_rng(1).integers(0, 3, (40, 40), np.uint8))
+    total, count, logs = task.phases(model)[0].loss(model, tensors, CONTEXT)
+    weight = torch.from_numpy(theirs).float()
+    logits = model(tensors["image"])
+    mean = torch.nn.functional.cross_entropy(logits, tensors["mask"].long(), weight=weight, ignore_index=255)
+    assert float((total / count).detach()) == pytest.approx(float(mean.detach()), rel=1e-5)
+    assert set(logs) == {"train_mean_accuracy"}
+    absent = make(counted(_0=10, _2=30), loss={"class_weights": "balanced"})._class_weights()
+    assert absent.tolist() == pytest.approx([2.0, 0.0, 2 / 3])
+
+
+def test_data_that_does_not_fit_is_refused_before_training():
+    with pytest.raises(UserError, match=r"hold ids 3 \(5 pixels\), 11 \(7,000 pixels\); .* names 3 .*task.void"):
+        make(counted(_0=9, _3=5, _11=7000, _255=2)).check()
+    with pytest.raises(UserError, match="needs the masks' pixels by class.*--force"):
+        make(loss={"class_weights": "balanced"}).check()
+    with pytest.raises(UserError, match="48 must be a multiple of 32 for segformer"):
+        make(image_size=48, model={"name": "segformer"}).check()
+    make(image_size=40, model={"name": "deeplabv3plus"}).check()
+    with pytest.raises(UserError, match="36 must be a multiple of 8 for segnet"):
+        make(image_size=36, model={"name": "segnet", "widths": [4, 8, 8]}).check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"name": "unett"}}, "Input should be"),
+        ({"model": {"name": "segnet", "backbone": "resnet18"}}, "backbone is no setting of segnet, which has widths"),
+        ({"model": {"pretrained": True}}, "pretrained is no setting of unet"),
+        ({"model": {"name": "deeplabv3plus", "widths": [4, 8]}}, "widths is no setting of deeplabv3plus"),
+        ({"model": {"name": "segformer", "widths": [32, 64]}}, "four stages, each a multiple of 32"),
+        ({"model": {"name": "segformer", "widths": [32, 64, 96, 100]}}, "four stages, each a multiple of 32"),
+        ({"model": {"widths": [4, 0]}}, "greater than or equal to 1"),
+        ({"model": {"crf": {"window": 4}}}, "4 is even"),
+        ({"loss": {"cross_entropy": 0}}, "nothing to train on"),
+        ({"void": [256]}, "less than or equal to 255"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(changes, said):
+    with pytest.raises(ValidationError, match=said):
+        make(**changes)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "segnet", "widths": [4, 8]},
+        {"name": "deeplabv3plus", "backbone": "resnet10t", "decoder": 8},
+        {"name": "segformer", "widths": [32, 32, 32, 32], "decoder": 8},
+        {"widths": [4, 8], "crf": {"iterations": 2, "window": 3}},
+    ],
+    ids=lambda model: model.get("name", "crf"),
+)
+def test_every_network_trains_is_saved_whole_and_answers(model):
+    task = make(model=model, loss={"dice": 1.0})
+    task.check()
+    assert type(task.config)(**task.config.model_dump(mode="json")) == task.config
+    net = task.build({})
+    tensors = batch(task, np.random.default_rng(1).integers(0, 3, (40, 40), np.uint8))
+    total, count, _ = task.phases(net)[0].loss(net, tensors, CONTEXT)
+    (total / count).backward()
+    assert all(p.grad is not None for p in net.parameters())
+    fresh = task.build({}).eval()
+    fresh.load_state_dict(net.state_dict())
+    net.eval()
+    with torch.inference_mode():
+        assert torch.equal(fresh(tensors["image"]), net(tensors["image"]))
+    assert task.export().quantize == ("crf" not in model)
