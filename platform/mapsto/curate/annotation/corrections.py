@@ -1,0 +1,132 @@
+"""What a person has changed: an answer against the row as it was, checked, as one line for a later cleaning."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...core.codecs import encode
+from ...core.errors import UserError, nearest
+from ...core.runs import to_runs
+from .marks import Answer, Marks, Shape, of_row
+
+SAME = 0.01
+"""Pixels that a corner may differ by and be the same: CVAT writes two decimals."""
+OVERLAP = 0.5
+"""IoU from which on a box is taken for a former one that was moved."""
+
+
+def correction(
+    answer: Answer, row: Mapping[str, Any], classes: Sequence[str], columns: Sequence[str], dropped: Counter[str]
+) -> dict[str, Any] | None:
+    """The new values of what has changed, by column; None where nothing has.
+
+    `row_id`, `content_sha256`, `changed` (of `label`, `boxes`, `mask`) and, for each of them: `label` (class name or
+    null) and `was`; `boxes` (xyxy pixels), `box_labels` (names), `origin` (the number of the row's box that each one was,
+    or null), `segments` (COCO's segmentation as JSON, or null) where the data set has them; `mask_png` (base64). Raises
+    UserError for an image of other bytes or size, and an unknown class. Boxes are cut at the image's edges; what has no
+    area then is counted in `dropped`.
+    """
+    if not row["content_sha256"].startswith(answer.content):
+        raise UserError(
+            f"{answer.where}: row {answer.row_id} is another image in this data set; it was of another version"
+        )
+    if (answer.width, answer.height) != (row["width"], row["height"]):
+        told = f"{answer.width}x{answer.height} there, {row['width']}x{row['height']} in the data set"
+        raise UserError(f"{answer.where}: row {answer.row_id}: its image is {told}")
+    before, after = of_row(row, classes), answer.marks
+    for name in (*(() if after.label is None else (after.label,)), *after.box_labels):
+        if name not in classes:
+            told = f"{answer.where}: row {answer.row_id}: class '{name}' is none of the data set's"
+            raise UserError(f"{told}{nearest(name, classes)}")
+    new: dict[str, Any] = {}
+    if after.label != before.label and ("label" in columns or after.label is not None):
+        new |= {"label": after.label, "was": before.label}
+    if "boxes" in columns or len(after.boxes):
+        new |= _boxes(before, after, row, "segments" in columns, dropped)
+    mask = before.mask if before.mask is not None else np.zeros((row["height"], row["width"]), np.uint8)
+    if after.mask is not None and (after.mask != mask).any():
+        new["mask_png"] = base64.b64encode(encode(after.mask, "png")).decode()
+    if not new:
+        return None
+    changed = [name for name, key in (("label", "label"), ("boxes", "boxes"), ("mask", "mask_png")) if key in new]
+    return {"row_id": answer.row_id, "content_sha256": row["content_sha256"], "changed": changed, **new}
+
+
+def _boxes(
+    before: Marks, after: Marks, row: Mapping[str, Any], segmented: bool, dropped: Counter[str]
+) -> dict[str, Any]:
+    edges = np.array([row["width"], row["height"]] * 2, np.float64)
+    boxes = np.clip(after.boxes, 0, edges)
+    sound = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))
+    if len(sound) < len(boxes):
+        dropped["boxes without area inside the image"] += len(boxes) - len(sound)
+    boxes, labels = boxes[sound], [after.box_labels[k] for k in sound]
+    shapes = [after.shapes[k] for k in sound]
+    origin, same = _origins(before, boxes, labels, shapes)
+    kept = all(same) and len(boxes) == len(before.boxes)
+    if kept and labels == [before.box_labels[o] for o in origin if o is not None]:
+        return {}
+    for k, o in enumerate(origin):
+        if same[k] and o is not None:
+            boxes[k] = before.boxes[o]
+    out = {"boxes": boxes.tolist(), "box_labels": labels, "origin": origin}
+    if segmented:
+        former = row.get("segments") or []
+        texts = [former[o] if same[k] and o is not None and former else _text(shapes[k]) for k, o in enumerate(origin)]
+        out["segments"] = texts
+    return out
+
+
+def _origins(
+    before: Marks, boxes: np.ndarray, labels: Sequence[str], shapes: Sequence[Shape]
+) -> tuple[list[int | None], list[bool]]:
+    """(number of the former box or None, whether its place is the same) for each box: first those in the same place, of
+    one class before others, then the nearest that overlap."""
+    origin: list[int | None] = [None] * len(boxes)
+    same = [False] * len(boxes)
+    free = set(range(len(before.boxes)))
+    for strict in (True, False):
+        for k in range(len(boxes)):
+            if origin[k] is not None:
+                continue
+            for o in sorted(free):
+                alike = labels[k] == before.box_labels[o] or not strict
+                if alike and _unmoved(before.boxes[o], before.shapes[o], boxes[k], shapes[k]):
+                    origin[k], same[k] = o, True
+                    free.remove(o)
+                    break
+    left = [(_iou(boxes[k], before.boxes[o]), k, o) for k in range(len(boxes)) if origin[k] is None for o in free]
+    for overlap, k, o in sorted(left, reverse=True):
+        if overlap >= OVERLAP and origin[k] is None and o in free:
+            origin[k] = o
+            free.remove(o)
+    return origin, same
+
+
+def _unmoved(old_box: np.ndarray, old: Shape, new_box: np.ndarray, new: Shape) -> bool:
+    if new is None:
+        return bool(np.abs(old_box - new_box).max() <= SAME)
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        alike = len(old) == len(new) and all(a.shape == b.shape for a, b in zip(old, new, strict=True))
+        return alike and all(np.abs(a - b).max() <= SAME for a, b in zip(old, new, strict=True))
+    return isinstance(old, np.ndarray) and isinstance(new, np.ndarray) and bool((old == new).all())
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    inner = float(np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0)))
+    return inner / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - inner)
+
+
+def _text(shape: Shape) -> str | None:
+    """COCO's segmentation of a shape, as JSON."""
+    if shape is None:
+        return None
+    if isinstance(shape, tuple):
+        return json.dumps([polygon.ravel().tolist() for polygon in shape])
+    return json.dumps({"size": list(shape.shape), "counts": to_runs(shape.T.ravel())})
