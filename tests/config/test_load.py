@@ -68,7 +68,7 @@ serve: {prot: 80}
         (BASE + "  epochs: 3\n---\nname: b\n", "recipe:7: no valid YAML: a second document (---); a recipe is one"),
         (BASE.replace("classify", "clasify"), "recipe:4: task.kind: 'clasify' is unknown, did you mean 'classify'?"),
         (BASE.replace("image_size", "imagesize"), "recipe:4: task.imagesize: unknown field, did you mean 'image_size'?"),
-        (BASE.replace("kind: classify, ", ""), "recipe:4: task.kind: missing; one of: classify, gan, segment"),
+        (BASE.replace("kind: classify, ", ""), "recipe:4: task.kind: missing; one of: classify, embed, gan, segment"),
         (BASE.replace("name: tiny\n", ""), "recipe:1: name: missing, and it has no default"),
         (BASE.replace("tiny", "12"), "recipe:1: name: 12 is not text; put it in quotes if it is meant as text"),
         (BASE.replace("/tmp/images", "'${env:MAPSTO_NOPE}/x'"), "recipe:3: data.train.source: the environment variable MAPSTO_NOPE is not set"),

@@ -18,6 +18,7 @@ CONFIGS = {
     "classify": {"kind": "classify", "image_size": 32, "model": {"name": "resnet10t"}},
     "segment": {"kind": "segment", "classes": ["sky", "cat", "dog"], "image_size": 32, "model": {"widths": [4, 8]}},
     "gan": {"kind": "gan", "image_size": 16, "latent": 16, "width": 4},
+    "embed": {"kind": "embed", "image_size": 32, "model": {"name": "resnet10t", "dimensions": 8}},
 }
 
 

@@ -15,6 +15,7 @@ TASKS = {
     "classify": "mapsto.tasks.classify:Classify",
     "segment": "mapsto.tasks.segment:Segment",
     "gan": "mapsto.tasks.gan:Gan",
+    "embed": "mapsto.tasks.embed:Embed",
 }
 
 STAGES = {

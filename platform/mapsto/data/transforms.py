@@ -18,6 +18,7 @@ import simplejpeg
 
 from ..core import codecs
 from ..core.errors import UserError
+from ..core.metrics.folds import file_key, text_key
 from ..core.preprocess import Preprocess, resize, sample_nearest
 from ..core.sample import Geometry, Sample
 from .colour import ColorJitter, RandomErasing
@@ -27,6 +28,7 @@ __all__ = [
     "ColorJitter",
     "Compose",
     "Decode",
+    "IdentityKey",
     "Keep",
     "PadCrop",
     "Prepare",
@@ -245,6 +247,21 @@ class AsVoid:
         table = np.arange(256, dtype=np.uint8)
         table[list(self.ids)] = VOID
         return sample | {"mask": table[_mask(sample)]}
+
+
+@dataclass(frozen=True)
+class IdentityKey:
+    """Text as an int64 that is equal for equal text: `identity` of the column, `picture` of the file's name in `source`
+    (`<person>_<number>`; -1 for another name), as lists of pairs name it."""
+
+    name: Literal["identity", "picture"]
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if self.name == "picture":
+            return sample | {"picture": file_key(sample["source"])}
+        if sample.get("identity") is None:
+            raise UserError("no identity, which the task needs")
+        return sample | {"identity": text_key(str(sample["identity"]))}
 
 
 @dataclass(frozen=True, init=False)
