@@ -56,13 +56,21 @@ def card(dataset: Dataset) -> Iterator[str]:
     for title, key in (("Formats", "formats"), ("Longest side in pixels", "longest_side")):
         if m.get(key):
             yield from ("", f"### {title}", "", *_table((title.lower(), "images"), m[key].items()))
+    if pixels := m.get("mask_pixels"):
+        ids = sorted({number for found in pixels.values() for number in found}, key=int)
+        rows = [(number, *(pixels.get(split, {}).get(number, 0) for split in m["splits"])) for number in ids]
+        yield from ("", "### Pixels of each id in the masks", "", *_table(("id", *m["splits"]), rows))
     yield from ("", f"Columns: {', '.join(f'`{column}`' for column in m['columns'])}.", "")
     yield f"Training pixels, RGB in 0..1: mean {m['mean']}, standard deviation {m['std']}."
     yield from ("", "## Collection", "", f"Read from `{_text(m['source'])}` (layout `{m['layout']}`).", "")
     yield from _terms(terms)
     yield from ("", "## Cleaning", "")
     yield f"{m['rows_in']:,} rows in = {m['rows_kept']:,} kept + {m['rows_quarantined']:,} quarantined (`quarantine/`)."
-    for title, key in (("reason for quarantine", "reasons"), ("left out of the annotations", "dropped")):
+    for title, key in (
+        ("reason for quarantine", "reasons"),
+        ("left out of the annotations", "dropped"),
+        ("format whose metadata (places, cameras) stays", "unstripped"),
+    ):
         if m.get(key):
             yield from ("", *_table((title, "count"), m[key].items()))
     yield from ("", "## Uses", "", OPEN, "", "## Lineage", "")
