@@ -244,8 +244,7 @@ def test_damaged_files_decode_as_before_or_are_refused(format, damage, cut):
     try:
         bare = stripped(data, MOST)
         before = decode(data, MOST)
-    except UserError as error:
-        assert "\n" not in str(error)
+    except UserError:
         return
     if bare is not None:
         np.testing.assert_array_equal(decode(bare, MOST), before)

@@ -23,8 +23,10 @@ from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.data.annotations import NO_AREA, run_lengths
 from mapsto.data.chunks import cut
+from mapsto.data.dataset import Dataset
 from mapsto.data.shards import ShardJob
 from mapsto.data.sources import detect, listing
+from mapsto.data.tally import Tally
 
 STORE = Storage()
 HEIGHT, WIDTH = 24, 32
@@ -214,6 +216,36 @@ def test_pairs_of_images_and_masks(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(rows["x.png"]["mask"]))), ids)
     told = " | ".join(reasons)
     assert "no mask of its name in valannot" in told and "not in val" in told and "differ in size: 32x5, 32x24" in told
+
+
+def test_the_pixels_of_each_mask_id_are_counted(tmp_path):
+    rng, root = np.random.default_rng(0), tmp_path / "camvid"
+    ids = {name: rng.choice([0, 3, 11, 255], (HEIGHT, WIDTH)) for name in "abc"}
+    for name, values in ids.items():
+        split = "val" if name == "c" else "train"
+        put(root, f"{split}/{name}.png", picture(ord(name), "png"))
+        put(root, f"{split}annot/{name}.png", mask(values))
+    put(root, "train/cut.png", picture(9, "png")[:200])  # kept out, and its mask with it
+    put(root, "trainannot/cut.png", mask(np.full((HEIGHT, WIDTH), 7)))
+    uri, artifact = str(root), Artifact(str(tmp_path / "d" / "ingest" / "0123456789abcdef"), STORE)
+    work = artifact.path("work")
+    listed = cut(listing("pairs", uri, STORE, work), STORE, work, {}, 0, None)
+    job, tally = ShardJob(artifact, STORE, listed.classes, listed.columns, 10**8, 1, 2), Tally()
+    for number in range(listed.chunks):
+        tally.add(job.run(number))
+    manifest = tally.manifest(uri, "pairs", listed, ["train", "val"])
+
+    def expected(*names: str) -> dict[str, int]:
+        found, counts = np.unique(np.stack([ids[name] for name in names]), return_counts=True)
+        return dict(zip(map(str, found.tolist()), counts.tolist(), strict=True))
+
+    assert manifest["mask_pixels"] == {"train": expected("a", "b"), "val": expected("c")}
+    assert manifest["rows_quarantined"] == 1
+    assert "val, pixels" in tally.page("camvid", manifest)
+    artifact.write_json(manifest, "dataset.json")
+    assert Dataset(artifact, manifest, "f").info().mask_pixels == manifest["mask_pixels"]
+    del manifest["mask_pixels"]  # as before they were counted
+    assert Dataset(artifact, manifest, "f").info().mask_pixels == {}
 
 
 def test_masks_of_instances_become_boxes_and_segments(tmp_path):

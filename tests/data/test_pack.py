@@ -163,3 +163,22 @@ def test_coco_packed_through_a_shard(tmp_path):
     rows, refused, _ = ingested(source, "coco", tmp_path, packing=Packing(50, 90))
     assert not refused and rows["1.png"]["boxes"] == [[20, 6, 40, 15]]
     assert json.loads(rows["1.png"]["segments"][0]) == [[20, 6, 40, 6, 40, 15]]
+
+
+def test_the_recipe_asks_for_it():
+    from pydantic import ValidationError
+
+    from mapsto.config.schema import DataConfig, PackConfig
+
+    plain = DataConfig(source="x")
+    assert plain.pack is None and plain.keep_metadata is False and plain.frames_per_s == 1.0
+    assert DataConfig.model_validate({"source": "x", "pack": {}}).pack == PackConfig(longest_side=400, quality=90)
+    assert DataConfig.model_validate({"source": "x", "frames_per_s": None}).frames_per_s is None
+    for wrong in (
+        {"pack": {"longest_side": 0}},
+        {"pack": {"quality": 101}},
+        {"frames_per_s": 0},
+        {"frames_per_s": "inf"},
+    ):
+        with pytest.raises(ValidationError):
+            DataConfig.model_validate({"source": "x"} | wrong)

@@ -1,18 +1,22 @@
 """Transforms against torchvision's v2 functions on the same parameters."""
 
+import hashlib
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from mapsto.core.codecs import decode, encode
+from mapsto.core.codecs import decode, decode_mask, encode
 from mapsto.core.errors import UserError
 from mapsto.core.preprocess import Preprocess
 from mapsto.data.transforms import (
+    AsVoid,
     ColorJitter,
     Compose,
     Decode,
+    IdentityKey,
     Keep,
     PadCrop,
     Prepare,
@@ -201,3 +205,24 @@ def test_decode_small_scales_boxes_and_mask():
     assert out["image"].shape == (100, 150, 3) and out["mask"].shape == (100, 150) and (out["mask"] == 2).all()
     np.testing.assert_allclose(out["boxes"], [[15, 10, 75, 50]])
     assert upright_size(data) == (400, 600)
+
+
+def test_further_void_ids_become_void_and_nothing_else_changes():
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    mask[0, 0] = 255
+    sample = {"image": np.zeros((3, 4, 3), np.uint8), "mask": encode(mask, "png")}
+    out = AsVoid((3, 11)).apply(sample, np.random.default_rng(0))["mask"]
+    np.testing.assert_array_equal(out, np.where(np.isin(mask, (3, 11)), 255, mask))
+    np.testing.assert_array_equal(decode_mask(sample["mask"]), mask)
+
+
+def test_identities_and_pictures_have_keys():
+    rng = np.random.default_rng(0)
+    ann, bob = (IdentityKey("identity").apply({"identity": name}, rng)["identity"] for name in ("Ann", "Bob"))
+    assert ann != bob and ann == IdentityKey("identity").apply({"identity": "Ann"}, rng)["identity"]
+    assert min(ann, bob) >= 0 and max(ann, bob) < 2**63
+    key = IdentityKey("picture").apply({"source": "s3://b/Ann_Lee/Ann_Lee_0007.jpg"}, rng)["picture"]
+    assert key == int.from_bytes(hashlib.sha256(b"Ann_Lee/7").digest()[:8], "big") >> 1
+    assert IdentityKey("picture").apply({"source": "s1/7.pgm"}, rng)["picture"] == -1
+    with pytest.raises(UserError, match="no identity"):
+        IdentityKey("identity").apply({"identity": None}, rng)

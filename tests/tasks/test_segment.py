@@ -78,7 +78,7 @@ def test_balanced_class_weights_are_scikit_learns():
 def test_data_that_does_not_fit_is_refused_before_training():
     with pytest.raises(UserError, match=r"hold ids 3 \(5 pixels\), 11 \(7,000 pixels\); .* names 3 .*task.void"):
         make(counted(_0=9, _3=5, _11=7000, _255=2)).check()
-    with pytest.raises(UserError, match="needs the masks' pixels by class.*--force"):
+    with pytest.raises(UserError, match=r"needs the masks' pixels by class.*--force"):
         make(loss={"class_weights": "balanced"}).check()
     with pytest.raises(UserError, match="48 must be a multiple of 32 for segformer"):
         make(image_size=48, model={"name": "segformer"}).check()

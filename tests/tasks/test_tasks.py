@@ -21,6 +21,7 @@ CONFIGS = {
     "segment": {"kind": "segment", "classes": ["sky", "cat", "dog"], "image_size": 32, "model": {"widths": [4, 8]}},
     "gan": {"kind": "gan", "image_size": 16, "latent": 16, "width": 4},
     "detect": {"kind": "detect", "image_size": 64, "model": {"widths": [4, 8, 8, 8, 8]}},
+    "embed": {"kind": "embed", "image_size": 32, "model": {"name": "resnet10t", "dimensions": 8}},
 }
 
 

@@ -16,6 +16,7 @@ TASKS = {
     "segment": "mapsto.tasks.segment:Segment",
     "detect": "mapsto.tasks.detect:Detect",
     "gan": "mapsto.tasks.gan:Gan",
+    "embed": "mapsto.tasks.embed:Embed",
 }
 
 STAGES = {

@@ -151,7 +151,7 @@ class Field:
     """One typed input or output of the endpoint."""
 
     name: str
-    kind: Literal["image", "text", "class", "seed", "label", "probabilities", "mask", "boxes", "number"]
+    kind: Literal["image", "text", "class", "seed", "label", "probabilities", "mask", "boxes", "number", "embedding"]
     required: bool = True
     about: str = ""
 

@@ -36,6 +36,7 @@ def slices(head: bytes) -> tuple[int, int]:
 def volume(data: bytes) -> np.ndarray:
     """A whole file → slices×H×W uint8. Raises UserError for a broken one, and as `slices` does."""
     import nibabel
+    from nibabel.spatialimages import HeaderDataError
 
     found = _header(_plain_head(data))
     shape = _shape(found)
@@ -45,7 +46,7 @@ def volume(data: bytes) -> np.ndarray:
     try:
         image = nibabel.as_closest_canonical(kind.from_bytes(_plain(data, need)))
         values = np.array(image.dataobj, np.float32).reshape(image.shape[:3])
-    except (zlib.error, EOFError, OSError, ValueError, nibabel.spatialimages.HeaderDataError) as error:
+    except (zlib.error, EOFError, OSError, ValueError, HeaderDataError) as error:
         raise UserError(f"cannot be read as NIfTI: {_line(error)}") from error
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, WINDOW) if finite.size else (0.0, 0.0)
@@ -70,13 +71,14 @@ def _axes(found: Any) -> list[int]:
 
 def _header(head: bytes) -> Any:
     import nibabel
+    from nibabel.spatialimages import HeaderDataError
 
     for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
         size = kind.template_dtype.itemsize
         if len(head) >= size and kind.may_contain_header(head[:size]):
             try:
                 return kind.from_fileobj(io.BytesIO(head), check=True)
-            except (nibabel.spatialimages.HeaderDataError, ValueError) as error:
+            except (HeaderDataError, ValueError) as error:
                 raise UserError(f"not a NIfTI header: {_line(error)}") from error
     raise UserError("not a NIfTI file")
 

@@ -129,15 +129,15 @@ class ShardJob:
             head = codecs.header(data, self.max_pixels)
             if min(head.width, head.height) < self.min_side:
                 raise UserError(f"{head.width}x{head.height} is smaller than min_side {self.min_side}")
+            stays = False
             if not self.keep_metadata and self.packing is None:
                 bare = stripped(data, self.max_pixels)
                 if bare is not None and bare != data:
                     data, head = bare, codecs.header(bare, self.max_pixels)
-                elif bare is None and head.format not in FREE:
-                    unstripped[head.format] += 1
+                stays = bare is None and head.format not in FREE
             image = codecs.decode(data, self.max_pixels)
         height, width = image.shape[:2]
-        row = {
+        row: dict[str, Any] = {
             "image": data,
             "label": index[reference.label] if reference.label is not None else -1,
             "width": width,
@@ -147,6 +147,7 @@ class ShardJob:
         } | annotated(reference, height, width, index, self.source, dropped)
         if self.packing is not None:
             row, image = packed(row, image, self.packing)
+        unstripped.update([head.format] if stays else [])
         return row | {"content_sha256": hashlib.sha256(row["image"]).hexdigest()}, image
 
     def _write(self, split: Split, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:

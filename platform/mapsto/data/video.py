@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -52,7 +53,7 @@ def windows(file: BinaryIO, per_second: float | None) -> tuple[list[Window], str
         if count > MOST_FRAMES:
             raise UserError(f"it says that it has {count} frames, over the limit of {MOST_FRAMES}")
         starts = [round(begin + k * step - half) for k in range(max(count, 1) + 1)]
-        return list(zip(starts, starts[1:])), None
+        return list(pairwise(starts)), None
 
 
 def frames(file: BinaryIO, wanted: Iterable[Window]) -> Iterator[tuple[Window, bytes | str]]:

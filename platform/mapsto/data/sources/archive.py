@@ -18,6 +18,7 @@ from .item import SPLIT_NAMES, Reference, hidden, is_archive, is_image, placed
 from .look import Look
 
 NESTED = "an archive within an archive: not opened"
+NO_END = "the archive has no end mark: it may be cut short between two members"
 BOMB_BYTES = 64 * 2**20
 """A member up to so large may grow as it likes."""
 
@@ -49,6 +50,17 @@ def escapes(member: str) -> bool:
     """Whether a member's path leaves the archive: absolute, a drive, or with `..`."""
     path = member.replace("\\", "/")
     return path.startswith("/") or (len(path) > 1 and path[1] == ":") or ".." in path.split("/")
+
+
+def ends_well(archive: tarfile.TarFile) -> bool:
+    """Whether a tar that was read through ends with its mark, a block of zeros; without one it may be cut short between two
+    members. Raises tarfile.ReadError for a part of a header, which `tarfile` takes for the end."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if any(block):
+        raise tarfile.ReadError("unexpected end of data")
+    return bool(block)
 
 
 def _split(name: str) -> Split | None:
@@ -84,6 +96,8 @@ def _tar(name: str, plain: str, storage: Storage, split: Split | None) -> Iterat
             elif not hidden(member.name.removeprefix("./")):
                 label, own = placed(member.name.removeprefix("./"))
                 yield Reference(known, plain, "range", member.offset_data, member.size, label=label, split=split or own)
+        if not ends_well(archive):
+            yield Reference(name, plain, reason=NO_END, split=split)
 
 
 def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]:

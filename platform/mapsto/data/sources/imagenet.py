@@ -15,7 +15,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ...core.storage import Storage, join
-from .archive import escapes
+from .archive import ends_well, escapes
 from .item import Reference
 from .look import Look
 
@@ -107,6 +107,7 @@ def _members(raw: Any, uri: str, start: int, size: int | None) -> Iterator[tarfi
                 setattr(archive, "members", [])  # noqa: B010  a million members are not held
                 if not member.isdir():
                     yield member
+            ends_well(archive)
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{uri}: the archive is broken ({error})") from error
 

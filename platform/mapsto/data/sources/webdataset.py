@@ -17,7 +17,7 @@ from typing import Any
 from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage
-from .archive import escapes
+from .archive import NO_END, ends_well, escapes
 from .item import SPLIT_NAMES, Reference, is_image
 from .look import Look, relative
 
@@ -104,6 +104,8 @@ def _shard(uri: str, storage: Storage) -> Iterator[Reference]:
                 held[kind] = (member.offset_data, member.size)
         if key is not None:
             yield _sample(uri, key, held, split)
+        if not ends_well(archive):
+            yield Reference(uri, uri, reason=NO_END, split=split)
 
 
 def _sample(uri: str, key: str, held: dict[str, Any], split: Split | None) -> Reference:

@@ -20,7 +20,7 @@ from .colour import (
 from .crop import PadCrop, RandomResizedCrop
 from .moving import Swap, upright_size
 from .policies import AutoAugment, RandAugment, TrivialAugment
-from .step import AsVoid, Compose, Decode, Joining, Keep, Prepare, Step
+from .step import AsVoid, Compose, Decode, IdentityKey, Joining, Keep, Prepare, Step
 from .views import Mosaic, MultiCrop
 from .warp import COCO_SWAP, RandomAffine, RandomFlip, RandomPerspective, RandomRotate, RandomScale
 
@@ -35,6 +35,7 @@ __all__ = [
     "Equalize",
     "GaussianBlur",
     "Grayscale",
+    "IdentityKey",
     "Invert",
     "Joining",
     "Keep",

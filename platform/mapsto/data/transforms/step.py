@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 
 from ...core import codecs
 from ...core.errors import UserError
+from ...core.metrics.folds import file_key, text_key
 from ...core.preprocess import Preprocess
 from ...core.sample import Sample
 from .moving import VOID, carry, mask_of, upright_size
@@ -93,6 +94,21 @@ class AsVoid:
         table = np.arange(256, dtype=np.uint8)
         table[list(self.ids)] = VOID
         return sample | {"mask": table[mask_of(sample)]}
+
+
+@dataclass(frozen=True)
+class IdentityKey:
+    """Text as an int64 that is equal for equal text: `identity` of the column, `picture` of the file's name in `source`
+    (`<person>_<number>`; -1 for another name), as lists of pairs name it."""
+
+    name: Literal["identity", "picture"]
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if self.name == "picture":
+            return sample | {"picture": file_key(sample["source"])}
+        if sample.get("identity") is None:
+            raise UserError("no identity, which the task needs")
+        return sample | {"identity": text_key(str(sample["identity"]))}
 
 
 @dataclass(frozen=True, init=False)

@@ -1,0 +1,176 @@
+"""Are two pictures of the same? Metrics of embeddings whose product is their likeness: retrieval, and verification over
+all pairs, over a list of pairs, or over identity-disjoint folds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import UserError
+from ..page import Page
+from ..sample import Arrays
+from .folds import Pairs, drawn_folds, fold_accuracies, interval, listed_folds
+
+BLOCK = 1024
+FAR = (1e-2, 1e-3)
+
+
+class VerificationMetrics:
+    """auc, tar@far=..., recall@k, all in 0..1; and fold_accuracy with fold_error, its standard error, by the protocol of
+    Labeled Faces in the Wild, where there are folds.
+
+    `key`: name in the batch of each row's identity, an int64. `pairs`: a list of pairs of pictures, which the batch names
+    by `picture` (`picture_key`); without one, folds are drawn.
+    """
+
+    primary = "auc"
+    mode: Literal["max", "min"] = "max"
+
+    def __init__(self, key: str = "label", pairs: Pairs | None = None, ks: Sequence[int] = (1, 5)) -> None:
+        self.key, self.pairs, self.ks = key, pairs, tuple(ks)
+
+    def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
+        state = {
+            "embedding": np.asarray(output["embedding"], np.float32),
+            "identity": np.asarray(batch[self.key], np.int64),
+        }
+        return state | ({"picture": np.asarray(batch["picture"], np.int64)} if self.pairs else {})
+
+    def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """UserError where no two rows are of one identity, or all are. `pairs_missing`: listed pairs of which a picture
+        is not among the rows; where that is all, there is no fold_accuracy."""
+        genuine, impostor = self._scores(states)
+        out = {
+            "auc": roc_auc(genuine, impostor),
+            **{f"tar@far={far:g}": tar_at_far(genuine, impostor, far) for far in FAR},
+            **{f"recall@{k}": v for k, v in recall(states["embedding"], states["identity"], self.ks).items()},
+        }
+        folds, missing = self._folds(states)
+        if folds:
+            accuracies = fold_accuracies(folds)
+            out |= {"fold_accuracy": float(accuracies.mean()), "fold_error": interval(accuracies)[0]}
+        return out | ({"pairs_missing": float(missing)} if self.pairs else {})
+
+    def tables(self, states: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        genuine, impostor = self._scores(states)
+        folds, missing = self._folds(states)
+        accuracies = fold_accuracies(folds) if folds else np.empty(0)
+        low, high = interval(accuracies)[1] if folds else (None, None)
+        edges = np.linspace(-1, 1, 41)
+        return {
+            "identities": len(np.unique(states["identity"])),
+            "pairs": {"same": len(genuine), "different": len(impostor)},
+            "folds": {
+                "from": "the list of pairs" if self.pairs else "identities drawn apart",
+                "accuracies": accuracies.tolist(),
+                "interval": [low, high],
+                "missing": missing,
+            },
+            "scores": {
+                "edges": edges.tolist(),
+                "same": np.histogram(genuine.clip(-1, 1), edges)[0].tolist(),
+                "different": np.histogram(impostor.clip(-1, 1), edges)[0].tolist(),
+            },
+        }
+
+    def draw(self, page: Page, tables: Mapping[str, Any]) -> None:
+        pairs, folds = tables["pairs"], tables["folds"]
+        page.heading("Pairs")
+        page.table(
+            ("identities", "pairs of one identity", "of two"),
+            [(tables["identities"], pairs["same"], pairs["different"])],
+        )
+        scores = tables["scores"]
+        rows = zip(scores["edges"][:-1], scores["edges"][1:], scores["same"], scores["different"], strict=True)
+        page.table(
+            ("likeness from", "to", "one identity", "two"),
+            [(round(a, 2), round(b, 2), s, d) for a, b, s, d in rows if s or d],
+        )
+        if folds["accuracies"]:
+            page.heading("Folds")
+            page.table(("fold", "accuracy"), list(enumerate(folds["accuracies"], 1)))
+            low, high = folds["interval"]
+            page.text(f"From {folds['from']}; 95 % interval of the mean {low:.4f} to {high:.4f}.")
+        if folds["missing"]:
+            page.text(f"{folds['missing']:,} listed pairs name a picture that is not in this split: not counted.")
+
+    def badness(self, states: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How much liker the likest row of another identity is than the likest of the same; 0 where it is not."""
+        out = []
+        for start, like, same in _blocks(states["embedding"], states["identity"]):
+            rows = np.arange(len(like))
+            own = same.copy()
+            own[rows, start + rows] = False
+            best = np.where(own, like, -np.inf).max(1)
+            wrong = np.where(same, -np.inf, like).max(1)
+            known = np.isfinite(best) & np.isfinite(wrong)
+            out.append(np.where(known, np.maximum(wrong, -1) - np.maximum(best, -1), 0.0).clip(min=0))
+        return np.concatenate(out)
+
+    def _scores(self, states: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        genuine, impostor = pair_scores(states["embedding"], states["identity"])
+        if not len(genuine) or not len(impostor):
+            what = "no two rows are of one identity" if not len(genuine) else "all rows are of one identity"
+            raise UserError(
+                f"verification over {len(states['identity'])} rows: {what}; it needs both: set data.<role>.splits larger, and data.<role>.group to keep whole identities together"
+            )
+        return genuine, impostor
+
+    def _folds(self, states: Mapping[str, np.ndarray]) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
+        if self.pairs:
+            return listed_folds(states["embedding"], states["picture"], self.pairs)
+        return drawn_folds(states["embedding"], states["identity"]), 0
+
+
+def pair_scores(embedding: np.ndarray, identity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Products of every pair of rows, each pair once: those of one identity, and those of two, float32."""
+    genuine, impostor = [], []
+    for start, like, same in _blocks(embedding, identity):
+        later = np.arange(like.shape[1])[None] > start + np.arange(len(like))[:, None]
+        genuine.append(like[same & later])
+        impostor.append(like[~same & later])
+    return np.concatenate(genuine), np.concatenate(impostor)
+
+
+def roc_auc(genuine: np.ndarray, impostor: np.ndarray) -> float:
+    """The probability that a pair of one identity scores above a pair of two, a tie counting half (Mann and Whitney)."""
+    ordered = np.sort(impostor)
+    below, upto = np.searchsorted(ordered, genuine, "left"), np.searchsorted(ordered, genuine, "right")
+    return float((below + upto).sum(dtype=np.float64) / (2.0 * len(genuine) * len(impostor)))
+
+
+def tar_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> float:
+    """The largest share of genuine pairs accepted by a threshold that accepts at most `far` of the impostors; pairs of
+    one score are accepted or refused together."""
+    allowed = int(np.floor(far * len(impostor) + 1e-9))
+    if allowed >= len(impostor):
+        return 1.0
+    highest_refused = np.partition(impostor, len(impostor) - 1 - allowed)[len(impostor) - 1 - allowed]
+    return float((genuine > highest_refused).mean())
+
+
+def recall(embedding: np.ndarray, identity: np.ndarray, ks: Sequence[int]) -> dict[int, float]:
+    """k → the share of rows with another of their identity among their k nearest others; rows that are alone in their
+    identity are no queries. Of equals the earlier row is nearer."""
+    hits = dict.fromkeys(ks, 0)
+    queries = 0
+    for start, like, same in _blocks(embedding, identity):
+        rows = np.arange(len(like))
+        like[rows, start + rows] = -np.inf
+        same[rows, start + rows] = False
+        asked = same.any(1)
+        queries += int(asked.sum())
+        order = np.argsort(-like[asked], axis=1, kind="stable")[:, : max(ks)]
+        found = np.take_along_axis(same[asked], order, 1)
+        for k in ks:
+            hits[k] += int(found[:, :k].any(1).sum())
+    return {k: hits[k] / max(queries, 1) for k in ks}
+
+
+def _blocks(embedding: np.ndarray, identity: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first row, products with all rows, whether of one identity), a block of rows at a time."""
+    for start in range(0, len(embedding), BLOCK):
+        part = slice(start, start + BLOCK)
+        yield start, embedding[part] @ embedding.T, identity[part, None] == identity[None]
