@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .core.errors import UserError
@@ -152,8 +152,11 @@ def _data_parser(commands: Any) -> None:
         "verify": "whether every shard is still what was written (sha256)",
         "diff": "how two data sets differ, image by image",
         "export": "write a data set out in a layout that others read",
+        "card": "the data set's card, in Markdown",
+        "review": "rows to an annotation tool, by a score of each",
+        "corrections": "what people changed there, as JSON lines",
     }
-    verbs = commands.add_parser("data", help="show, verify and compare data sets").add_subparsers(
+    verbs = commands.add_parser("data", help="show, verify, compare, export and review data sets").add_subparsers(
         required=True, metavar="VERB"
     )
     for verb, help in about.items():
@@ -166,6 +169,17 @@ def _data_parser(commands: Any) -> None:
             command.add_argument("--format", required=True, help="folder, webdataset, coco, yolo, voc or parquet")
             command.add_argument("--split", action="append", default=[], help="may be repeated; default: all")
             command.add_argument("--force", action="store_true", help="replace an earlier export there")
+        if verb == "review":
+            command.add_argument("--tool", required=True, choices=("label-studio", "cvat"))
+            command.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+            command.add_argument("--scores", metavar="FILE", help='JSON lines: {"row_id": 12, "score": 0.7}')
+            command.add_argument("--lowest", action="store_true", help="the lowest score first; default: the highest")
+            command.add_argument("--limit", type=int, metavar="N", help="rows at most; default: all")
+            command.add_argument("--mask-names", default="", metavar="A,B,...", help="of the mask's ids, from 0")
+            command.add_argument("--force", action="store_true", help="replace an earlier review there")
+        if verb == "corrections":
+            command.add_argument("file", help="Label Studio's export as JSON, or CVAT's as CVAT for images 1.1")
+            command.add_argument("--output", required=True, metavar="FILE", help="the JSON lines to write")
         command.set_defaults(action=_data, verb=verb)
 
 
@@ -273,26 +287,49 @@ def _job(arguments: argparse.Namespace) -> int:
 def _data(arguments: argparse.Namespace) -> int:
     from .stages import versions
 
-    if arguments.verb == "export":
-        from .stages.export import export
-
-        for line in export(arguments.uri, arguments.target, arguments.format, arguments.split, force=arguments.force):
+    if arguments.verb in ("export", "review", "corrections"):
+        for line in _data_written(arguments):
             print(line)
         return 0
     dataset = versions.opened(arguments.uri)
     if arguments.verb == "diff":
         print("\n".join(versions.diff(dataset, versions.opened(arguments.other)).lines()))
         return 0
-    if arguments.verb == "show":
-        print("\n".join(versions.show(dataset)))
+    if arguments.verb in ("show", "card"):
+        from .stages.card import card
+
+        print("\n".join(versions.show(dataset) if arguments.verb == "show" else card(dataset)))
         return 0
     wrong = versions.verify(dataset)
     for line in wrong:
         print(line, file=sys.stderr)
     print(
-        f"{arguments.uri}: {f'{len(wrong)} shards are not what was written' if wrong else 'every shard is as written'}"
+        f"{arguments.uri}: {f'{len(wrong)} files are not what was written' if wrong else 'every shard is as written'}"
     )
     return 2 if wrong else 0
+
+
+def _data_written(arguments: argparse.Namespace) -> Iterator[str]:
+    if arguments.verb == "export":
+        from .stages.export import export
+
+        return export(arguments.uri, arguments.target, arguments.format, arguments.split, force=arguments.force)
+    from .stages.review import corrections, review
+
+    if arguments.verb == "corrections":
+        return corrections(arguments.uri, arguments.file, arguments.output)
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UserError(f"--limit {arguments.limit}: at least 1")
+    return review(
+        arguments.uri,
+        arguments.tool,
+        arguments.output,
+        arguments.scores,
+        arguments.limit,
+        lowest=arguments.lowest,
+        mask_names=[name.strip() for name in arguments.mask_names.split(",") if name.strip()],
+        force=arguments.force,
+    )
 
 
 def _check(arguments: argparse.Namespace) -> int:
