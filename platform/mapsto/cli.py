@@ -173,7 +173,9 @@ def _data_parser(commands: Any) -> None:
 
 
 def _search_parser(commands: Any) -> None:
-    search = commands.add_parser("search", help="the images of a data set that look most like one; after `mapsto index`")
+    search = commands.add_parser(
+        "search", help="the images of a data set that look most like one; after `mapsto index`"
+    )
     _recipe_arguments(search)
     search.add_argument("--role", default="train", help="one of the recipe's data sets; default: train")
     asked = search.add_mutually_exclusive_group(required=True)

@@ -98,7 +98,12 @@ def lbp_by_loops(grey: np.ndarray) -> np.ndarray:
                 ty, tx = fy - y0, fx - x0
                 value = sum(
                     w * grey[y0 + i, x0 + j]
-                    for i, j, w in ((0, 0, (1 - ty) * (1 - tx)), (0, 1, (1 - ty) * tx), (1, 0, ty * (1 - tx)), (1, 1, ty * tx))
+                    for i, j, w in (
+                        (0, 0, (1 - ty) * (1 - tx)),
+                        (0, 1, (1 - ty) * tx),
+                        (1, 0, ty * (1 - tx)),
+                        (1, 1, ty * tx),
+                    )
                     if w
                 )
                 code |= int(value >= grey[y, x] - 1e-9) << p

@@ -4,11 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 
 from mapsto import cli
 from mapsto.config.load import load
+from mapsto.core.artifact import Artifact
 from mapsto.core.codecs import decode, encode
 from mapsto.core.errors import UserError
+from mapsto.core.preprocess import Preprocess
+from mapsto.core.registry import save_task
+from mapsto.core.sample import DatasetInfo
+from mapsto.core.storage import Storage
 from mapsto.curate.features import CLASSICAL, colour
 from mapsto.data.dataset import Dataset
 from mapsto.data.scenes import numbered
@@ -17,6 +24,7 @@ from mapsto.stages.index import recall
 from mapsto.stages.index_vectors import read_columns, vectors_of
 from mapsto.stages.pipeline import Pipeline
 from mapsto.stages.search import Searcher, indexed, search
+from mapsto.tasks.classify import Classify, ClassifyConfig
 
 
 def here(work, numbers):
@@ -71,7 +79,9 @@ def test_every_row_has_its_vector_once_and_neighbours_are_the_exact_ones(file, k
     rows, about = rows_of(artifact), artifact.read_json("index.json")
     assert about["rows"] == len(rows) == 24 and about["metric"] == "cosine"
     tables = [read_columns(artifact, k, ("row_id", "vector")) for k in range(len(about["shards"]))]
-    vectors = dict(zip(np.concatenate([t["row_id"] for t in tables]).tolist(), np.concatenate([vectors_of(t) for t in tables])))
+    vectors = dict(
+        zip(np.concatenate([t["row_id"] for t in tables]).tolist(), np.concatenate([vectors_of(t) for t in tables]))
+    )
     assert set(vectors) == {row["row_id"] for row in rows}
     exact = {row["row_id"]: CLASSICAL[kind](decode(row["image"])) for row in rows}
     for row_id, vector in vectors.items():
@@ -176,7 +186,9 @@ def test_images_without_edges_are_counted(source, tmp_path):
     for k in range(6):
         path = folder / "ab"[k % 2] / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(np.full((20, 20, 3), 40 * k, np.uint8) if k < 2 else numbered(3, k, (40, 40)).image, "png"))
+        path.write_bytes(
+            encode(np.full((20, 20, 3), 40 * k, np.uint8) if k < 2 else numbered(3, k, (40, 40)).image, "png")
+        )
     file = tmp_path / "recipe.yaml"
     file.write_text(
         f"name: flat\nroot: {tmp_path}/out\ndata: {{train: {{source: {folder}, splits: {{val: 0, test: 0}}}}}}\n"
@@ -184,12 +196,11 @@ def test_images_without_edges_are_counted(source, tmp_path):
     )
     recipe, artifact, said = made(file)
     assert artifact.meta()["metrics"]["blank"] == 2 and "2 of 6 images have no hog features" in said
-    with pytest.raises(UserError, match="0.png: the image has no hog features"):
+    with pytest.raises(UserError, match=r"0\.png: the image has no hog features"):
         list(search(recipe, image=str(folder / "a" / "0.png")))
 
 
 def test_a_timm_backbones_features(file, source):
-    import torch
     from timm import create_model
 
     recipe, artifact, _ = made(
@@ -197,8 +208,6 @@ def test_a_timm_backbones_features(file, source):
     )
     searcher = Searcher(artifact)
     row = next(row for row in rows_of(artifact) if Path(row["source"]).name == "03.png")
-    from mapsto.core.preprocess import Preprocess
-
     image, _ = Preprocess(32)(row["image"])
     torch.manual_seed(0)
     net = create_model("resnet10t", num_classes=2).eval()
@@ -212,14 +221,61 @@ def test_a_timm_backbones_features(file, source):
     assert Path(hits[1][5]).name == "23.png"
 
 
+def test_the_trained_models_features(file, tmp_path, monkeypatch):
+    """A saved model stands for training; with a sweep in the recipe, its best setting decides whose model it is."""
+    made_for: list[float] = []
+    produce = Pipeline.produce
+
+    def given(self, name, options=None, *, force=None):
+        if name == "train":
+            made_for.append(self.recipe.train.epochs)
+            return model
+        if name == "tune":
+            return best
+        return produce(self, name, options, force=force)
+
+    monkeypatch.setattr(Pipeline, "produce", given)
+    task = Classify(
+        ClassifyConfig(kind="classify", model={"name": "resnet20"}, image_size=32),
+        {"train": DatasetInfo("memory", "0", ("a", "b"), {"train": 14}, ("image", "label"))},
+    )
+    storage = Storage(retries=0)
+    model, best = (Artifact(str(tmp_path / "made" / name / "0"), storage) for name in ("train", "tune"))
+    torch.manual_seed(1)
+    net = task.build({}).eval()
+    model.write(save(net.state_dict()), "model.safetensors")
+    save_task(task, model)
+    model.write_json({"kind": "torch", "file": "model.safetensors", "precision": "fp32"}, "variant.json")
+    best.write_json({"overrides": {"train.epochs": 7}}, "best.json")
+    for artifact in (model, best):
+        artifact.finish(section={}, parents={}, metrics={}, digest="d")
+    with file.open("a") as text:
+        text.write("index: {features: model}\ntune: {space: {train.epochs: {kind: choice, values: [7]}}}\n")
+    recipe, artifact, _ = made(file)
+    assert made_for == [7] and artifact.meta()["metrics"]["dimension"] == 64
+    searcher = Searcher(artifact)
+    row = next(row for row in rows_of(artifact) if Path(row["source"]).name == "03.png")
+    image = torch.from_numpy(task.preprocess(row["image"])[0])[None]
+    seen: list[torch.Tensor] = []
+    net.net.linear.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    with torch.no_grad():
+        net(image)
+    np.testing.assert_allclose(
+        searcher.vector(searcher.place(row["row_id"])), (seen[0] / seen[0].norm())[0].numpy(), atol=1e-3
+    )
+    lines = [line.split() for line in search(recipe, row=row["row_id"], top=1)]
+    assert Path(lines[1][5]).name == "23.png"
+
+
 def test_settings_that_do_not_fit_are_refused(file):
     with pytest.raises(UserError, match="backbone is of features: model, not of hog"):
         load(str(file), ["index.features=hog", "index.backbone=resnet18"])
     wrong = ["index.features=model", "index.backbone=resnat10t", "index.pretrained=false"]
     with pytest.raises(UserError, match=r"index\.backbone: 'resnat10t' is no timm model"):
         made(file, *wrong)
-    gan = file.read_text().split("task:")[0] + "task: {kind: gan, image_size: 16}\nindex: {features: model}\n"
-    file.write_text(gan)
-    with pytest.raises(UserError, match="a gan model takes no image"):
-        made(file)
+    data = file.read_text().split("task:")[0]
+    for task in ("gan, image_size: 16", "detect, image_size: 64"):
+        file.write_text(f"{data}task: {{kind: {task}}}\nindex: {{features: model}}\n")
+        with pytest.raises(UserError, match="model gives no vector for an image; use colour, hog, lbp, or a timm"):
+            made(file)
     assert colour(np.zeros((4, 4, 3), np.uint8)).any()  # black is a colour

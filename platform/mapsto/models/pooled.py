@@ -37,14 +37,14 @@ def pooled(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
         if "embedding" in out:
             return out["embedding"]
         out = out.get("logits")
-    if not isinstance(out, torch.Tensor) or out.ndim < 2:
+    if not isinstance(out, torch.Tensor) or out.ndim not in (2, 4):  # logits of every anchor are no image's
         raise UserError(
             "index.features: this task's model gives no vector for an image; name a timm model in `index.backbone`, "
             "or use colour, hog or lbp"
         )
     if linear and seen and out.ndim == 2 and seen[-1].ndim == 2 and linear.out_features == out.shape[1]:
         return seen[-1]
-    return out.flatten(2).mean(2) if out.ndim > 2 else out
+    return out.mean((2, 3)) if out.ndim == 4 else out
 
 
 def backbone(name: str, pretrained: bool, image_size: int) -> nn.Module:

@@ -31,6 +31,8 @@ CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 128
 """M, efConstruction and ef of the paper."""
 SAMPLE, NEAREST = 200, 10
 """Rows that recall is measured with, and neighbours of each."""
+NO_VECTOR = ("detect",)
+"""Tasks whose model takes an image and has nothing that stands for the whole of it."""
 SAY_EVERY = 20
 """Shards between two lines of progress."""
 
@@ -45,13 +47,14 @@ class Index:
         return {"role": options.get("role", "train"), **(recipe.index or IndexConfig()).model_dump(mode="json")}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
-        """Raises UserError for a role that the recipe lacks, and for the model of a task that takes no image."""
+        """Raises UserError for a role that the recipe lacks, and for the model of a task that gives no vector for an image."""
         config_of(recipe, options)
         needs = {"data": datasets_of(recipe)[f"data.{options.get('role', 'train')}"]}
         if (recipe.index or IndexConfig()).trained:
-            if task_class(recipe.task.kind).preprocess is Task.preprocess:
+            kind = recipe.task.kind
+            if kind in NO_VECTOR or task_class(kind).preprocess is Task.preprocess:
                 raise UserError(
-                    f"index.features: a {recipe.task.kind} model takes no image; use colour, hog, lbp, or a timm model in `index.backbone`"
+                    f"index.features: a {kind} model gives no vector for an image; use colour, hog, lbp, or a timm model in `index.backbone`"
                 )
             needs["model"] = ("train", {})
         return needs

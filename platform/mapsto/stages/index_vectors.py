@@ -11,7 +11,6 @@ import numpy as np
 
 from ..core import codecs
 from ..core.artifact import Artifact
-from ..core.errors import UserError
 from ..core.preprocess import Preprocess
 from ..curate.features import CLASSICAL, LONGEST
 from ..data.dataset import SplitIndex, read_group
@@ -61,10 +60,7 @@ def _network(features: Features) -> Callable[[Sequence[bytes]], np.ndarray]:
         assert features.backbone is not None, features
         net = backbone(features.backbone, features.pretrained, features.image_size)
         preprocess = Preprocess(features.image_size)
-    if preprocess is None:
-        raise UserError(
-            "index.features: this task's model takes no image; use colour, hog, lbp, or a timm model in `index.backbone`"
-        )
+    assert preprocess is not None, features  # the stage has refused such a task
 
     def look(images: Sequence[bytes]) -> np.ndarray:
         parts = []

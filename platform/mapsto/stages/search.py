@@ -134,7 +134,9 @@ def search(
         uri, own = f"row {row}", searcher.place(row)
         vector, shown = searcher.vector(own), searcher.picture(own)
     if not vector.any():
-        raise UserError(f"{uri}: the image has no {searcher.features.kind} features (it is of one colour, or too small)")
+        raise UserError(
+            f"{uri}: the image has no {searcher.features.kind} features (it is of one colour, or too small)"
+        )
     hits = searcher.nearest(vector, top, own)
     yield from _table(hits)
     if output:
@@ -157,7 +159,9 @@ class _Finder(Pipeline):
         options: dict[str, Any], force: bool,
     ) -> None:  # fmt: skip
         if not artifact.complete():
-            missing = "no index yet" if what.name == "index" else f"no index yet, nor the {what.name} artifact before it"
+            missing = (
+                "no index yet" if what.name == "index" else f"no index yet, nor the {what.name} artifact before it"
+            )
             raise UserError(f"{self.recipe.name}: {missing} ({artifact.uri}); make it with `mapsto index RECIPE`")
 
 
