@@ -1,5 +1,6 @@
 """Index and search: every row once, neighbours as exact search has them, a killed run goes on, and clear refusals."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ from mapsto.tasks.classify import Classify, ClassifyConfig
 
 
 def here(work, numbers):
-    """What the Ray tasks do, here."""
+    """What the Ray tasks do, here, with work that has travelled."""
+    work = pickle.loads(pickle.dumps(work))
     for number in numbers:
         work(number)
         yield number
@@ -136,6 +138,18 @@ def test_the_command_line(file, source, capsys):
             cli.main(["search", str(file), *wrong])
 
 
+def test_the_verb_indexes_the_training_set_or_the_role_that_is_asked_for(file, monkeypatch):
+    asked: list[tuple] = []
+    monkeypatch.setattr("mapsto.stages.pipeline.produce", lambda _, name, options, **__: asked.append((name, options)))
+    file.write_text(file.read_text().replace("}}\n", "}, style: {source: /nowhere}}\n", 1))
+    for words in ([], ["--role", "style"]):
+        arguments = cli._parser().parse_args(["index", str(file), *words])
+        assert cli._produce(load(str(file), []), arguments, {}) == 0
+    assert asked == [("index", {"role": "train"}), ("index", {"role": "style"})]
+    with pytest.raises(UserError, match="--role other: the recipe's data sets are train, style"):
+        cli._produce(load(str(file), []), cli._parser().parse_args(["index", str(file), "--role", "other"]), {})
+
+
 def test_an_interrupted_run_goes_on_with_the_shards_that_are_left(file, monkeypatch):
     def dies(work, numbers):
         yield from here(work, list(numbers)[:2])
@@ -156,6 +170,16 @@ def test_an_interrupted_run_goes_on_with_the_shards_that_are_left(file, monkeypa
     whole = artifact.meta()["digest"]
     Pipeline(recipe, lambda _: None).produce("index", {"role": "train"}, force=True)
     assert artifact.meta()["digest"] == whole and indexed(recipe).uri == artifact.uri
+
+
+def test_a_graph_that_is_not_what_was_written_is_refused(file):
+    recipe, artifact, _ = made(file)
+    graph = Path(artifact.path("graph.usearch"))
+    whole = graph.read_bytes()
+    for broken in (b"", whole[:100], whole[: len(whole) // 2], whole[:-9] + b"123456789"):
+        graph.write_bytes(broken)
+        with pytest.raises(UserError, match=r"graph\.usearch: not what was written \(sha256\); make it anew"):
+            list(search(recipe, row=0))
 
 
 def test_recall_is_the_share_of_exact_neighbours_found(file):

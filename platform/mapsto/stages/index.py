@@ -80,10 +80,12 @@ class Index:
         with tempfile.TemporaryDirectory(prefix="mapsto-index-") as folder:
             path = Path(folder) / GRAPH
             graph.save(str(path))
+            with path.open("rb") as file:
+                written = hashlib.file_digest(file, "sha256").hexdigest()
             job.storage.upload(path, job.artifact.path(GRAPH))
         about = {
             "rows": rows, "dimension": int(graph.ndim), "metric": config.metric, "dtype": "float16",
-            "features": config.model_dump(mode="json"), "dataset": dataset.artifact.uri,
+            "features": config.model_dump(mode="json"), "dataset": dataset.artifact.uri, "graph_sha256": written,
             "shards": [{"split": index.name, "rows": index.rows} for index in found],
         }  # fmt: skip
         job.artifact.write_json(about, ABOUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,10 +55,12 @@ class Searcher:
         self._shards: list[SplitIndex] = shards(self._dataset)
         self._starts = np.cumsum([0, *(shard["rows"] for shard in about["shards"])])
         self.features: Features = features_of(IndexConfig(**about["features"]), parent.get("model"))
-        self._graph: Any = Graph.restore(artifact.read(GRAPH))
-        if self._graph is None:
-            raise UserError(f"{artifact.path(GRAPH)}: not an index that usearch reads; make it anew with --force")
-        self._graph.expansion_search = EXPANSION_SEARCH
+        data = artifact.read(GRAPH)
+        if hashlib.sha256(data).hexdigest() != about["graph_sha256"]:  # usearch does not look: it would crash
+            raise UserError(
+                f"{artifact.path(GRAPH)}: not what was written (sha256); make it anew with `mapsto index --force`"
+            )
+        self._graph: Any = Graph.restore(data)
 
     def place(self, row_id: int) -> int:
         """Row number of a `row_id`. Raises UserError for one that the data set does not hold."""
