@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 VERBS = {
     "ingest": "read, check and split the images into a data set",
     "clean": "find bad images, duplicates, leaks and wrong labels; write a new version of the data set",
+    "index": "a vector for every image of a data set, for `mapsto search`",
     "tune": "search the recipe's space for the best settings",
     "train": "train the model",
     "evaluate": "measure the model, and write a page with pictures",
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _submit_parser(commands)
     _job_parser(commands)
     _data_parser(commands)
+    _search_parser(commands)
     check = commands.add_parser("check", help="validate a recipe; show it resolved, with the resources it needs")
     _recipe_arguments(check)
     check.set_defaults(action=_check)
@@ -111,8 +113,9 @@ def _verb_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--seed", type=int, metavar="N", help="of a generator's samples")
     if verb == "run":
         parser.add_argument("--until", metavar="STAGE", help="the last stage to run; default: all of them")
-    if verb in ("ingest", "clean"):
-        parser.add_argument("--role", help="one of the recipe's data sets; default: all")
+    if verb in ("ingest", "clean", "index"):
+        default = "train" if verb == "index" else "all"
+        parser.add_argument("--role", help=f"one of the recipe's data sets; default: {default}")
     parser.add_argument("--force", action="store_true", help="make the stage's artifact anew")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="only errors")
@@ -183,6 +186,20 @@ def _data_parser(commands: Any) -> None:
         command.set_defaults(action=_data, verb=verb)
 
 
+def _search_parser(commands: Any) -> None:
+    search = commands.add_parser(
+        "search", help="the images of a data set that look most like one; after `mapsto index`"
+    )
+    _recipe_arguments(search)
+    search.add_argument("--role", default="train", help="one of the recipe's data sets; default: train")
+    asked = search.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--image", metavar="URI", help="an image file, or its URI")
+    asked.add_argument("--row", type=int, metavar="ROW_ID", help="an image of the data set itself")
+    search.add_argument("--top", type=int, default=12, metavar="N", help="how many; default: 12")
+    search.add_argument("--output", metavar="FILE", help="a page that shows them")
+    search.set_defaults(action=_search)
+
+
 def _dashboard_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", metavar="URL", help="of the cluster's dashboard, http://HEAD:8265; default: RAY_API_SERVER_ADDRESS"
@@ -214,8 +231,9 @@ def _produce(recipe: Recipe, arguments: argparse.Namespace, options: dict[str, A
 
     if arguments.verb == "run":
         pipeline.run_all(recipe, arguments.until, force=arguments.force, say=say)
-    elif arguments.verb in ("ingest", "clean"):
-        roles = [arguments.role] if arguments.role else list(recipe.data)
+    elif arguments.verb in ("ingest", "clean", "index"):
+        every = ["train"] if arguments.verb == "index" and "train" in recipe.data else list(recipe.data)
+        roles = [arguments.role] if arguments.role else every
         unknown = [role for role in roles if role not in recipe.data]
         if unknown:
             raise UserError(f"--role {unknown[0]}: the recipe's data sets are {', '.join(recipe.data)}")
@@ -330,6 +348,18 @@ def _data_written(arguments: argparse.Namespace) -> Iterator[str]:
         mask_names=[name.strip() for name in arguments.mask_names.split(",") if name.strip()],
         force=arguments.force,
     )
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from .config.load import load
+    from .stages.search import search
+
+    recipe = load(arguments.recipe, arguments.overrides)
+    for line in search(
+        recipe, arguments.role, image=arguments.image, row=arguments.row, top=arguments.top, output=arguments.output
+    ):
+        print(line)
+    return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
