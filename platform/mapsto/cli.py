@@ -75,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     _submit_parser(commands)
     _job_parser(commands)
     _data_parser(commands)
+    collect = commands.add_parser("gc", help="remove what lies under a root and no artifact refers to")
+    collect.add_argument("root", help="a recipe's `root`")
+    collect.add_argument("--yes", action="store_true", help="delete; without it, only list")
+    collect.add_argument(
+        "--older-than", type=float, default=24.0, metavar="HOURS", help="leave what was written to since; default: 24"
+    )
+    collect.set_defaults(action=_gc)
     check = commands.add_parser("check", help="validate a recipe; show it resolved, with the resources it needs")
     _recipe_arguments(check)
     check.set_defaults(action=_check)
@@ -152,6 +159,7 @@ def _data_parser(commands: Any) -> None:
         "verify": "whether every shard is still what was written (sha256)",
         "diff": "how two data sets differ, image by image",
         "export": "write a data set out in a layout that others read",
+        "purge": "erase rows from every version that holds them",
     }
     verbs = commands.add_parser("data", help="show, verify and compare data sets").add_subparsers(
         required=True, metavar="VERB"
@@ -159,6 +167,12 @@ def _data_parser(commands: Any) -> None:
     for verb, help in about.items():
         command = verbs.add_parser(verb, help=help)
         command.add_argument("uri", help="of an ingest artifact, as `mapsto ingest` printed it")
+        if verb == "purge":
+            which = command.add_mutually_exclusive_group(required=True)
+            which.add_argument("--row", type=int, nargs="+", metavar="ROW_ID", help="rows of this data set")
+            which.add_argument("--identity", metavar="NAME", help="all rows of this identity; the URI may be a root")
+            which.add_argument("--source", metavar="PREFIX", help="all rows whose source begins so; the URI may be a root")
+            command.add_argument("--yes", action="store_true", help="erase; without it, only say what would be done")
         if verb == "diff":
             command.add_argument("other", help="the newer one")
         if verb == "export":
@@ -279,6 +293,13 @@ def _data(arguments: argparse.Namespace) -> int:
         for line in export(arguments.uri, arguments.target, arguments.format, arguments.split, force=arguments.force):
             print(line)
         return 0
+    if arguments.verb == "purge":
+        from .stages.purge import Asked, purge
+
+        asked = Asked(tuple(arguments.row or ()), arguments.identity, arguments.source)
+        for line in purge(arguments.uri, asked, yes=arguments.yes):
+            print(line)
+        return 0
     dataset = versions.opened(arguments.uri)
     if arguments.verb == "diff":
         print("\n".join(versions.diff(dataset, versions.opened(arguments.other)).lines()))
@@ -293,6 +314,14 @@ def _data(arguments: argparse.Namespace) -> int:
         f"{arguments.uri}: {f'{len(wrong)} shards are not what was written' if wrong else 'every shard is as written'}"
     )
     return 2 if wrong else 0
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from .stages.gc import gc
+
+    for line in gc(arguments.root, yes=arguments.yes, older_than=arguments.older_than):
+        print(line)
+    return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
