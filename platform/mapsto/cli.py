@@ -171,7 +171,9 @@ def _data_parser(commands: Any) -> None:
             which = command.add_mutually_exclusive_group(required=True)
             which.add_argument("--row", type=int, nargs="+", metavar="ROW_ID", help="rows of this data set")
             which.add_argument("--identity", metavar="NAME", help="all rows of this identity; the URI may be a root")
-            which.add_argument("--source", metavar="PREFIX", help="all rows whose source begins so; the URI may be a root")
+            which.add_argument(
+                "--source", metavar="PREFIX", help="all rows whose source begins so; the URI may be a root"
+            )
             command.add_argument("--yes", action="store_true", help="erase; without it, only say what would be done")
         if verb == "diff":
             command.add_argument("other", help="the newer one")

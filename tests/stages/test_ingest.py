@@ -269,7 +269,9 @@ def test_licence_and_consent_come_along(here, tmp_path, suffix):
     elif suffix == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
-        path.write_text("image,split,license,consent\n" + "".join(",".join(f'"{v}"' for v in r.values()) + "\n" for r in rows))
+        path.write_text(
+            "image,split,license,consent\n" + "".join(",".join(f'"{v}"' for v in r.values()) + "\n" for r in rows)
+        )
     dataset = run(path, tmp_path / "out", splits={"val": 0, "test": 0})[0]
     assert {"license", "consent"} <= set(dataset.manifest["columns"])
     read = sorted(dataset.read("train", ["source", "license", "consent"]), key=lambda row: row["source"])

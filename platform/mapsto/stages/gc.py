@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.storage import Storage, absolute, join
-from .tree import Node, node, nodes
+from .tree import Node, nodes
 
 OLDER_THAN_H = 24.0
 """What was written to within so many hours may be a run's that is under way."""
@@ -39,16 +38,17 @@ class Held:
     written: datetime
 
 
-def gc(root: str, storage: Storage | None = None, *, yes: bool = False, older_than: float = OLDER_THAN_H) -> Iterator[str]:
+def gc(
+    root: str, storage: Storage | None = None, *, yes: bool = False, older_than: float = OLDER_THAN_H
+) -> Iterator[str]:
     """List what no artifact refers to, with size and reason, and with `yes` delete it; yields lines to show.
 
-    `older_than`, in hours: what was written to since stays. Raises UserError for an artifact that cannot be read.
+    `older_than`, in hours: what was written to since stays. Raises UserError for an artifact that cannot be read, and for a
+    folder that is no root.
     """
     storage, root = storage or Storage(), absolute(root).rstrip("/")
     if not older_than >= 0:
         raise UserError(f"gc --older-than {older_than}: hours, 0 or more")
-    if node(Artifact(root, storage)) is not None:
-        raise UserError(f"{root}: an artifact; gc looks at a whole root, the folder of {root.rsplit('/', 3)[0]}")
     found = list(garbage(root, storage, older_than))
     for each in found:
         yield f"{_size(each.bytes):>10}  {each.uri}: {each.reason}"
@@ -67,6 +67,10 @@ def gc(root: str, storage: Storage | None = None, *, yes: bool = False, older_th
 def garbage(root: str, storage: Storage, older_than: float = OLDER_THAN_H) -> Iterator[Garbage]:
     """What may go. Every artifact is read before the first is yielded, so that nothing goes where one cannot be."""
     every = list(nodes(root, storage))
+    if not every:
+        raise UserError(
+            f"{root}: no artifact here, root/name/stage/fingerprint; gc looks at the whole `root` of a recipe"
+        )
     named = set()
     for each in every:
         if each.finished:
@@ -140,7 +144,10 @@ def uploads(root: str, storage: Storage) -> Iterator[tuple[Garbage, datetime]]:
             parts = storage.retry(root, lambda key=key: client.list_parts(**key)).get("Parts", ())
             size = sum(part["Size"] for part in parts)
             uri = f"s3://{bucket}/{each['Key']}"
-            yield Garbage(uri, size, "an upload that was cut off", each["UploadId"]), _time({"updated": each["Initiated"]})
+            yield (
+                Garbage(uri, size, "an upload that was cut off", each["UploadId"]),
+                _time({"updated": each["Initiated"]}),
+            )
         if not page.get("IsTruncated"):
             return
         marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page.get("NextUploadIdMarker", "")}
@@ -149,9 +156,7 @@ def uploads(root: str, storage: Storage) -> Iterator[tuple[Garbage, datetime]]:
 def abort(storage: Storage, upload: Garbage) -> None:
     bucket, _, key = upload.uri.split("://", 1)[1].partition("/")
     client = storage.client()
-    storage.retry(
-        upload.uri, lambda: client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload.upload)
-    )
+    storage.retry(upload.uri, lambda: client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload.upload))
 
 
 def _size(count: int) -> str:

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from .purge_manifest import Entry, groups, mended, mended_meta
 from .purge_pages import without_pictures
 from .purge_plan import Asked, Plan, Survey, lines, plan, quarantines, small, survey, told
 from .tree import Node, node
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 AT_ONCE = 4
 """Files that the proof reads side by side."""
@@ -198,7 +202,7 @@ def _stored(version: Node) -> set[str]:
     return {version.artifact.path("shards", name) for name in names if name.endswith(".parquet")}
 
 
-def _schema(storage: Storage, uri: str):  # noqa: ANN202  a pyarrow.Schema
+def _schema(storage: Storage, uri: str) -> pa.Schema:
     import pyarrow.parquet as pq
 
     filesystem, path = storage.arrow(uri)

@@ -99,8 +99,10 @@ class Plan:
 
     @staticmethod
     def of(saved: dict[str, Any]) -> Plan:
-        sets = {name: set(saved[name]) for name in ("hashes", "sources")}
-        return Plan(**saved | sets | {"rows": {uri: set(ids) for uri, ids in saved["rows"].items()}})
+        out = Plan(**saved)
+        out.hashes, out.sources = set(out.hashes), set(out.sources)
+        out.rows = {uri: set(ids) for uri, ids in out.rows.items()}
+        return out
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,9 @@ def survey(uri: str, storage: Storage) -> Survey:
     uri = absolute(uri).rstrip("/")
     asked = node(Artifact(uri, storage))
     if asked is not None and not (asked.finished and asked.holds_data):
-        raise UserError(f"{uri}: not a finished data set; name one that `mapsto ingest` or `mapsto clean` made, or a root")
+        raise UserError(
+            f"{uri}: not a finished data set; name one that `mapsto ingest` or `mapsto clean` made, or a root"
+        )
     scope = uri.rsplit("/", 2)[0] if asked else uri
     root = scope.rsplit("/", 1)[0] if asked else uri
     every = {each.uri: each for each in nodes(root, storage)}
