@@ -78,6 +78,19 @@ def test_what_no_artifact_refers_to_goes_and_nothing_else(tmp_path, capsys):
     assert list(garbage(str(root), STORE, 0)) == []
 
 
+@pytest.mark.parametrize("asked", ["{}", "file://{}", "{}/../link"])
+def test_a_shard_is_the_same_by_another_spelling(tmp_path, asked):
+    root = tmp_path / "out"
+    wanted = planted(str(root))
+    (tmp_path / "link").symlink_to(root)
+    lent = root / "a/ingest/0/shards/train-7.parquet"
+    lent.write_bytes(b"lent")
+    (root / "a/ingest/0/shards/train-6.parquet").write_bytes(b"lent, too")
+    data_set(f"{root}/b/clean/6", [], [f"file://{lent}", f"{tmp_path}/link/a/ingest/0/shards/train-6.parquet"])
+    told = list(gc(asked.format(root), STORE, older_than=0))
+    assert len(told) == len(wanted) + 1 and not any("train-7" in line or "train-6" in line for line in told)
+
+
 def test_age_is_that_of_the_newest_file(tmp_path):
     root = tmp_path / "out"
     planted(str(root))

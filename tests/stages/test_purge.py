@@ -19,7 +19,7 @@ from mapsto.core.page import Page
 from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
 from mapsto.data import chunks
-from mapsto.data.dataset import Dataset
+from mapsto.data.dataset import MANIFEST, Dataset
 from mapsto.stages import clean, clean_facts, ingest
 from mapsto.stages import purge as module
 from mapsto.stages.clean import Clean
@@ -271,6 +271,32 @@ def test_a_run_that_is_killed_at_any_write_is_finished_by_the_next(made_world, t
             assert [each["rows"] for each in manifest["erased"]] == [each["rows"] for each in whole[name]["erased"]]
             content = [f["sha256"] for s in manifest["splits"].values() for f in s["files"]]
             assert len(content) == len(set(content)) and dataset.artifact.meta()["digest"] != dataset.fingerprint[-16:]
+
+
+def test_what_comes_between_an_erasure_that_was_cut_off_and_its_end(made_world, tmp_path, monkeypatch):
+    root, first, cleaned = tmp_path / "out", made_world["first"], made_world["cleaned"]
+    before = {name: rows_of(dataset) for name, dataset in made_world.items()}
+    real = module.write_shard
+    monkeypatch.setattr(module, "write_shard", lambda *given: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        erased(root, source=str(tmp_path / "images" / "0.png"))  # its journal is the root's
+    monkeypatch.setattr(module, "write_shard", real)
+    files = [dict(file) for file in first.manifest["splits"]["train"]["files"]]
+    for file in files:
+        file["path"] = first.artifact.path(file["path"])
+    late = Artifact(f"{root}/another/clean/0007", STORE)  # a version under another name, made meanwhile
+    late.begin({}, {}, {"data": first.artifact})
+    splits = {"train": {"rows": sum(file["rows"] for file in files), "files": files}}
+    late.write_json(first.manifest | {"splits": splits, "before": first.artifact.uri, "rows_quarantined": 0}, MANIFEST)
+    late.finish(section={}, parents={"data": first.artifact}, metrics={}, digest="0")
+    erased(first.artifact.uri, rows=(row_id(first, "2.png"),))  # renames shards that the journal names
+    told = erased(root, source=str(tmp_path / "images" / "0.png"))
+    assert "finishing the erasure" in told and not (root / JOURNAL).exists()
+    assert not [path for path, data in everything(root).items() if PICTURES[0] in data or PICTURES[2] in data]
+    for name, dataset in made_world.items():
+        assert rows_of(dataset) == without(before[name], 0, 2)
+    assert rows_of(Dataset.open(late)) == {"train": rows_of(first)["train"]}
+    assert cleaned.artifact.meta()["digest"] != cleaned.fingerprint.split(":")[1]
 
 
 def test_the_proof_finds_what_was_left(made_world, tmp_path, monkeypatch):

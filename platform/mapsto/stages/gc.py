@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.storage import Storage, absolute, join
-from .tree import Node, nodes
+from .tree import Node, nodes, place
 
 OLDER_THAN_H = 24.0
 """What was written to within so many hours may be a run's that is under way."""
@@ -76,7 +76,7 @@ def garbage(root: str, storage: Storage, older_than: float = OLDER_THAN_H) -> It
         if each.finished:
             _ = each.meta
         if each.holds_data:
-            named |= {uri for _, uri, _ in each.files()}
+            named |= {place(uri) for _, uri, _ in each.files()}
     now = datetime.now(UTC)
 
     def old(when: datetime) -> bool:
@@ -89,17 +89,21 @@ def garbage(root: str, storage: Storage, older_than: float = OLDER_THAN_H) -> It
 
 def _of_artifact(each: Node, files: list[Held], named: set[str], old: Any) -> Iterator[Garbage]:
     if not each.finished:
-        if files and old(max(file.written for file in files)) and not any(file.uri in named for file in files):
+        if files and old(max(file.written for file in files)) and not any(place(file.uri) in named for file in files):
             yield Garbage(each.uri, sum(file.bytes for file in files), "unfinished: artifact.json is missing")
         return
     gone = set()
     for name in LEFT_OVER:
         inside = [file for file in files if file.uri.startswith(each.artifact.path(name) + "/")]
-        if inside and old(max(file.written for file in inside)) and not any(file.uri in named for file in inside):
+        if (
+            inside
+            and old(max(file.written for file in inside))
+            and not any(place(file.uri) in named for file in inside)
+        ):
             gone |= {file.uri for file in inside}
             yield Garbage(each.artifact.path(name), sum(file.bytes for file in inside), "a finished stage's left-overs")
     for file in files:
-        if file.uri in gone or file.uri in named or not old(file.written):
+        if file.uri in gone or place(file.uri) in named or not old(file.written):
             continue
         folder, _, name = file.uri.rpartition("/")
         if _PART.match(name):

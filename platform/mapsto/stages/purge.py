@@ -24,7 +24,7 @@ from ..data.shards import write_shard
 from .clean import FINDINGS
 from .purge_manifest import Entry, groups, mended, mended_meta
 from .purge_pages import without_pictures
-from .purge_plan import Asked, Plan, Survey, lines, plan, quarantines, small, survey, told
+from .purge_plan import Asked, Plan, Survey, lines, plan, quarantines, small, survey, taken_up, told
 from .tree import Node, node
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def purge(uri: str, asked: Asked, storage: Storage | None = None, *, yes: bool =
         if not yes:
             yield f"{found.journal}: an erasure was cut off here; --yes finishes it first"
         else:
-            earlier = Plan.of(storage.read_json(found.journal))
+            earlier = taken_up(found, Plan.of(storage.read_json(found.journal)))
+            storage.write_json(found.journal, earlier.to_json())
             yield f"finishing the erasure of {earlier.date}, which was cut off"
             yield from _carry_out(found, earlier)
             found, finished = survey(uri, storage), True

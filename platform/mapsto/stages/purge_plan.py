@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,9 @@ class Asked:
             raise UserError("data purge: say what to erase: one of --row, --identity and --source")
         if "" in (self.identity, self.source):
             raise UserError("data purge: an empty --identity or --source would mean every row; say which")
+        if self.source and "://" not in self.source and not self.source.startswith("/"):
+            end = "/" if self.source.endswith("/") else ""
+            object.__setattr__(self, "source", absolute(self.source) + end)
 
     def within(self, table: pa.Table, mine: bool) -> np.ndarray:
         """N bool. `mine`: whether the table is of the data set that row ids were given for, or of its lineage."""
@@ -90,7 +93,10 @@ class Plan:
 
     def refused(self, line: str) -> bool:
         """Whether a line of an ingest's quarantine is about an erased source."""
-        source = str(json.loads(line).get("source", ""))
+        try:
+            source = str(json.loads(line)["source"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"quarantine/*.jsonl: a line that is no object with a source: {line[:80]}") from error
         return source in self.sources or bool(self.prefix and source.startswith(self.prefix))
 
     def to_json(self) -> dict[str, Any]:
@@ -140,7 +146,7 @@ def _before(version: Node) -> str:
 def survey(uri: str, storage: Storage) -> Survey:
     """The data sets that a purge of a root or of a data set looks at. Raises UserError where there are none, and for
     unfinished data sets there, which nobody can mend."""
-    uri = absolute(uri).rstrip("/")
+    uri = absolute(uri.removeprefix("file://")).rstrip("/")
     asked = node(Artifact(uri, storage))
     if asked is not None and not (asked.finished and asked.holds_data):
         raise UserError(
@@ -200,6 +206,17 @@ def plan(found: Survey, asked: Asked) -> Plan:
         first = False
     _count(found, out)
     return out
+
+
+def taken_up(found: Survey, earlier: Plan) -> Plan:
+    """A plan that was cut off, with what has come to hold its rows since: another version, or another's new shards."""
+    now = replace(earlier, shards={}, counts={}, quarantine={}, pages=[])
+    _count(found, now)
+    now.shards = earlier.shards | now.shards
+    now.quarantine = earlier.quarantine | now.quarantine
+    now.counts |= earlier.counts
+    now.pages = list(dict.fromkeys([*earlier.pages, *now.pages]))
+    return now
 
 
 def _count(found: Survey, out: Plan) -> None:

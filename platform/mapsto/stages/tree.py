@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +59,14 @@ class Node:
             for entry in held["files"]:
                 path = entry["path"]
                 yield split, path if "://" in path or path.startswith("/") else self.artifact.path(path), entry
+
+
+def place(uri: str) -> str:
+    """One spelling for one place: `file:///a`, `/a` and a link to it are the same, and so are `s3a://` and `s3://`."""
+    protocol, found, rest = uri.partition("://")
+    if not found or protocol == "file":
+        return os.path.realpath(rest or uri)
+    return f"s3://{rest}" if protocol == "s3a" else uri
 
 
 def node(artifact: Artifact) -> Node | None:
