@@ -24,7 +24,7 @@ from ..data.shards import write_shard
 from .clean import FINDINGS
 from .purge_manifest import Entry, groups, mended, mended_meta
 from .purge_pages import without_pictures
-from .purge_plan import Asked, Plan, Survey, lines, plan, quarantines, small, survey, taken_up, told
+from .purge_plan import Asked, Plan, Survey, above, lines, plan, quarantines, small, survey, taken_up, told
 from .tree import Node, node
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def purge(uri: str, asked: Asked, storage: Storage | None = None, *, yes: bool =
             earlier = taken_up(found, Plan.of(storage.read_json(found.journal)))
             storage.write_json(found.journal, earlier.to_json())
             yield f"finishing the erasure of {earlier.date}, which was cut off"
+            yield from told(found, earlier)
             yield from _carry_out(found, earlier)
             found, finished = survey(uri, storage), True
     try:
@@ -61,7 +62,7 @@ def purge(uri: str, asked: Asked, storage: Storage | None = None, *, yes: bool =
         if finished:
             return
         raise UserError(f"{uri}: nothing to erase: no row of {len(found.versions)} versions is of {asked.text()}")
-    yield from told(found, new, {each.uri: each for each in found.all})
+    yield from told(found, new)
     if not yes:
         yield "nothing was changed; --yes erases them"
         return
@@ -87,8 +88,8 @@ def _carry_out(found: Survey, work: Plan) -> Iterator[str]:
             storage.delete(version.artifact.path("work"))
     for uri in work.pages:
         _pages(Artifact(uri, storage), work)
-    for folder in {uri.rsplit("/", 2)[0] for uri in work.pages} | {uri.rsplit("/", 3)[0] for uri in work.pages}:
-        _pages(Artifact(folder, storage), work)  # the recipe's own page, over its stages'
+    for folder in above(work.pages):
+        _pages(Artifact(folder, storage), work)
     fresh = [again for each in found.versions if (again := node(each.artifact)) is not None]
     named = {uri for each in fresh for _, uri, _ in each.files()}
     for version in fresh:

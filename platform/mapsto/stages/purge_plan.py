@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -272,7 +272,12 @@ def lines(storage: Storage, uri: str) -> Iterator[str]:
     yield from filter(str.strip, storage.read(uri).decode().split("\n"))
 
 
-def told(found: Survey, out: Plan, asked: Mapping[str, Node]) -> Iterator[str]:
+def above(artifacts: list[str]) -> set[str]:
+    """The folders of the recipes' own pages, over their stages'."""
+    return {uri.rsplit("/", levels)[0] for uri in artifacts for levels in (2, 3)}
+
+
+def told(found: Survey, out: Plan) -> Iterator[str]:
     """What would be, or was, rewritten."""
     rows = sum(each["rows"] for each in out.counts.values())
     quarantined = sum(each["quarantined"] for each in out.counts.values())
@@ -284,17 +289,18 @@ def told(found: Survey, out: Plan, asked: Mapping[str, Node]) -> Iterator[str]:
         yield f"version {uri}: {count['rows']} rows, {count['quarantined']} quarantined"
     for uri, count in (out.shards | out.quarantine).items():
         yield f"rewrite {uri}: without {count}"
-    for uri in out.pages:
-        names = asked[uri].names if uri in asked else frozenset()
+    for folder in [*out.pages, *sorted(above(out.pages))]:
+        names = found.storage.names(folder)
         for name in sorted(name for name in names if name == "sheet.jpg" or name.endswith(".html")):
-            yield f"picture {join(uri, name)}: may show them; goes, or stays without pictures"
+            yield f"picture {join(folder, name)}: may show them; {'goes' if name == 'sheet.jpg' else 'stays without photographs'}"
     if out.elsewhere:
         yield (
             f"{out.elsewhere} rows come from the same sources but hold other bytes (packed otherwise, or a source that has"
             " changed): they stay; name them by --source to erase them, too"
         )
+    nodes_of = {each.uri: each for each in found.all}
     for uri in out.pages:
-        if uri in asked and not asked[uri].holds_data:
-            stage = asked[uri].artifact.stage
+        if uri in nodes_of and not nodes_of[uri].holds_data:
+            stage = nodes_of[uri].artifact.stage
             seen = "this model has seen the rows: train it anew, and remove this one"
             yield f"{stage} {uri}: {seen if stage in ('train', 'tune', 'compress') else 'made from the rows, or from such a model'}"
