@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from . import cli_data
 from .core.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(action=_stage, verb=verb)
     _submit_parser(commands)
     _job_parser(commands)
-    _data_parser(commands)
+    cli_data.add(commands)
     _search_parser(commands)
     check = commands.add_parser("check", help="validate a recipe; show it resolved, with the resources it needs")
     _recipe_arguments(check)
@@ -147,43 +148,6 @@ def _job_parser(commands: Any) -> None:
             )
         _dashboard_argument(command)
         command.set_defaults(action=_job, verb=verb)
-
-
-def _data_parser(commands: Any) -> None:
-    about = {
-        "show": "what a data set holds",
-        "verify": "whether every shard is still what was written (sha256)",
-        "diff": "how two data sets differ, image by image",
-        "export": "write a data set out in a layout that others read",
-        "card": "the data set's card, in Markdown",
-        "review": "rows to an annotation tool, by a score of each",
-        "corrections": "what people changed there, as JSON lines",
-    }
-    verbs = commands.add_parser("data", help="show, verify, compare, export and review data sets").add_subparsers(
-        required=True, metavar="VERB"
-    )
-    for verb, help in about.items():
-        command = verbs.add_parser(verb, help=help)
-        command.add_argument("uri", help="of an ingest artifact, as `mapsto ingest` printed it")
-        if verb == "diff":
-            command.add_argument("other", help="the newer one")
-        if verb == "export":
-            command.add_argument("target", help="a new folder or s3:// prefix")
-            command.add_argument("--format", required=True, help="folder, webdataset, coco, yolo, voc or parquet")
-            command.add_argument("--split", action="append", default=[], help="may be repeated; default: all")
-            command.add_argument("--force", action="store_true", help="replace an earlier export there")
-        if verb == "review":
-            command.add_argument("--tool", required=True, choices=("label-studio", "cvat"))
-            command.add_argument("--output", required=True, metavar="DIR", help="a new folder")
-            command.add_argument("--scores", metavar="FILE", help='JSON lines: {"row_id": 12, "score": 0.7}')
-            command.add_argument("--lowest", action="store_true", help="the lowest score first; default: the highest")
-            command.add_argument("--limit", type=int, metavar="N", help="rows at most; default: all")
-            command.add_argument("--mask-names", default="", metavar="A,B,...", help="of the mask's ids, from 0")
-            command.add_argument("--force", action="store_true", help="replace an earlier review there")
-        if verb == "corrections":
-            command.add_argument("file", help="Label Studio's export as JSON, or CVAT's as CVAT for images 1.1")
-            command.add_argument("--output", required=True, metavar="FILE", help="the JSON lines to write")
-        command.set_defaults(action=_data, verb=verb)
 
 
 def _search_parser(commands: Any) -> None:
@@ -302,54 +266,6 @@ def _job(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _data(arguments: argparse.Namespace) -> int:
-    from .stages import versions
-
-    if arguments.verb in ("export", "review", "corrections"):
-        for line in _data_written(arguments):
-            print(line)
-        return 0
-    dataset = versions.opened(arguments.uri)
-    if arguments.verb == "diff":
-        print("\n".join(versions.diff(dataset, versions.opened(arguments.other)).lines()))
-        return 0
-    if arguments.verb in ("show", "card"):
-        from .stages.card import card
-
-        print("\n".join(versions.show(dataset) if arguments.verb == "show" else card(dataset)))
-        return 0
-    wrong = versions.verify(dataset)
-    for line in wrong:
-        print(line, file=sys.stderr)
-    print(
-        f"{arguments.uri}: {f'{len(wrong)} files are not what was written' if wrong else 'every shard is as written'}"
-    )
-    return 2 if wrong else 0
-
-
-def _data_written(arguments: argparse.Namespace) -> Iterator[str]:
-    if arguments.verb == "export":
-        from .stages.export import export
-
-        return export(arguments.uri, arguments.target, arguments.format, arguments.split, force=arguments.force)
-    from .stages.review import corrections, review
-
-    if arguments.verb == "corrections":
-        return corrections(arguments.uri, arguments.file, arguments.output)
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UserError(f"--limit {arguments.limit}: at least 1")
-    return review(
-        arguments.uri,
-        arguments.tool,
-        arguments.output,
-        arguments.scores,
-        arguments.limit,
-        lowest=arguments.lowest,
-        mask_names=[name.strip() for name in arguments.mask_names.split(",") if name.strip()],
-        force=arguments.force,
-    )
-
-
 def _search(arguments: argparse.Namespace) -> int:
     from .config.load import load
     from .stages.search import search
@@ -358,8 +274,6 @@ def _search(arguments: argparse.Namespace) -> int:
     for line in search(
         recipe, arguments.role, image=arguments.image, row=arguments.row, top=arguments.top, output=arguments.output
     ):
-        print(line)
-    return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
