@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from . import cli_data
 from .core.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 VERBS = {
     "ingest": "read, check and split the images into a data set",
     "clean": "find bad images, duplicates, leaks and wrong labels; write a new version of the data set",
+    "index": "a vector for every image of a data set, for `mapsto search`",
     "tune": "search the recipe's space for the best settings",
     "train": "train the model",
     "evaluate": "measure the model, and write a page with pictures",
@@ -74,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(action=_stage, verb=verb)
     _submit_parser(commands)
     _job_parser(commands)
-    _data_parser(commands)
+    cli_data.add(commands)
+    _search_parser(commands)
     check = commands.add_parser("check", help="validate a recipe; show it resolved, with the resources it needs")
     _recipe_arguments(check)
     check.set_defaults(action=_check)
@@ -111,8 +114,9 @@ def _verb_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--seed", type=int, metavar="N", help="of a generator's samples")
     if verb == "run":
         parser.add_argument("--until", metavar="STAGE", help="the last stage to run; default: all of them")
-    if verb in ("ingest", "clean"):
-        parser.add_argument("--role", help="one of the recipe's data sets; default: all")
+    if verb in ("ingest", "clean", "index"):
+        default = "train" if verb == "index" else "all"
+        parser.add_argument("--role", help=f"one of the recipe's data sets; default: {default}")
     parser.add_argument("--force", action="store_true", help="make the stage's artifact anew")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="only errors")
@@ -146,27 +150,18 @@ def _job_parser(commands: Any) -> None:
         command.set_defaults(action=_job, verb=verb)
 
 
-def _data_parser(commands: Any) -> None:
-    about = {
-        "show": "what a data set holds",
-        "verify": "whether every shard is still what was written (sha256)",
-        "diff": "how two data sets differ, image by image",
-        "export": "write a data set out in a layout that others read",
-    }
-    verbs = commands.add_parser("data", help="show, verify and compare data sets").add_subparsers(
-        required=True, metavar="VERB"
+def _search_parser(commands: Any) -> None:
+    search = commands.add_parser(
+        "search", help="the images of a data set that look most like one; after `mapsto index`"
     )
-    for verb, help in about.items():
-        command = verbs.add_parser(verb, help=help)
-        command.add_argument("uri", help="of an ingest artifact, as `mapsto ingest` printed it")
-        if verb == "diff":
-            command.add_argument("other", help="the newer one")
-        if verb == "export":
-            command.add_argument("target", help="a new folder or s3:// prefix")
-            command.add_argument("--format", required=True, help="folder, webdataset, coco, yolo, voc or parquet")
-            command.add_argument("--split", action="append", default=[], help="may be repeated; default: all")
-            command.add_argument("--force", action="store_true", help="replace an earlier export there")
-        command.set_defaults(action=_data, verb=verb)
+    _recipe_arguments(search)
+    search.add_argument("--role", default="train", help="one of the recipe's data sets; default: train")
+    asked = search.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--image", metavar="URI", help="an image file, or its URI")
+    asked.add_argument("--row", type=int, metavar="ROW_ID", help="an image of the data set itself")
+    search.add_argument("--top", type=int, default=12, metavar="N", help="how many; default: 12")
+    search.add_argument("--output", metavar="FILE", help="a page that shows them")
+    search.set_defaults(action=_search)
 
 
 def _dashboard_argument(parser: argparse.ArgumentParser) -> None:
@@ -200,8 +195,9 @@ def _produce(recipe: Recipe, arguments: argparse.Namespace, options: dict[str, A
 
     if arguments.verb == "run":
         pipeline.run_all(recipe, arguments.until, force=arguments.force, say=say)
-    elif arguments.verb in ("ingest", "clean"):
-        roles = [arguments.role] if arguments.role else list(recipe.data)
+    elif arguments.verb in ("ingest", "clean", "index"):
+        every = ["train"] if arguments.verb == "index" and "train" in recipe.data else list(recipe.data)
+        roles = [arguments.role] if arguments.role else every
         unknown = [role for role in roles if role not in recipe.data]
         if unknown:
             raise UserError(f"--role {unknown[0]}: the recipe's data sets are {', '.join(recipe.data)}")
@@ -270,29 +266,14 @@ def _job(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _data(arguments: argparse.Namespace) -> int:
-    from .stages import versions
+def _search(arguments: argparse.Namespace) -> int:
+    from .config.load import load
+    from .stages.search import search
 
-    if arguments.verb == "export":
-        from .stages.export import export
-
-        for line in export(arguments.uri, arguments.target, arguments.format, arguments.split, force=arguments.force):
-            print(line)
-        return 0
-    dataset = versions.opened(arguments.uri)
-    if arguments.verb == "diff":
-        print("\n".join(versions.diff(dataset, versions.opened(arguments.other)).lines()))
-        return 0
-    if arguments.verb == "show":
-        print("\n".join(versions.show(dataset)))
-        return 0
-    wrong = versions.verify(dataset)
-    for line in wrong:
-        print(line, file=sys.stderr)
-    print(
-        f"{arguments.uri}: {f'{len(wrong)} shards are not what was written' if wrong else 'every shard is as written'}"
-    )
-    return 2 if wrong else 0
+    recipe = load(arguments.recipe, arguments.overrides)
+    for line in search(
+        recipe, arguments.role, image=arguments.image, row=arguments.row, top=arguments.top, output=arguments.output
+    ):
 
 
 def _check(arguments: argparse.Namespace) -> int:

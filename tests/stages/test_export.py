@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as masks
+from pycocotools.coco import COCO
 
 from mapsto import cli
 from mapsto.core.codecs import decode_mask, encode
@@ -256,10 +258,9 @@ def test_names_are_unique_and_plain():
     assert suffix("mpo") == ".jpg" and suffix("webp", ".jpg") == ".webp" and suffix("tiff", ".TIFF") == ".TIFF"
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 6))
 def test_run_lengths_against_pycocotools(bits, height):
-    masks = pytest.importorskip("pycocotools.mask")
     mask = np.resize(np.array(bits), (height, len(bits)))
     coded = masks.encode(np.asfortranarray(mask.astype(np.uint8)))
     runs = to_runs(mask.T.ravel())
@@ -286,9 +287,8 @@ def test_area_of_polygons_and_boxes():
 
 
 def test_pycocotools_reads_the_export(rich, tmp_path):
-    tools = pytest.importorskip("pycocotools.coco")
     export(rich, str(tmp_path / "out"), "coco", say=quiet)
-    coco = tools.COCO(str(tmp_path / "out" / "annotations" / "instances_train.json"))
+    coco = COCO(str(tmp_path / "out" / "annotations" / "instances_train.json"))
     assert len(coco.imgs) == 6 and {entry["name"] for entry in coco.cats.values()} == set(rich.manifest["classes"])
     rows = {row["row_id"]: row for row in rich.read("train")}
     for entry in coco.anns.values():

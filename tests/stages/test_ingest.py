@@ -250,3 +250,29 @@ def test_a_full_disk_is_named_and_loses_nothing(here, tmp_path, monkeypatch):
     assert not artifact.complete() and read_chunk(artifact.storage, artifact.path("work"), 0)[2]
     _, done, _ = run(source, tmp_path / "out", resume=True)
     assert done.metrics["images"] == 20
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_licence_and_consent_come_along(here, tmp_path, suffix):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images(tmp_path / "i", {"a": 4})
+    words = [("CC-BY-4.0", "given 2026-01-02"), ("CC0-1.0", ""), ("", "withdrawn"), ("© Müller, all rights", "yes")]
+    rows = [
+        {"image": f"i/a/{k}.jpg", "split": "train", "license": license, "consent": consent}
+        for k, (license, consent) in enumerate(words)
+    ]
+    path = tmp_path / f"m.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        path.write_text(
+            "image,split,license,consent\n" + "".join(",".join(f'"{v}"' for v in r.values()) + "\n" for r in rows)
+        )
+    dataset = run(path, tmp_path / "out", splits={"val": 0, "test": 0})[0]
+    assert {"license", "consent"} <= set(dataset.manifest["columns"])
+    read = sorted(dataset.read("train", ["source", "license", "consent"]), key=lambda row: row["source"])
+    assert [(row["license"] or "", row["consent"] or "") for row in read] == words

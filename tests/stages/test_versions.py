@@ -38,7 +38,7 @@ def test_verify_names_what_changed_and_exits_2(dataset, capsys):
     capsys.readouterr()
     assert cli.main(["data", "verify", dataset.artifact.uri]) == 2
     told = capsys.readouterr()
-    assert f"{second}: missing" in told.err and "2 shards are not what was written" in told.out
+    assert f"{second}: missing" in told.err and "2 files are not what was written" in told.out
 
 
 def test_diff_counts_every_image_once(here, tmp_path, dataset, capsys):  # noqa: F811

@@ -78,6 +78,8 @@ def test_balanced_class_weights_are_scikit_learns():
 def test_data_that_does_not_fit_is_refused_before_training():
     with pytest.raises(UserError, match=r"hold ids 3 \(5 pixels\), 11 \(7,000 pixels\); .* names 3 .*task.void"):
         make(counted(_0=9, _3=5, _11=7000, _255=2)).check()
+    with pytest.raises(UserError, match=r"hold ids 3 \(8 pixels\); .* names 3"):
+        make(replace(INFO, mask_pixels={"train": {"0": 9, "3": 1}, "val": {"3": 7}})).check()
     with pytest.raises(UserError, match=r"needs the masks' pixels by class.*--force"):
         make(loss={"class_weights": "balanced"}).check()
     with pytest.raises(UserError, match="48 must be a multiple of 32 for segformer"):
@@ -132,3 +134,16 @@ def test_every_network_trains_is_saved_whole_and_answers(model):
     with torch.inference_mode():
         assert torch.equal(fresh(tensors["image"]), net(tensors["image"]))
     assert task.export().quantize == ("crf" not in model)
+
+
+def test_the_crf_exports_as_it_answers():
+    import onnxruntime
+
+    from mapsto.compress.export import random_inputs, to_onnx
+
+    task = make(model={"widths": [4, 8], "crf": {"iterations": 2, "window": 3}})
+    net, spec = task.build({}).eval(), task.export()
+    inputs = random_inputs(spec, 3)
+    theirs = onnxruntime.InferenceSession(to_onnx(task.forward, net, spec)).run(None, inputs)[0]
+    with torch.inference_mode():
+        np.testing.assert_allclose(theirs, net(torch.from_numpy(inputs["image"])).numpy(), atol=1e-4)

@@ -1,10 +1,10 @@
-"""The recipe's `clean` section."""
+"""The recipe's `clean` and `index` sections."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from .section import Section
 
@@ -51,3 +51,29 @@ class CleanConfig(Section):
         if folds == 1:
             raise ValueError("1 part has no others to train on; 0 for none, or 2 or more")
         return folds
+
+
+class IndexConfig(Section):
+    """Vectors of a data set's images, to be searched for those that look alike."""
+
+    features: Literal["colour", "hog", "lbp", "model"] = "colour"
+    """`colour`: a histogram of hue, saturation and value; `hog`: oriented gradients; `lbp`: local binary patterns; `model`: what
+    the last layer of a network looks at, this recipe's trained one's or that of `backbone`."""
+    backbone: str | None = None
+    """Of features `model`: a timm model's name; default: the model that this recipe trains."""
+    pretrained: bool = True
+    """Of `backbone`; false: random weights, always the same."""
+    image_size: int = Field(224, ge=8, le=1024)
+    """Of `backbone`: side of its square input, pixels; a trained model has its own."""
+    metric: Literal["cosine"] = "cosine"
+
+    @property
+    def trained(self) -> bool:
+        """Whether this recipe's own model gives the vectors."""
+        return self.features == "model" and self.backbone is None
+
+    @model_validator(mode="after")
+    def _fits(self) -> IndexConfig:
+        if self.backbone is not None and self.features != "model":
+            raise ValueError(f"backbone is of features: model, not of {self.features}")
+        return self

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, create_model
 from ..core.registry import TASKS, task_class
 from ..core.storage import Storage
 from ..core.task import TaskConfig
-from .curation import CleanConfig
+from .curation import CleanConfig, IndexConfig
 from .section import Fraction, Section
 from .training import TrainConfig
 
@@ -236,6 +236,8 @@ class RecipeBase(Section):
     data: dict[str, DataConfig] = Field(min_length=1)
     clean: CleanConfig | None = None
     """With it, everything after works on the cleaned version of each data set."""
+    index: IndexConfig | None = None
+    """Of `mapsto index` and `mapsto search`; null: by colours."""
     task: TaskConfig
     train: TrainConfig = TrainConfig()
     tune: TuneConfig | None = None

@@ -22,6 +22,7 @@ TASKS = {
 STAGES = {
     "ingest": "mapsto.stages.ingest:Ingest",
     "clean": "mapsto.stages.clean:Clean",
+    "index": "mapsto.stages.index:Index",
     "tune": "mapsto.stages.tune:Tune",
     "train": "mapsto.stages.train:Train",
     "evaluate": "mapsto.stages.evaluate:Evaluate",

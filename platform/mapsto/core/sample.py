@@ -11,7 +11,7 @@ import numpy as np
 Sample: TypeAlias = dict[str, Any]
 """Column name → value. Terms: `image` (encoded bytes, or H×W×3 uint8 RGB after decoding), `label` (int class id),
 `boxes` (N×4 float32, xyxy, pixels), `mask` (encoded bytes, or H×W uint8 class ids; 255 is void), `caption` (str),
-`identity` (str), `row_id` (int, unique in the data set)."""
+`identity`, `license`, `consent` (str), `row_id` (int, unique in the data set)."""
 
 Batch: TypeAlias = dict[str, Any]
 """Name → array: numpy until it reaches the trainer, torch tensors on the device after. `image` is N×H×W×3 uint8;

@@ -197,7 +197,7 @@ class Storage:
                 yield f"{prefix}{folder.rstrip('/')}/{name}", int(files[name].get("size") or 0)
 
     def _walk_s3(self, uri: str, path: str) -> Iterator[tuple[str, int]]:
-        client = self._client()
+        client = self.client()
         bucket, _, prefix = path.partition("/")
         prefix = prefix.rstrip("/") + "/" if prefix else ""
         marker: dict[str, str] = {}
@@ -216,7 +216,7 @@ class Storage:
         if "s3" in _protocols(fs):
             bucket, _, prefix = path.partition("/")
             prefix = prefix.rstrip("/") + "/" if prefix else ""
-            ask = partial(self._client().list_objects_v2, Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=GLANCE)
+            ask = partial(self.client().list_objects_v2, Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=GLANCE)
             page = self.retry(uri, ask)
             found = [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
             found += [entry["Key"] for entry in page.get("Contents", ()) if entry["Key"] != prefix]
@@ -229,7 +229,8 @@ class Storage:
                 return []
         return self.names(uri)[:GLANCE]
 
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """A plain client of S3, for what fsspec does not ask."""
         import botocore.config
         import botocore.session
         from botocore import UNSIGNED

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PER_BOX = ("box_labels", "crowd", "difficult", "segments", "keypoints")
 """Columns with one entry per box."""
+WORDS = ("caption", "identity", "license", "consent")
+"""Columns of text, kept as the source has it."""
 NO_AREA = "boxes without area inside the image"
 
 
@@ -27,7 +29,7 @@ def column_types() -> dict[str, pa.DataType]:
     """Columns that a data set may have besides those that every one has.
 
     `mask`: encoded picture of class ids. `boxes`: xyxy pixels. `segments`: COCO's segmentation as JSON, polygons in
-    pixels or RLE. `keypoints`: x, y, visibility in turn. `caption`: one per line.
+    pixels or RLE. `keypoints`: x, y, visibility in turn. `caption`: one per line. `license`, `consent`: the source's own words.
     """
     import pyarrow as pa
 
@@ -41,6 +43,8 @@ def column_types() -> dict[str, pa.DataType]:
         "keypoints": pa.list_(pa.list_(pa.float32())),
         "caption": pa.string(),
         "identity": pa.string(),
+        "license": pa.string(),
+        "consent": pa.string(),
     }
 
 
@@ -60,7 +64,7 @@ def annotated(
         given |= _instances(_read(given["_instances"], source), height, width, str(given["box_labels"][0]))
     if "boxes" in given:
         row |= _boxed(given, height, width, index, dropped)
-    return row | {name: str(given[name]) for name in ("caption", "identity") if name in given}
+    return row | {name: str(given[name]) for name in WORDS if name in given}
 
 
 def _boxed(

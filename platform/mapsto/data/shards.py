@@ -98,7 +98,7 @@ class ShardJob:
             "objects": Counter(str(k) for row in rows for k in row.get("box_labels", ())),
             "formats": Counter(row["format"] for row in rows),
             "sizes": Counter(_bin(max(row["width"], row["height"])) for row in rows),
-            "reasons": Counter(_kind(entry["reason"]) for entry in refused),
+            "reasons": Counter(kind(entry["reason"]) for entry in refused),
             "refused": refused[:20],
             "dropped": dropped,
             "unstripped": unstripped,
@@ -228,7 +228,7 @@ def _square(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image[top : top + side, left : left + side], (THUMB, THUMB), interpolation=filter)
 
 
-def _kind(reason: str) -> str:
+def kind(reason: str) -> str:
     """What many reasons have in common: without their details and numbers."""
     return re.sub(r"\d+(\.\d+)?", "N", reason.split(":")[0])
 

@@ -42,12 +42,7 @@ class Pipeline:
         options = dict(options or {})
         if name == GIVEN:
             return open_given(options["uri"], self.recipe.storage.open())
-        elsewhere = name == "predict" and options.get("endpoint")
-        if (
-            name in ("train", "evaluate", "compress", "serve", "predict")
-            and self.recipe.tune is not None
-            and not elsewhere
-        ):
+        if self.recipe.tune is not None and self._trains(name, options):
             self.tuned()
         if reason := task_class(self.recipe.task.kind).unsupported.get(name):
             raise UserError(f"{name} is not supported for {self.recipe.task.kind}: {reason}")
@@ -65,6 +60,13 @@ class Pipeline:
         self._make(what, artifact, section, parents, options, force)
         self.made[artifact.uri] = artifact
         return artifact
+
+    def _trains(self, name: str, options: Mapping[str, Any]) -> bool:
+        """Whether a stage works with this recipe's trained model."""
+        if name == "index":
+            return self.recipe.index is not None and self.recipe.index.trained
+        elsewhere = name == "predict" and options.get("endpoint")
+        return name in ("train", "evaluate", "compress", "serve", "predict") and not elsewhere
 
     def _make(
         self,

@@ -9,18 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.artifact import Artifact
+from ..core.artifact import Artifact, digest
 from ..core.errors import UserError
 from ..core.storage import Storage, absolute
-from ..data.dataset import Dataset, ShardFile
+from ..data.dataset import MANIFEST, Dataset, ShardFile
 
 AT_ONCE = 8
 """Shards read side by side."""
 
 
 def opened(uri: str, storage: Storage | None = None) -> Dataset:
-    """The data set at a URI. Raises UserError where there is none."""
-    return Dataset.open(Artifact(absolute(uri), storage or Storage()))
+    """The data set at a URI. Raises UserError where there is none, or its description is broken."""
+    try:
+        return Dataset.open(Artifact(absolute(uri), storage or Storage()))
+    except ValueError as error:
+        raise UserError(
+            f"{uri}: its artifact.json or {MANIFEST} is broken: {error}; make it anew with --force"
+        ) from error
 
 
 def show(dataset: Dataset) -> Iterator[str]:
@@ -40,7 +45,8 @@ def show(dataset: Dataset) -> Iterator[str]:
 
 
 def verify(dataset: Dataset) -> list[str]:
-    """What is wrong with the shards, a line each: missing, of another size, of another content. Repairs nothing."""
+    """What is wrong, a line each: shards that are missing, of another size, of another content, and a manifest that names
+    other classes or shards than were written. Repairs nothing."""
     files = [file for name in dataset.manifest["splits"] for file in dataset.split(name).files]
     storage = dataset.artifact.storage
 
@@ -58,7 +64,16 @@ def verify(dataset: Dataset) -> list[str]:
         return None
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return [line for line in pool.map(check, files) if line]
+        return [*_manifest(dataset), *(line for line in pool.map(check, files) if line)]
+
+
+def _manifest(dataset: Dataset) -> Iterator[str]:
+    """Whether the manifest still gives the digest that the artifact was finished with (ingest, clean)."""
+    meta, classes = dataset.artifact.meta(), dataset.manifest["classes"]
+    content = [f["sha256"].encode() for split in dataset.manifest["splits"].values() for f in split["files"]]
+    named = {"ingest": repr(tuple(classes)), "clean": repr(classes)}.get(meta["stage"])
+    if named is not None and digest(named.encode(), *content) != meta["digest"]:
+        yield f"{dataset.artifact.path(MANIFEST)}: it names other classes or shards than were written"
 
 
 @dataclass(frozen=True)

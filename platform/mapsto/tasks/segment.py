@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -83,7 +84,7 @@ class SegmentConfig(TaskConfig):
 
 class Segment(Task):
     Config = SegmentConfig
-    about: ClassVar[str] = "a class for every pixel (U-Net)"
+    about: ClassVar[str] = "a class for every pixel"
     config: SegmentConfig
 
     def check(self) -> None:
@@ -97,31 +98,29 @@ class Segment(Task):
             raise UserError(
                 f"task.image_size: {size} must be a multiple of {step} for {self.config.model.name} of these widths"
             )
-        unknown = {
-            k: n
-            for k, n in self._pixels().items()
-            if k >= len(self.config.classes) and k not in (VOID, *self.config.void)
-        }
+        last, void = len(self.config.classes) - 1, (VOID, *self.config.void)
+        held: Counter[int] = Counter()
+        for split in info.mask_pixels:
+            held.update(self._pixels(split))
+        unknown = {k: n for k, n in held.items() if k > last and k not in void}
         if unknown:
             shown = ", ".join(f"{k} ({n:,} pixels)" for k, n in sorted(unknown.items())[:8])
             raise UserError(
-                f"{info.uri}: training masks hold ids {shown}; task.classes names {len(self.config.classes)} (0..{len(self.config.classes) - 1}): name them there, or in task.void"
+                f"{info.uri}: masks hold ids {shown}; task.classes names {last + 1} (0..{last}): name them there, or in task.void"
             )
         self._class_weights()
 
-    def _pixels(self) -> dict[int, int]:
-        """Mask id → pixels in training, as ingest counted them."""
-        return {int(k): n for k, n in self.datasets[self.config.role].mask_pixels.get("train", {}).items()}
+    def _pixels(self, split: str) -> dict[int, int]:
+        """Mask id → pixels of a split, as ingest counted them."""
+        return {int(k): n for k, n in self.datasets[self.config.role].mask_pixels.get(split, {}).items()}
 
     def _class_weights(self) -> np.ndarray | None:
         """C float32, whose mean over the training pixels is 1: all pixels / (classes that occur · the class's pixels), 0
         for a class that does not occur; None where all weigh alike. UserError where ingest counted no pixels."""
         if self.config.loss.class_weights == "none":
             return None
-        void = (VOID, *self.config.void)
-        pixels = np.array(
-            [0 if k in void else self._pixels().get(k, 0) for k in range(len(self.config.classes))], float
-        )
+        void, held = (VOID, *self.config.void), self._pixels("train")
+        pixels = np.array([0 if k in void else held.get(k, 0) for k in range(len(self.config.classes))], float)
         if not pixels.any():
             raise UserError(
                 f"{self.datasets[self.config.role].uri}: task.loss.class_weights balanced needs the masks' pixels by class, which this data set does not say; ingest it again with --force, or set none"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...core.storage import join
-from ..annotations import PER_BOX, column_types
+from ..annotations import PER_BOX, WORDS, column_types
 from .plan import Plan
 from .target import Names, mask_suffix
 
@@ -24,7 +24,7 @@ class Parquet:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.keeps = frozenset({"label", "mask", "caption", "identity", "boxes", *PER_BOX})
+        self.keeps = frozenset({"label", "mask", *WORDS, "boxes", *PER_BOX})
         self.names = Names()
         self.schema = schema(plan)
         self.open: Any = None

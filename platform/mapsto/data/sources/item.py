@@ -78,7 +78,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "testing": "test",
 }
 
-TEXTS = ("caption", "identity", "box_labels")
+TEXTS = ("caption", "identity", "license", "consent", "box_labels")
 """Columns of words."""
 
 _WNID = re.compile(r"n\d{8}$")
@@ -102,8 +102,8 @@ class Reference:
     label: str | None = None
     split: Split | None = None
     columns: dict[str, Any] = field(default_factory=dict)
-    """As the source gives them: `boxes` (xyxy), `box_labels`, `caption`, `identity`, `mask` (a URI), `segments`, `crowd`,
-    `difficult`, `keypoints`. What begins with `_` says how to read them, and is no column: `_shares` (boxes and segments
+    """As the source gives them: `boxes` (xyxy), `box_labels`, `caption`, `identity`, `license`, `consent`, `mask` (a URI),
+    `segments`, `crowd`, `difficult`, `keypoints`. What begins with `_` says how to read them, and is no column: `_shares` (boxes and segments
     are shares of the image), `_instances` (URI of a mask of instance ids), `_mask_range` (URI, offset, size)."""
     reason: str | None = None
     """Why it is refused unread: a member's path that escapes, a manifest row without an image."""

@@ -1,6 +1,6 @@
 """A manifest names the images: CSV, JSON lines or Parquet with a column `image` or `uri` (relative to the manifest, or
 absolute), or `bytes`, or Hugging Face's struct `{bytes, path}`, and if wanted `label`, `split`, `mask` (URI), `boxes`,
-`box_labels`, `crowd`, `difficult`, `segments`, `keypoints`, `caption`, `identity`. Parquet may name its labels' classes in
+`box_labels`, `crowd`, `difficult`, `segments`, `keypoints`, `caption`, `identity`, `license`, `consent`. Parquet may name its labels' classes in
 Hugging Face's metadata (`ClassLabel`); -1 is no label there."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .look import Look
 
 IMAGE = ("image", "uri", "bytes")
 LISTS = ("boxes", "box_labels", "crowd", "difficult", "segments", "keypoints")
-FURTHER = ("mask", *LISTS, "caption", "identity")
+FURTHER = ("mask", *LISTS, "caption", "identity", "license", "consent")
 KNOWN = (*IMAGE, "label", "split", *FURTHER)
 
 

@@ -1,7 +1,7 @@
 """WebDataset: tar shards in which files of one key (`000123.jpg`, `000123.cls`, `000123.json`) make a sample.
 
 `.cls` and `.label` are its class, `.txt` and `.caption` its caption, `.json` may have `label`, `class`, `caption`,
-`boxes`, `box_labels`, `crowd`, `difficult`, `segments`, `keypoints`, `identity`; `.mask.png` its mask. The split comes
+`boxes`, `box_labels`, `crowd`, `difficult`, `segments`, `keypoints`, `identity`, `license`, `consent`; `.mask.png` its mask. The split comes
 from the shard's name (`train-000000.tar`).
 Source: https://github.com/webdataset/webdataset#the-webdataset-format
 """
@@ -23,7 +23,9 @@ from .look import Look, relative
 
 TEXTS = ("cls", "label", "txt", "text", "caption", "json", "index")
 LARGEST_TEXT = 2**20
-FIELDS = ("caption", "boxes", "box_labels", "identity", "crowd", "difficult", "segments", "keypoints")
+FIELDS = (
+    "caption", "boxes", "box_labels", "identity", "crowd", "difficult", "segments", "keypoints", "license", "consent",
+)  # fmt: skip
 _SPLIT = re.compile(r"(?:^|[-_/])(train|training|val|valid|validation|dev|test)(?=[-_.]|$)")
 
 
