@@ -274,6 +274,8 @@ def _search(arguments: argparse.Namespace) -> int:
     for line in search(
         recipe, arguments.role, image=arguments.image, row=arguments.row, top=arguments.top, output=arguments.output
     ):
+        print(line)
+    return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
