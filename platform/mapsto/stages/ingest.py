@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 
 from ..config.schema import DataConfig
 from ..core import codecs
-from ..core.artifact import digest
 from ..core.errors import UserError, nearest
 from ..core.stage import Done, Job
 from ..core.storage import Storage, absolute
 from ..data.chunks import Listed, cut
-from ..data.dataset import MANIFEST
+from ..data.dataset import MANIFEST, content_digest
 from ..data.execution import each
 from ..data.pack import Packing
 from ..data.shards import ShardJob, Summary
@@ -69,7 +68,6 @@ class Ingest:
         job.artifact.write_json(manifest, MANIFEST)
         self._say_oddities(job, manifest)
         job.storage.delete(job.artifact.path("work"))
-        content = [file["sha256"].encode() for split in manifest["splits"].values() for file in split["files"]]
         metrics = {
             "images": manifest["rows_kept"],
             "quarantined": manifest["rows_quarantined"],
@@ -77,7 +75,7 @@ class Ingest:
         }
         return Done(
             metrics | {s: v["rows"] for s, v in manifest["splits"].items()},
-            digest(repr(listed.classes).encode(), *content),
+            content_digest(manifest),
         )
 
     def _listed(self, job: Job, config: DataConfig, source: str, layout: str, storage: Storage) -> Listed:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core import codecs
-from ..core.artifact import digest
 from ..core.storage import Storage
+from ..data.dataset import content_digest
 from ..data.shards import kind, moments
 from ..data.tally import longest_side
 from .purge_plan import Plan, lines, quarantines, small
@@ -55,8 +55,7 @@ def mended_meta(version: Node, manifest: Mapping[str, Any]) -> dict[str, Any]:
     new |= {name: splits[name]["rows"] if name in splits else 0 for name in ("train", "val", "test")}
     meta["metrics"] = {name: new.get(name, value) for name, value in meta["metrics"].items()}
     if any(each["rows"] for each in manifest["erased"]):
-        content = [file["sha256"].encode() for split in splits.values() for file in split["files"]]
-        meta["digest"] = digest(repr(manifest["classes"]).encode(), *content)
+        meta["digest"] = content_digest(manifest)
     return meta
 
 
