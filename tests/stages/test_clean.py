@@ -73,7 +73,7 @@ def made(folder: Path, stage, recipe, parents, resume=False):
 
 
 def recipe(source: Path, **rules):
-    config = CleanConfig(rules=rules)
+    config = CleanConfig(rules={"leakage": {"policy": "quarantine"}} | rules)
     task = SimpleNamespace(kind="classify")
     return SimpleNamespace(name="trial", data={"train": DataConfig(source=str(source))}, clean=config, task=task)
 

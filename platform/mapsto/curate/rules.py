@@ -214,7 +214,7 @@ RULES: Mapping[str, Rule] = {
         "equal images under different labels", _conflicting_labels, 0.0, repairs="the commonest label of the equal images; a tie goes to quarantine"
     ),
     "leakage": Rule(
-        "shows what an image of another split shows (agreement at least {t:g})", _copies(True, True), 0.75, "quarantine",
+        "shows what an image of another split shows (agreement at least {t:g})", _copies(True, True), 0.75, "report",
         repairs="moved to the other image's split",
     ),
     "near_duplicate": Rule("shows what another image of its split shows (agreement at least {t:g})", _copies(True, False), 0.75),
