@@ -13,8 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("mapsto", deadline=None)  # no test asserts a duration
+hypothesis.settings.load_profile("mapsto")
 PLATFORM = Path(__file__).resolve().parents[1] / "platform"
 
 # Before Ray or a subprocess starts: they inherit it. A job of the tests' own cluster, a user's cluster or keys stay out.

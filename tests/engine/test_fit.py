@@ -213,21 +213,24 @@ def test_groups_by_name_have_their_own_settings() -> None:
         run({"epochs": 1, "optimizer": wrong})
 
 
-def test_checkpoints_keep_the_newest_and_the_best_and_count_when_done(
-    tmp_path: Path,
-) -> None:
+def test_checkpoints_keep_the_newest_and_the_best_and_count_when_done(tmp_path: Path) -> None:
     artifact = Artifact(str(tmp_path / "a"), Storage())
     checkpoints = Checkpoints(artifact, keep=2, mode="max")
     assert checkpoints.newest() is None
-    for epoch, score in enumerate([0.5, 0.9, 0.3, 0.4, None], 1):
-        checkpoints.save(
-            {"epoch": epoch, "w": torch.full((2,), float(epoch))},
-            epoch,
-            10 * epoch,
-            score,
-        )
-    assert [done["epoch"] for _, done in checkpoints.complete()] == [2, 4, 5]
-    (tmp_path / "a/checkpoints/00006-000000060").mkdir()
-    (tmp_path / "a/checkpoints/00006-000000060/state.pt").write_bytes(b"cut off")
-    assert checkpoints.newest() == "00005-000000050"
-    assert checkpoints.load("00005-000000050")["w"].tolist() == [5, 5]
+    kept = []
+    for epoch, score in enumerate([0.5, 0.9, 0.3, float("nan"), 0.6, None], 1):
+        state = {"epoch": epoch, "w": torch.full((2,), float(epoch))}
+        checkpoints.save(to_bytes(state), epoch, 10 * epoch, score)
+        kept.append([done["epoch"] for _, done in checkpoints.complete()])
+    assert kept == [[1], [1, 2], [1, 2, 3], [1, 2, 4], [2, 5], [2, 5, 6]]
+    (tmp_path / "a/checkpoints/00007-000000070").mkdir()
+    (tmp_path / "a/checkpoints/00007-000000070/state.pt").write_bytes(b"cut off")
+    assert checkpoints.newest() == "00006-000000060"
+    assert checkpoints.load("00006-000000060")["w"].tolist() == [6, 6]
+
+
+def test_checkpoints_without_a_score_are_kept_by_age(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(Artifact(str(tmp_path), Storage()), keep=2, mode="min")
+    for epoch in range(1, 5):
+        checkpoints.save(to_bytes({}), epoch, epoch, None)
+    assert [done["epoch"] for _, done in checkpoints.complete()] == [3, 4]

@@ -13,7 +13,7 @@ from torch import nn
 from mapsto.config.training import EarlyStopConfig, TrainConfig
 from mapsto.core.errors import UserError
 from mapsto.engine.checkpoints import from_bytes, to_bytes
-from mapsto.engine.fit import LeftError, fit
+from mapsto.engine.fit import Midway, fit
 from mapsto.engine.prepare import checkpoint_gradients, prepared
 from mapsto.engine.stopping import EarlyStop
 from mapsto.engine.world import World
@@ -133,14 +133,21 @@ def test_out_of_memory_says_which_knob() -> None:
         {"optimizer": {"lr": 0.05}, "early_stop": {"patience": 1}, "clip": 0.5},
     ],
 )
-def test_a_run_left_in_mid_epoch_goes_on_to_the_same_bits(settings: dict[str, Any]) -> None:
+def test_a_run_saved_in_mid_epoch_goes_on_to_the_same_bits(settings: dict[str, Any]) -> None:
     config, task = {"epochs": 3, "deterministic": True, **settings}, Regression(dropout=0.3, norm=True)
     whole, history = run(config, task)
-    taken: list[int] = []
-    with pytest.raises(LeftError) as left:
-        run(config, task, leave=lambda: taken.append(1) or len(taken) == STEPS + 1)  # never asked at an epoch's end
-    state = from_bytes(to_bytes(left.value.state))
-    assert (state["epoch"], state["within"], left.value.step) == (1, 2, STEPS + 2)
+    asked: list[int] = []
+    saved: list[tuple[Midway, bytes]] = []
+    unmoved, _ = run(
+        config,
+        task,
+        notice=lambda: asked.append(1) or len(asked) == STEPS + 1,  # never asked at an epoch's end
+        on_notice=lambda midway: saved.append((midway, to_bytes(midway.state()))),
+    )
+    same(whole, unmoved)  # saving is no part of training
+    ((midway, data),) = saved
+    state = from_bytes(data)
+    assert (state["epoch"], state["within"], midway.epoch, midway.step) == (1, 2, 1, STEPS + 2)
     model, again = run(config, task, resume=state)
     same(whole, model)
     kept = ("epoch", "step", "lr", "train/loss", "train/square", "val/mse")

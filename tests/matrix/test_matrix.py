@@ -1,4 +1,7 @@
-"""Every task through every stage, on a tiny drawn data set over S3. A new task is a row in RECIPES."""
+"""Every task through every stage, on a tiny drawn data set over S3. A new task is a row in RECIPES.
+
+What is the same for all is started once: the set is ingested once, Ray Serve stays up, and only the task in DISTRIBUTED
+trains in Ray Train's workers; the others train in this process, by the same loop, feed and stage."""
 
 from __future__ import annotations
 
@@ -25,16 +28,20 @@ TRAIN = "train: {epochs: 2, batch_size: 24, workers: 2, cpus_per_worker: 0.5, op
 REST = """
 evaluate: {split: test, batch_size: 16, cpus_per_worker: 0.5, worst: 4}
 compress: {max_drop: 100, repeats: 5, steps: [{kind: export}, {kind: quantize, calibration: 16}]}
-serve: {cpus_per_replica: 0.5, port: PORT}
+serve: {name: KIND, cpus_per_replica: 0.5, port: PORT}
 """
 RECIPES = {
     "classify": "task: {kind: classify, model: {name: resnet10t}, image_size: 32}\n"
-    "tune: {trials: 2, epochs: 1, concurrent: 1, space: {train.optimizer.lr: {kind: loguniform, low: 0.001, high: 0.01}}}",
+    "tune: {trials: 2, epochs: 1, workers: 1, concurrent: 1, space: {train.optimizer.lr: {kind: loguniform, low: 0.001, high: 0.01}}}",
     "segment": f"task: {{kind: segment, classes: [background, {', '.join(CLASSES)}], image_size: 32, model: {{widths: [8, 16]}}}}",
     "detect": "task: {kind: detect, image_size: 64, model: {widths: [4, 8, 16, 16, 16]}, min_score: 0.01}",
     "gan": "task: {kind: gan, image_size: 16, latent: 8, width: 8}",
     "embed": "task: {kind: embed, image_size: 32, model: {name: resnet10t, dimensions: 16}}",
 }
+
+
+DISTRIBUTED = {"gan"}
+"""The one with several phases. A training of one phase in Ray Train's workers is tests/stages/test_train.py's."""
 
 
 @pytest.fixture(scope="session")
@@ -59,21 +66,36 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module", params=sorted(RECIPES))
-def chain(request, bucket, cluster, free_port):
-    """One task's whole recipe, run: the artifacts by stage."""
-    uri, _ = bucket
-    text = (
-        f"name: {request.param}\nroot: {uri}/artifacts\n"
-        f"data: {{train: {{source: '{uri}/images/manifest.jsonl'}}}}\n{RECIPES[request.param]}\n{TRAIN}\n{REST}"
-    ).replace("PORT", str(free_port))
-    lines: list[str] = []
-    pipeline = Pipeline(load(text, []), lines.append)
-    found = pipeline.run()
-    yield request.param, pipeline, found, lines
+@pytest.fixture(scope="module")
+def served(cluster):
+    """Ray Serve as the first chain's serve stage starts it, on this module's port; down again after the last."""
     from ray import serve
 
     serve.shutdown()
+    yield
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module", params=sorted(RECIPES))
+def chain(request, bucket, served, free_port):
+    """One task's whole recipe, run: the artifacts by stage."""
+    uri, _ = bucket
+    text = (
+        (
+            f"name: matrix\nroot: {uri}/artifacts\n"
+            f"data: {{train: {{source: '{uri}/images/manifest.jsonl'}}}}\n{RECIPES[request.param]}\n{TRAIN}\n{REST}"
+        )
+        .replace("PORT", str(free_port))
+        .replace("KIND", request.param)
+    )
+    lines: list[str] = []
+    pipeline = Pipeline(load(text, []), lines.append)
+    if request.param not in DISTRIBUTED:
+        pipeline.produce("train", {"in_process": True})
+    yield request.param, pipeline, pipeline.run(), lines
+    from ray import serve
+
+    serve.delete(f"mapsto-{request.param}")
 
 
 def test_all_stages_leave_complete_artifacts(chain, bucket):
@@ -82,10 +104,10 @@ def test_all_stages_leave_complete_artifacts(chain, bucket):
     unsupported = set(task_class(kind).unsupported)
     expected = {"ingest train", "train", "evaluate", "compress", "serve"} - unsupported
     assert set(found) - {"tune"} == expected
-    assert ("tune" in found) == ("tune:" in RECIPES[kind])
-    for artifact in found.values():
+    assert any("/tune/" in uri for uri in pipeline.made) == ("tune:" in RECIPES[kind])
+    for name, artifact in found.items():
         assert artifact.complete()
-        assert artifact.read_json("recipe.json")["name"] == kind
+        assert name == "ingest train" or artifact.read_json("recipe.json")["task"]["kind"] == kind
     rows = found["ingest train"].read_json("dataset.json")["splits"]
     assert sum(split["rows"] for split in rows.values()) == counts["images"]
     history = [json.loads(line) for line in found["train"].read("history.jsonl").splitlines()]
@@ -93,9 +115,9 @@ def test_all_stages_leave_complete_artifacts(chain, bucket):
     primary = load_task(found["train"]).metrics().primary
     assert np.isfinite(found["evaluate"].meta()["metrics"][primary])
     assert found["evaluate"].meta()["metrics"]["rows"] == rows["test"]["rows"]
-    report = pipeline.recipe.storage.open().read(f"{pipeline.recipe.root}/{kind}/report.html").decode()
+    report = pipeline.recipe.storage.open().read(f"{pipeline.recipe.root}/matrix/report.html").decode()
     assert "<img" in report
-    assert kind in report
+    assert found["train"].fingerprint in report
 
 
 def test_a_second_run_reuses_everything(chain):

@@ -137,7 +137,11 @@ def test_the_endpoint_answers(deployed: str) -> None:
     client = Client(deployed)
     assert client.model()["classes"] == list(models.CLASSES)
     answers = dict(client.predict_all((n, lambda n=n: {"image": models.jpeg(n % 5)}) for n in range(64)))
-    assert all(answers[n] == answers[n % 5] for n in range(64))
+    for n in range(64):  # to rounding: batches of other sizes go through other kernels
+        mine, first = answers[n]["top"], answers[n % 5]["top"]
+        assert {t["label"]: t["probability"] for t in mine} == pytest.approx(
+            {t["label"]: t["probability"] for t in first}, abs=1e-4
+        )
     assert client.model()["mean_batch"] > 1
 
 

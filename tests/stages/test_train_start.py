@@ -18,10 +18,12 @@ from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
+from mapsto.engine.checkpoints import Checkpoints
 from mapsto.serving.runtimes import open_runtime
 from mapsto.stages.given import open_given
 from mapsto.stages.train import Train, alone, conclude, kept
 from mapsto.stages.train_time import bottleneck
+from mapsto.stages.train_worker import drained
 
 from . import fakes
 
@@ -66,7 +68,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_bits(tmp_path: P
 
     before = signal.getsignal(signal.SIGTERM)
     setup = fakes.setup(tmp_path / "cut", killed, CONFIG)
-    with pytest.raises(UserError, match=r"asked to end; saved after step 6 \(epoch 2\)"):
+    with pytest.raises(UserError, match=r"asked to end; saved after step 6 \(epoch 2\), and the same command"):
         alone(setup, lambda record: None)
     assert signal.getsignal(signal.SIGTERM) == before
     alone(setup, lambda record: None)
@@ -77,6 +79,39 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_bits(tmp_path: P
     assert [line.split(" ", 1)[1] for line in taken if line] == [
         line.split(" ", 1)[1] for line in (tmp_path / "whole/taken/0").read_text().split("\n") if line
     ]  # no step lost or repeated
+
+
+def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path / "whole")
+    write = Storage.write
+
+    def full(self: Storage, uri: str, data: bytes) -> None:
+        if "checkpoints/00002" in uri:
+            write(self, uri + ".part", data[:100])  # what such a disk may leave behind
+            raise UserError(f"{uri}: no space left on the disk")
+        write(self, uri, data)
+
+    monkeypatch.setattr(Storage, "write", full)
+    said: list[str] = []
+    setup = fakes.setup(tmp_path / "full", fakes.source, {**CONFIG, "keep": 9})
+    alone(setup, lambda record: None, said.append)
+    (line,) = said
+    assert line.startswith("train: checkpoint after step 8 was not written: ")
+    assert line.endswith("no space left on the disk")
+    assert [int(name[:5]) for name, _ in Checkpoints(setup.artifact, 9, "max").complete()] == [1, 3]
+    mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("full", "whole"))
+    for name in theirs:
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+
+def test_a_notice_of_ray_is_taken_once_and_asked_for_by_all_ranks_alike() -> None:
+    answers = iter([None, None, "node a", "node a", "node b"])
+    asked: list[int] = []
+    notice = drained(lambda: asked.append(1) or next(answers), every=3)
+    assert [notice() for _ in range(15)] == [False] * 8 + [True] + [False] * 5 + [True]
+    assert len(asked) == 5
 
 
 @pytest.mark.parametrize("of", ["artifact", "file", "pth"])

@@ -103,7 +103,7 @@ class TrainConfig(Section):
     checkpoint_every: int = Field(1, ge=1)
     """Epochs between checkpoints; the last one is always kept."""
     keep: int = Field(2, ge=1)
-    """Newest checkpoints to keep, besides the best."""
+    """Checkpoints to keep besides the newest: the best by the task's primary metric."""
     max_failures: int = Field(2, ge=0)
     """Lost workers that a run survives by resuming from its last checkpoint."""
 

@@ -62,8 +62,8 @@ class Storage:
     secret: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     anonymous: bool = False
-    retries: int = 5
-    """Further tries after a transient error, with 0.5, 1, 2, ... seconds between."""
+    retries: int = 6
+    """Further tries after a transient error, with 0.5, 1, 2, 4, 8, 8, ... seconds between: a store may be away for 20 s."""
 
     def fs(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         """The file system and its path for a URI."""
@@ -115,7 +115,7 @@ class Storage:
                 raise
             except Exception as error:  # every library has its own errors; each is translated or raised again
                 if attempt < self.retries and _transient(error):
-                    wait = 0.5 * 2**attempt
+                    wait = min(0.5 * 2**attempt, 8.0)
                     log.warning(
                         "%s: %s; try %d of %d in %.1f s", uri, _line(error), attempt + 2, self.retries + 1, wait
                     )

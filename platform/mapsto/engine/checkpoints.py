@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,13 +31,13 @@ class Checkpoints:
 
     artifact: Artifact
     keep: int
+    """How many, besides the newest: the best by score, and where too few have one, the next newest."""
     mode: Literal["max", "min"]
     """Whether the best score is the largest or the smallest."""
 
-    def save(self, state: Mapping[str, Any], epoch: int, step: int, score: float | None) -> str:
-        """Write the state after `epoch` epochs and `step` steps, then drop all but the `keep` newest and the best."""
+    def save(self, data: bytes, epoch: int, step: int, score: float | None) -> str:
+        """Write the state (`to_bytes`) after `epoch` epochs and `step` steps, then drop those that are not to be kept."""
         name = f"{epoch:05d}-{step:09d}"
-        data = to_bytes(state)
         self.artifact.write(data, "checkpoints", name, "state.pt")
         done = {
             "epoch": epoch,
@@ -67,10 +68,14 @@ class Checkpoints:
 
     def _prune(self) -> None:
         found = self.complete()
-        scored = [(done["score"], name) for name, done in found if done["score"] is not None]
-        kept = {name for name, _ in found[-self.keep :]}
-        if scored:
-            kept.add((max if self.mode == "max" else min)(scored)[1])
+        scored = sorted(
+            (done["score"] if self.mode == "max" else -done["score"], name)
+            for name, done in found
+            if done["score"] is not None and math.isfinite(done["score"])
+        )
+        best = [name for _, name in reversed(scored)]
+        others = [name for name, _ in reversed(found) if name not in best]
+        kept = {*[name for name, _ in found[-1:]], *(best + others)[: self.keep]}
         storage = self.artifact.storage
         for name, _ in found:
             if name not in kept:

@@ -60,12 +60,16 @@ class Epoch:
         return int(self.record["epoch"])
 
 
-class LeftError(Exception):
-    """The run was left because `leave` said so; `state` is what it goes on from, `step` the optimizer steps done."""
+@dataclass(frozen=True)
+class Midway:
+    """What `on_notice` is handed between two steps of an epoch, on every rank."""
 
-    def __init__(self, state: dict[str, Any]) -> None:
-        self.state, self.epoch, self.step = state, int(state["epoch"]), int(state["step"])
-        super().__init__(f"left after step {self.step}")
+    epoch: int
+    """Whole epochs done."""
+    step: int
+    """Optimizer steps done, over all epochs."""
+    state: Callable[[], dict[str, Any]]
+    """The state from which fit goes on after this step; equal on all ranks."""
 
 
 def fit(
@@ -77,13 +81,15 @@ def fit(
     steps_per_epoch: int,
     resume: dict[str, Any] | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    leave: Callable[[], bool] | None = None,
+    notice: Callable[[], bool] = lambda: False,
+    on_notice: Callable[[Midway], None] = lambda midway: None,
 ) -> list[Record]:
     """Train `model`, in place, to the end of the run and return the records of all its epochs, resumed ones included.
 
-    `items`: this rank's microbatches of numpy arrays in order, from where `resume` (an Epoch's state, or a LeftError's)
-    stands: `resume["epoch"]` whole epochs, and `resume["within"]` steps of the next. `leave` is asked after every step:
-    once it is true on any rank, all raise LeftError with the state there. At the end the model holds the weights to keep:
+    `items`: this rank's microbatches of numpy arrays in order, from where `resume` (an Epoch's state, or a Midway's) stands:
+    `resume["epoch"]` whole epochs, and `resume["within"]` steps of the next. `notice` (the machine is about to be taken
+    away) is asked after every step but an epoch's last, and answers alike on all ranks: when it is true, `on_notice` is
+    called, which may save the state, and may raise to end the run. At the end the model holds the weights to keep:
     the averaged ones with EMA or SWA, those of the best evaluation with early stopping. Raises UserError for a loss that
     is not finite, and for what device or model cannot do.
     """
@@ -91,7 +97,7 @@ def fit(
         trainer = _Fit(task, model, config, Timed(items), world, steps_per_epoch)
         trainer.start(resume)
         while not trainer.ended:
-            on_epoch(trainer.run_epoch(leave))
+            on_epoch(trainer.run_epoch(notice, on_notice))
         trainer.items.close()
         trainer.keep()
     return trainer.history
@@ -172,13 +178,13 @@ class _Fit:
             **{name: part.state() if part is not None else None for name, part in parts.items()},
         }
 
-    def run_epoch(self, leave: Callable[[], bool] | None) -> Epoch:
+    def run_epoch(self, notice: Callable[[], bool], on_notice: Callable[[Midway], None]) -> Epoch:
         for phase in self.phases:
             if phase.held and not self.frozen.holds(self.epoch):
                 phase.thaw()
         self.model.train()
         self.frozen.quiet(self.epoch)
-        lr = self._train(leave)
+        lr = self._train(notice, on_notice)
         record = {"epoch": float(self.epoch + 1), "step": float(self.step), "lr": lr, **self.progress.record()}
         if self.config.precision == "fp16":
             record["loss_scale"] = self.phases[0].scaler.get_scale()
@@ -191,7 +197,7 @@ class _Fit:
         self.progress = Progress(list(self.progress.tallies))
         return Epoch(record, self.ended, score, self.state)
 
-    def _train(self, leave: Callable[[], bool] | None) -> float:
+    def _train(self, notice: Callable[[], bool], on_notice: Callable[[Midway], None]) -> float:
         """The epoch's steps, or those that are left of it; returns the last one's learning rate."""
         lr, progress = 0.0, self.progress
         if self.swa:
@@ -202,10 +208,8 @@ class _Fit:
             progress.steps += 1
             progress.seconds += time.perf_counter() - start
             progress.waited += self.items.waited
-            if leave is not None and progress.steps < self.steps_per_epoch:
-                asked = torch.tensor(float(leave()), device=self.world.device)
-                if self.world.sum(asked).item():
-                    raise LeftError(self.state())
+            if progress.steps < self.steps_per_epoch and notice():
+                on_notice(Midway(self.epoch, self.step, self.state))
         return lr
 
     def _step(self) -> float:

@@ -86,7 +86,7 @@ class Train:
         setup = Setup(task, config, job.artifact, datasets, job.parents, source)
         tell = teller(job, config.epochs, task.metrics().primary)
         if job.options.get("in_process"):
-            alone(setup, tell)
+            alone(setup, tell, job.say)
         else:
             distributed(setup, tell, job.say)
         return conclude(job, setup, time.monotonic() - start)
@@ -136,7 +136,7 @@ def tell_init(job: Job) -> None:
             job.say(text)
 
 
-def alone(setup: Setup, tell: Callable[[dict[str, float]], None]) -> None:
+def alone(setup: Setup, tell: Callable[[dict[str, float]], None], say: Callable[[str], None] = print) -> None:
     """Train in this process, one worker. SIGTERM saves the run's state after the step that is being taken, and raises
     UserError."""
     import torch
@@ -144,8 +144,14 @@ def alone(setup: Setup, tell: Callable[[dict[str, float]], None]) -> None:
     from ..engine.world import World
 
     device = "cuda" if setup.config.gpus_per_worker and torch.cuda.is_available() else "cpu"
-    with terminated() as leave:
-        train(setup, World(device=torch.device(device)), lambda value: value, tell, leave)
+
+    def report(record: dict[str, float], notes: Sequence[str]) -> None:
+        for note in notes:
+            say(f"train: {note}")
+        tell(record)
+
+    with terminated() as asked:
+        train(setup, World(device=torch.device(device)), lambda value: value, report, asked, leave=True)
 
 
 def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Callable[[str], None]) -> None:
@@ -184,6 +190,8 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
     for told in follow(trainer.fit, folder / "lines"):
         if "record" in told:
             tell(told["record"])
+        elif "note" in told:
+            say(f"train: {told['note']}")
         else:
             say(f"train: {told['lost']}; going on from the last checkpoint")
     shutil.rmtree(folder)

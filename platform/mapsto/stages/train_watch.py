@@ -42,6 +42,8 @@ class Watch(UserCallback):
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         if Path(self.path).with_name("stop").exists():
             raise UserError("train: stopped")
+        for note in metrics[0]["notes"]:
+            self._append({"note": note})
         self._append({"record": metrics[0]["record"]})
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:

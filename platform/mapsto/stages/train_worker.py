@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..data.dataset import Dataset
-    from ..engine.fit import Epoch
+    from ..engine.fit import Epoch, Midway
     from ..engine.world import World
 
 WEIGHTS = "train.init.weights"
@@ -50,14 +50,14 @@ def under_ray(setup: Setup) -> None:
 
     from ..engine.world import World
 
-    def report(record: dict[str, float]) -> None:
-        ray.train.report({"record": record})
+    def report(record: dict[str, float], notes: Sequence[str]) -> None:
+        ray.train.report({"record": record, "notes": list(notes)})
 
     def share(value: Any) -> Any:
         return broadcast_from_rank_zero([value])[0]  # boxed: a bare object reference would arrive as its object
 
     try:
-        train(setup, World.current(ray.train.torch.get_device()), share, report)
+        train(setup, World.current(ray.train.torch.get_device()), share, report, drained(ray.train.get_preemption_info))
     except UserError:
         raise
     except Exception as error:
@@ -66,22 +66,43 @@ def under_ray(setup: Setup) -> None:
         raise
 
 
+def drained(info: Callable[[], Any], every: int = 10) -> Callable[[], bool]:
+    """Whether Ray tells of a node of this run that is being drained (a preempted machine), once for each such notice.
+
+    Asking is a rendezvous of all ranks, so it is done at every tenth call, which is the same step on all of them.
+    """
+    calls, known = 0, None
+
+    def notice() -> bool:
+        nonlocal calls, known
+        calls += 1
+        if calls % every or (found := info()) is None or found == known:
+            return False
+        known = found
+        return True
+
+    return notice
+
+
 def train(
     setup: Setup,
     world: World,
     share: Share,
-    report: Callable[[dict[str, float]], None],
-    leave: Callable[[], bool] | None = None,
+    report: Callable[[dict[str, float], Sequence[str]], None],
+    notice: Callable[[], bool] = lambda: False,
+    leave: bool = False,
 ) -> None:
     """Train from the newest checkpoint, or from the start, to the end, and write the model.
 
-    `report` is called on every rank after each epoch, once its checkpoint is written. `leave` is asked after every step:
-    once it is true, the run's state is saved there, and UserError raised.
+    `report` is called on every rank after each epoch, with its record and what is to be said beside it; rank 0's
+    checkpoint is then on its way. After a `notice` (see fit) the run's state is saved; then training goes on, as long as
+    the machine is there, or with `leave` ends in a UserError.
     """
     import torch
 
-    from ..engine.checkpoints import Checkpoints
-    from ..engine.fit import LeftError, fit
+    from ..engine.behind import Behind
+    from ..engine.checkpoints import Checkpoints, to_bytes
+    from ..engine.fit import fit
 
     config, task, artifact = setup.config, setup.task, setup.artifact
     torch.set_num_threads(config.threads or max(1, int(config.cpus_per_worker)))
@@ -96,21 +117,33 @@ def train(
     over = epoch >= config.epochs or bool(resume and ended(resume, config))
     items, steps = ((), 1) if over else setup.source(setup, world, share, epoch, within)
 
+    written = Behind()
+
+    def checkpoint(state: dict[str, Any], number: int, step: int, score: float | None) -> None:
+        data, records = to_bytes(state), list(state["history"])  # as they are now: training goes on meanwhile
+
+        def write() -> None:
+            checkpoints.save(data, number, step, score)
+            publish(artifact, records)
+
+        written.start(f"checkpoint after step {step}", write)
+
     def on_epoch(done: Epoch) -> None:
         if world.rank == 0 and (done.last or done.number % config.checkpoint_every == 0):
-            state = done.state()
-            checkpoints.save(state, done.number, int(done.record["step"]), done.score)
-            publish(artifact, state["history"])
-        report(done.record)
+            checkpoint(done.state(), done.number, int(done.record["step"]), done.score)
+        report(done.record, written.told())
 
-    try:
-        history = fit(task, model, config, items, world, steps, resume, on_epoch, leave)
-    except LeftError as left:
+    def on_notice(midway: Midway) -> None:
         if world.rank == 0:
-            checkpoints.save(left.state, left.epoch, left.step, None)
-        raise UserError(
-            f"train: asked to end; saved after step {left.step} (epoch {left.epoch + 1}), and the same command goes on from there"
-        ) from left
+            checkpoint(midway.state(), midway.epoch, midway.step, None)
+            written.wait()
+        if leave:
+            failed = written.told()
+            saved = failed[-1] if failed else f"saved after step {midway.step} (epoch {midway.epoch + 1})"
+            raise UserError(f"train: asked to end; {saved}, and the same command goes on from the newest checkpoint")
+
+    history = fit(task, model, config, items, world, steps, resume, on_epoch, notice, on_notice)
+    written.wait()
     if world.rank == 0:
         from safetensors.torch import save
 

@@ -1,0 +1,167 @@
+"""Training through mapsto beside a bare PyTorch loop: the same model, batch and optimizer, two workers. `make bench NAME=train`
+
+Environment: IMAGES, a folder of photographs for the run on real data (default: drawn ones), MODEL (resnet18), SIZE (112),
+BATCH (64), BLOCKS (8) epochs of STEPS (10) steps each, of which the first two are left out, REPETITIONS (3).
+
+The bare loop (`_bare_ddp.py`) has its batches in memory. mapsto trains in Ray Train's workers, once on the same batches from
+memory, once on photographs that Ray Data reads from an S3 server on this machine, decodes, crops and mirrors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mapsto.config.load import load
+from mapsto.core.artifact import Artifact
+from mapsto.core.item import Item
+from mapsto.core.sample import DatasetInfo
+from mapsto.core.storage import Storage
+from mapsto.runtime import session
+from mapsto.stages.pipeline import Pipeline
+from mapsto.stages.train import distributed
+from mapsto.stages.train_worker import Setup
+from mapsto.tasks.classify import Classify
+
+from ._bare_ddp import CLASSES, arrays
+from ._common import Figure, interleaved, publish, ratio
+from ._s3 import served
+
+MODEL = os.environ.get("MODEL", "resnet18")
+SIZE, BATCH = int(os.environ.get("SIZE", "112")), int(os.environ.get("BATCH", "64"))
+STEPS, BLOCKS = int(os.environ.get("STEPS", "10")), int(os.environ.get("BLOCKS", "8"))
+REPETITIONS = int(os.environ.get("REPETITIONS", "3"))
+WARM, WORKERS = 2, 2
+RECIPE = """
+name: bench-train
+root: {root}
+data: {{train: {{source: "{source}", splits: {{val: 0.001}}}}}}
+task: {{kind: classify, image_size: {size}, model: {{name: {model}, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}}}}
+train:
+  {{epochs: {epochs}, batch_size: {batch}, workers: 2, cpus_per_worker: 0.4, precision: bf16, drop_last: true, seed: {seed},
+   evaluate_every: 100, checkpoint_every: 100, optimizer: {{kind: sgd, lr: 0.01, momentum: 0.9, weight_decay: 5.0e-4}}}}
+"""
+
+
+def main() -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as name,
+        served(Path(name) / "s3", ("images", "mapsto")) as environment,
+    ):
+        folder = Path(name)
+        os.environ |= environment
+        _photographs(folder / "s3" / "images")
+        with session.connected():
+            seeds = itertools.count(1)
+            _s3(0, warm=True)
+            seen = interleaved(
+                {
+                    "bare loop, from memory": _bare,
+                    "mapsto, from memory": lambda: _memory(folder / "memory" / str(next(seeds))),
+                    "mapsto, from S3": lambda: _s3(next(seeds)),
+                },
+                REPETITIONS,
+            )
+    bare, memory, real = seen.values()
+    how = f"{MODEL}, {SIZE} pixels, {BATCH} images a step, bf16, channels-last, SGD, gloo, 2 workers of one thread"
+    publish(
+        "train",
+        [
+            Figure("images/s from memory over a bare loop", ratio(memory, bare), "x", 0.97, "higher", how),
+            Figure(
+                "images/s from S3 over a bare loop fed from memory", ratio(real, bare), "x", 0.95, "higher",
+                "the same; photographs of some 500 x 375, random-resized-crop, flip; decoding shares the two cores",
+            ),
+            Figure("images/s, bare loop", statistics.median(bare), "1/s", None, "higher", "for information"),
+        ],
+    )  # fmt: skip
+
+
+def _bare() -> float:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = (str(each) for each in (WORKERS, port, MODEL, SIZE, BATCH, STEPS * BLOCKS, STEPS))
+    more = tuple(settings)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks._bare_ddp", str(rank), *more], stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(WORKERS)
+    ]
+    out = [process.communicate()[0] for process in ranks]
+    if any(process.returncode for process in ranks):
+        raise SystemExit("the bare loop failed")
+    return statistics.median(json.loads(out[0])[WARM:])
+
+
+def _memory(folder: Path) -> float:
+    recipe = load(_recipe("file:///", "/nowhere", 0), [])
+    info = DatasetInfo("memory://", "0", tuple(map(str, range(CLASSES))), {"train": 1}, ("image", "label"))
+    setup = Setup(Classify(recipe.task, {"train": info}), recipe.train, Artifact(str(folder), Storage()), {}, {}, _source)  # type: ignore[arg-type]  # fmt: skip
+    records: list[dict[str, float]] = []
+    distributed(setup, records.append, print)
+    return _rate(records)
+
+
+def _source(setup: Setup, world: Any, share: Any, start: int, first: int) -> Any:
+    """Batches from memory, as the bare loop has them."""
+    data = arrays(world.rank, SIZE, BATCH // world.size)
+
+    def items() -> Iterator[tuple[Item, dict[str, Any]]]:
+        for epoch in range(start, setup.config.epochs):
+            for step in range(STEPS):
+                last = step + 1 == STEPS
+                yield Item("train", epoch, epoch * STEPS + step, world.rank, True, last), data[step % len(data)]
+
+    return items(), STEPS
+
+
+def _s3(seed: int, warm: bool = False) -> float:
+    recipe = load(_recipe("s3://mapsto", "s3://images", seed), ["train.epochs=1"] if warm else [])
+    records: list[dict[str, float]] = []
+    Pipeline(recipe, lambda line: None).produce("train", {"on_epoch": records.append})
+    return 0.0 if warm else _rate(records)
+
+
+def _rate(records: list[dict[str, float]]) -> float:
+    return statistics.median(record["images_per_s"] for record in records[WARM:])
+
+
+def _recipe(root: str, source: str, seed: int) -> str:
+    return RECIPE.format(
+        root=root, source=source, size=SIZE, model=MODEL, epochs=BLOCKS, batch=BATCH, seed=seed
+    )  # fmt: skip
+
+
+def _photographs(folder: Path) -> None:
+    """One epoch of files in `<class>/`: the given photographs again and again."""
+    given = os.environ.get("IMAGES")
+    if given:
+        files = sorted(p for p in Path(given).expanduser().rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    else:
+        from mapsto.data.scenes import write
+
+        drawn = folder.parent.with_name("drawn")
+        write(drawn, 200, 1, (375, 500), splits={"train": 1.0}, spoiled=0, processes=os.cpu_count() or 1)
+        files = sorted(drawn.rglob("*.jpg"))
+    if not files:
+        raise SystemExit(f"IMAGES={given}: no JPEG in it")
+    for number, file in zip(range(BATCH * STEPS + 10), itertools.cycle(files), strict=False):
+        target = folder / f"class{number % CLASSES}" / f"{number:06d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+
+if __name__ == "__main__":
+    main()
