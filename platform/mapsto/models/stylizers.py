@@ -233,7 +233,7 @@ class TransformNet(nn.Module):
             x = block(x, shared)
         for unit in self.up:
             x = F.relu(unit(F.interpolate(x, scale_factor=2.0, mode="nearest"), shared))
-        return image + 127.5 * self.last(x).permute(0, 2, 3, 1)
+        return image + 32 * self.last(x).permute(0, 2, 3, 1)
 
 
 class Unit(nn.Module):

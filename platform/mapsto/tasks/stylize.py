@@ -32,7 +32,7 @@ class StylizeConfig(TaskConfig):
     features: Features = Features()
     image_size: int = Setting(256, ge=32, le=2048)
     """Side of the training crops and of the tiles of an answer, pixels; a multiple of 8. Of `optimise`, the longest side."""
-    style_size: int = Setting(256, ge=32, le=2048)
+    style_size: int = Setting(256, ge=16, le=2048)
     """Side to which the middle of a style picture is brought: the smaller, the finer its strokes are in the answer."""
     content_weight: float = Setting(1.0, ge=0)
     style_weight: float = Setting(10.0, ge=0)
@@ -197,7 +197,7 @@ class Stylize(Task):
         return found
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"image": model(**self.inputs(batch))}
+        return {"result": model(**self.inputs(batch))}
 
     @property
     def preprocess(self) -> Preprocess:
@@ -215,7 +215,7 @@ class Stylize(Task):
 
     def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
         """The tiles as one picture, of the original's size where that is no larger than `longest_side`."""
-        return [{"image": image} for image in self._requests.pictures(np.asarray(output["image"], np.uint8), geometry)]
+        return [{"image": image} for image in self._requests.pictures(np.asarray(output["result"], np.uint8), geometry)]
 
     @property
     def _requests(self) -> Requests:
@@ -271,7 +271,7 @@ class Stylize(Task):
         if config.method == "adain":
             inputs["style"] = np.zeros((2, config.styles, config.style_size, config.style_size, 3), np.uint8)
             inputs["mix"] = np.full((2, config.styles), 1 / config.styles, np.float32)
-        return ExportSpec(inputs, ("image",), quantize=False)
+        return ExportSpec(inputs, ("result",), quantize=False)
 
     def render(self, sample: Sample, prediction: Prediction) -> np.ndarray:
         return prediction["image"]

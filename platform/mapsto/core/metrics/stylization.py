@@ -30,7 +30,7 @@ class StyleMetrics:
         self._measure, self._weights = measure, (content_weight, style_weight)
 
     def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
-        content, style, result = batch["content.image"], batch["style.image"], np.asarray(output["image"])
+        content, style, result = batch["content.image"], batch["style.image"], np.asarray(output["result"])
         found = {name: np.asarray(value, np.float64) for name, value in self._measure(content, style, result).items()}
         seconds = found.pop("seconds", np.full(len(result), np.nan))
         pictures = np.full(len(result), b"", object)
