@@ -178,7 +178,7 @@ def test_tiles_have_no_seams(method):
 
 
 def test_requests_that_do_not_fit_are_refused_in_one_line():
-    task, one = make(styles=3, **{"features": CNN}), encode(picture(20, 20))
+    task, one = make(styles=3, features=CNN), encode(picture(20, 20))
     two = make("adain", 3)
     two.config = two.config.model_copy(update={"styles": 2})
     for request, line in (
@@ -211,6 +211,8 @@ def test_the_endpoint_takes_one_bare_image_or_two_parts():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_export(method):
+    from onnx import load_from_string
+
     from mapsto.compress.export import difference, random_inputs, to_onnx
     from mapsto.serving.runtimes import open_variant
 
@@ -227,6 +229,9 @@ def test_export(method):
     inputs = random_inputs(spec, 5)
     inputs["shared"] = np.array([0, 1, 0, 1, 0], np.float32)
     assert difference(Runtime(task, model).run(inputs), exported.run(inputs)) <= 1
+    names = [one.name for one in load_from_string(onnx).graph.initializer]
+    kept = any("features" in name for name in names)
+    assert kept == (method == "adain")  # a feed-forward answer needs none of them
     request = task.prepare({"image": picture(50, 40), "style": encode(picture(30, 30))})
     ours, theirs = (answers(one, [request])[0]["image"].astype(int) for one in (Runtime(task, model), exported))
     assert np.abs(ours - theirs).max() <= 1
@@ -251,7 +256,9 @@ def test_features_come_from_a_classifier_that_was_trained(tmp_path):
     assert as_file.config.artifacts() == {}
     again = as_file.build({"data.train": trained}).features.state_dict()
     assert all(torch.equal(made[name], again[name]) for name in made)
-    assert not torch.equal(as_file.build({}).features.state_dict()["net.shift"], made["net.shift"])  # later from the model
+    assert not torch.equal(
+        as_file.build({}).features.state_dict()["net.shift"], made["net.shift"]
+    )  # later from the model
     wrong = {**CNN, "weights": str(tmp_path), "model": {"name": "cnn", "widths": [4, 9]}}
     with pytest.raises(UserError, match=r"does not fill task.features.model 'cnn'.*\(9, 4, 3, 3\), not \(8, 4, 3, 3\)"):
         make(features=wrong).build(parents)

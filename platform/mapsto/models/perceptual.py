@@ -24,7 +24,7 @@ EPSILON = 1e-8
 
 class Perceptual(nn.Module):
     """forward(image: N×H×W×3 uint8, or float in 0..255) → the maps of the named layers, which are those of `net`'s
-    submodules. What lies beyond the last of them is cut away. It is never trained and always in evaluation mode; gradients
+    submodules. What lies beyond the last of them is cut away, and borders are padded with themselves. It is never trained and always in evaluation mode; gradients
     go through it to the pixels."""
 
     def __init__(self, net: nn.Module, layers: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
@@ -41,6 +41,8 @@ class Perceptual(nn.Module):
         for module in modules:
             if getattr(module, "inplace", False):
                 module.inplace = False  # or a layer before it would be seen as it leaves it
+            if isinstance(module, nn.Conv2d) and module.padding_mode == "zeros":
+                module.padding_mode = "replicate"  # zeros are a dark frame, which an answer would show
         try:
             cut = create_feature_extractor(net.eval(), {name: name for name in names})
         except (ValueError, RuntimeError, TypeError) as error:  # torch.fx cannot follow it
