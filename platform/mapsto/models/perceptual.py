@@ -24,8 +24,8 @@ EPSILON = 1e-8
 
 class Perceptual(nn.Module):
     """forward(image: N×H×W×3 uint8, or float in 0..255) → the maps of the named layers, which are those of `net`'s
-    submodules. What lies beyond the last of them is cut away, and borders are padded with themselves. It is never trained and always in evaluation mode; gradients
-    go through it to the pixels."""
+    submodules. What lies beyond the last of them is cut away, and borders are padded with what lies there. It is never
+    trained and always in evaluation mode; gradients go through it to the pixels. UserError for a layer that is none."""
 
     def __init__(self, net: nn.Module, layers: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
