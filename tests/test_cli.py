@@ -123,13 +123,33 @@ def test_stage_options_reach_the_pipeline(recipe: Path, cluster: str, monkeypatc
         "mapsto.stages.pipeline.run_all", lambda recipe, until, force, say: seen.append(("run", until, force))
     )
     assert cli.main(["ingest", str(recipe), "--force"]) == 0
-    assert cli.main(["predict", str(recipe), "a.jpg", "s3://b/c/", "--count", "2", "--output", "s3://b/out"]) == 0
+    assert (
+        cli.main(
+            [
+                "predict",
+                str(recipe),
+                "a.jpg",
+                "s3://b/c/",
+                "--count",
+                "2",
+                "--output",
+                "s3://b/out",
+                "--field",
+                "alpha=1",
+            ]
+        )
+        == 0
+    )
     assert cli.main(["train", str(recipe)]) == 0
     assert cli.main(["run", str(recipe), "--until", "evaluate"]) == 0
     here = str(Path("a.jpg").resolve())
     assert seen == [
         ("ingest", {"role": "train"}, True),
-        ("predict", {"inputs": [here, "s3://b/c/"], "output": "s3://b/out", "count": 2}, False),
+        (
+            "predict",
+            {"inputs": [here, "s3://b/c/"], "output": "s3://b/out", "count": 2, "fields": {"alpha": "1"}},
+            False,
+        ),
         ("train", {}, False),
         ("run", "evaluate", False),
     ]

@@ -110,6 +110,13 @@ def _verb_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         )
         parser.add_argument("--endpoint", metavar="URL", help="ask a served model instead of loading one")
         parser.add_argument("--output", metavar="URI", help="where the answers go besides the artifact")
+        parser.add_argument(
+            "--field",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="a further input that goes with every image, such as style=painting.jpg; may be repeated",
+        )
         parser.add_argument("--count", type=int, metavar="N", help="how many samples a generator draws")
         parser.add_argument("--seed", type=int, metavar="N", help="of a generator's samples")
     if verb == "run":
@@ -214,12 +221,16 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         return {}
     from .core.storage import absolute
 
+    for text in arguments.field:
+        if "=" not in text:
+            raise UserError(f"--field {text}: give NAME=VALUE, such as style=painting.jpg")
     given = {
+        "fields": dict(text.split("=", 1) for text in arguments.field),
         "inputs": [absolute(each) for each in arguments.inputs],
         "output": absolute(arguments.output) if arguments.output else None,
         "endpoint": arguments.endpoint, "model": arguments.model, "count": arguments.count, "seed": arguments.seed,
     }  # fmt: skip
-    return {name: value for name, value in given.items() if value not in (None, [])}
+    return {name: value for name, value in given.items() if value not in (None, [], {})}
 
 
 def _serves(recipe: Recipe, verb: str, until: str | None) -> bool:
@@ -245,7 +256,10 @@ def _submit(arguments: argparse.Namespace) -> int:
     text, overrides = portable(arguments.recipe, arguments.overrides)
     given: list[str] = []
     for name, value in _options(arguments).items():
-        given += value if name == "inputs" else [f"--{name}", str(value)]
+        if name == "fields":
+            given += [word for field, of in value.items() for word in ("--field", f"{field}={of}")]
+        else:
+            given += value if name == "inputs" else [f"--{name}", str(value)]
     given += [word for override in overrides for word in ("--set", override)]
     given += [f"--{name}" for name in ("force", "quiet", "verbose") if getattr(arguments, name)]
     for name in ("role", "until"):

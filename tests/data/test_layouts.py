@@ -71,6 +71,13 @@ VOC_XML = """<annotation><size><width>32</width><height>24</height></size>
 <object><name>disc</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>5</xmax><ymax>9</ymax></bndbox></object></annotation>"""
 
 
+def test_a_single_image(tmp_path):
+    put(tmp_path, "in/other.jpg", picture(1))
+    rows, reasons, _, classes = ingested(put(tmp_path, "in/style.PNG", picture(0, "png")), tmp_path, "folder")
+    assert list(rows) == ["style.PNG"] and rows["style.PNG"]["split"] == "train"
+    assert not reasons and not classes
+
+
 def test_voc(tmp_path):
     root = tmp_path / "voc"
     for k, name in enumerate("abc"):

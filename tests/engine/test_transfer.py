@@ -19,7 +19,7 @@ from mapsto.config.training import TrainConfig
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.engine.checkpoints import from_bytes, to_bytes
-from mapsto.engine.transfer import WRAPPERS, bare, load_weights, transfer
+from mapsto.models.transfer import WRAPPERS, bare, load_weights, transfer
 
 from .runs import run, same, weights
 from .toy import Adversaries, Regression

@@ -22,6 +22,17 @@ def task(kind: str = "classify", **config: Any) -> Task:
         "classify": {"image_size": 32, "model": {"name": "resnet18"}},
         "segment": {"image_size": 32, "classes": CLASSES, "model": {"widths": (8, 16)}},
         "gan": {"image_size": 32, "latent": 8, "width": 8},
+        "stylize": {
+            "image_size": 32,
+            "style_size": 32,
+            "overlap": 8,
+            "style_role": "train",
+            "features": {
+                "model": {"name": "cnn", "widths": (4, 8)},
+                "content": ("layers.4",),
+                "style": ("layers.1", "layers.4"),
+            },
+        },
     }
     info = DatasetInfo("memory", "0", CLASSES, {"train": 60, "val": 20, "test": 20}, ("image", "label", "mask"))
     cls = task_class(kind)

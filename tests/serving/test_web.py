@@ -49,6 +49,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("models")
     made = {
         "classify": models.task("classify", model={"name": "resnet10t"}), "segment": models.task("segment"), "gan": models.task("gan"),
+        "stylize": models.task("stylize"),
     }  # fmt: skip
     return {kind: models.train_artifact(root, task, kind) for kind, task in made.items()}
 
@@ -255,3 +256,21 @@ def test_nobody_there_is_one_line() -> None:
         Client("http://127.0.0.1:9").model()
     with pytest.raises(UserError, match="no URL of an endpoint"):
         Client("somewhere").model()
+
+
+def test_two_images_of_a_request(served: Serve) -> None:
+    url, _ = served("stylize")
+    ask = f"{url}/v1/models/m:predict"
+    photo, first, second = (("p.jpg", models.jpeg(seed), "image/jpeg") for seed in (1, 2, 3))
+    png = {"Accept": "image/png"}
+    answers = [
+        requests.post(ask, files={"image": photo, "style": style}, headers=png, timeout=30) for style in (first, second)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    one, other = (codecs.decode(answer.content) for answer in answers)
+    assert one.shape == other.shape == (40, 48, 3)  # several tiles of 32, in the photograph's own size
+    assert not np.array_equal(one, other)
+    bare = requests.post(ask, models.jpeg(1), headers={"Content-Type": "image/jpeg"}, timeout=30)
+    assert bare.status_code == 200 and set(bare.json()["predictions"][0]) == {"image"}
+    wrong = requests.post(ask, files={"image": photo, "style": first}, data={"alpha": "2"}, timeout=30)
+    assert wrong.status_code == 400 and "`alpha` must be a number from 0 to 1" in wrong.text

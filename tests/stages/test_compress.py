@@ -133,3 +133,15 @@ def test_null_is_one_line(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="compress: the recipe says null"):
         Compress().section(recipe, {})
+
+
+def test_pictures_are_compared_through_the_trained_models_own_network(tmp_path: Path) -> None:
+    task, said = models.task("stylize"), []
+    parents = {"model": models.train_artifact(tmp_path, task), "data.train": models.dataset(tmp_path, ROWS)}
+    made = job(tmp_path, parents, said, task=task.config.model_dump(), max_drop=100)
+    Compress().run(made)
+    float_row, onnx = made.artifact.read_json("variants.json")["variants"]
+    assert (float_row["name"], onnx["name"]) == ("float", "onnx")  # int8 is skipped: the outputs are pixels
+    for name in ("content_loss", "style_loss"):
+        assert onnx["metrics"][name] == pytest.approx(float_row["metrics"][name], rel=1e-2)
+    assert "s_per_megapixel" in float_row["metrics"]

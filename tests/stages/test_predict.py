@@ -114,6 +114,22 @@ def test_seeds_for_a_task_without_input(tmp_path: Path) -> None:
         Predict().run(job(tmp_path, gan, inputs="somewhere"))
 
 
+def test_further_inputs_go_with_every_image(tmp_path: Path, folder: Path) -> None:
+    model = models.train_artifact(tmp_path, models.task("stylize"))
+    (tmp_path / "style.jpg").write_bytes(models.jpeg(99))
+    found = []
+    for alpha in ("0", "1"):
+        made = job(
+            tmp_path, model, inputs=str(folder / "b"), fields={"style": str(tmp_path / "style.jpg"), "alpha": alpha}
+        )
+        assert Predict().run(made).metrics == {"rows": 8, "errors": 0}
+        found.append([codecs.decode(made.artifact.read(line["picture"])) for line in lines(made.artifact)])
+    assert found[0][0].shape == (40, 48, 3)
+    assert not np.array_equal(found[0][0], found[1][0])
+    with pytest.raises(UserError, match=r"no further input 'styles', did you mean 'style'"):
+        Predict().run(job(tmp_path, model, inputs=str(folder / "b"), fields={"styles": "x"}))
+
+
 def test_nothing_to_do_is_one_line(tmp_path: Path, model: Artifact) -> None:
     with pytest.raises(UserError, match="which images"):
         Predict().run(job(tmp_path, model))

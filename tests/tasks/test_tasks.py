@@ -22,6 +22,18 @@ CONFIGS = {
     "gan": {"kind": "gan", "image_size": 16, "latent": 16, "width": 4},
     "detect": {"kind": "detect", "image_size": 64, "model": {"widths": [4, 8, 8, 8, 8]}},
     "embed": {"kind": "embed", "image_size": 32, "model": {"name": "resnet10t", "dimensions": 8}},
+    "stylize": {
+        "kind": "stylize",
+        "image_size": 32,
+        "style_size": 32,
+        "overlap": 8,
+        "style_role": "train",
+        "features": {
+            "model": {"name": "cnn", "widths": [4, 8]},
+            "content": ["layers.4"],
+            "style": ["layers.1", "layers.4"],
+        },
+    },
 }
 
 
@@ -31,8 +43,16 @@ def make(kind: str, info: DatasetInfo = INFO, **changes):
 
 
 def batch(task, split="train", size=4):
+    """The task's microbatch as the feed makes it: of several streams the names carry the stream's."""
     rng = np.random.default_rng(0)
-    stream = task.streams(split)[""]
+    parts = {name: _part(task, stream, size, rng) for name, stream in task.streams(split).items()}
+    first = next(iter(parts.values()))
+    whole = first if len(parts) == 1 else {f"{n}.{k}": v for n, part in parts.items() for k, v in part.items()}
+    whole |= {"row_id": np.arange(size), "valid": np.ones(size, bool)}
+    return whole, {name: torch.from_numpy(value) for name, value in whole.items()}
+
+
+def _part(task, stream, size, rng):
     samples = []
     for i in range(size):
         sample = {"image": encode(rng.integers(0, 256, (40, 50, 3), np.uint8)), "label": i % 3, "row_id": i}
@@ -41,8 +61,7 @@ def batch(task, split="train", size=4):
         samples.append(
             stream.transform([{k: sample[k] for k in (*stream.columns, "row_id")}], np.random.default_rng(i))
         )
-    whole = task.collate(samples) | {"row_id": np.arange(size), "valid": np.ones(size, bool)}
-    return whole, {name: torch.from_numpy(value) for name, value in whole.items()}
+    return task.collate(samples)
 
 
 @pytest.mark.parametrize("kind", sorted(TASKS))

@@ -40,6 +40,16 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: int, alpha: float = 0.
     return out
 
 
+def recolour(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """The image with the mean and standard deviation that each channel of another one has in L*a*b* (Reinhard et al., Color
+    Transfer between Images, IEEE CG&A 2001, there in lαβ). Both H×W×3 uint8, of any sizes."""
+    ours, theirs = (cv2.cvtColor(i.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for i in (image, like))
+    mean, spread = ours.mean((0, 1)), ours.std((0, 1)) + 1e-6
+    moved = (ours - mean) / spread * theirs.std((0, 1)) + theirs.mean((0, 1))
+    out = cv2.cvtColor(moved.astype(np.float32), cv2.COLOR_LAB2RGB)
+    return np.rint(out.clip(0, 1) * 255).astype(np.uint8)
+
+
 def wall(images: Sequence[np.ndarray], columns: int = 8, gap: int = 2) -> np.ndarray:
     """Images of one size in rows of `columns`."""
     height, width = images[0].shape[:2]

@@ -17,6 +17,7 @@ TASKS = {
     "detect": "mapsto.tasks.detect:Detect",
     "gan": "mapsto.tasks.gan:Gan",
     "embed": "mapsto.tasks.embed:Embed",
+    "stylize": "mapsto.tasks.stylize:Stylize",
 }
 
 STAGES = {

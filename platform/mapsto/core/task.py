@@ -6,7 +6,7 @@ torch at module level: decoding workers and the command line import it too, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -213,11 +213,17 @@ class Task:
         return stack(samples)
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
+        """None where nothing is learnt: the run then goes over the data for `initialise` and the evaluation only."""
         raise NotImplementedError
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """The model's inputs by name, in the order of its forward, from a batch (arrays or tensors)."""
         return {"image": batch["image"]}
+
+    def parts(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        """What the model is asked for a batch of requests, call by call; `decode` gets the answers end to end. One call,
+        where a request is one row; more where it becomes several, such as the tiles of a large picture."""
+        yield self.inputs(batch)
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """What an exported model returns too: name → tensor with N rows."""

@@ -186,7 +186,7 @@ class _Fit:
         self.frozen.quiet(self.epoch)
         lr = self._train(notice, on_notice)
         record = {"epoch": float(self.epoch + 1), "step": float(self.step), "lr": lr, **self.progress.record()}
-        if self.config.precision == "fp16":
+        if self.config.precision == "fp16" and self.phases:
             record["loss_scale"] = self.phases[0].scaler.get_scale()
         if self.swa and self.swa.active(self.epoch, self.config.epochs):
             self.swa.update(self.model)
@@ -213,7 +213,7 @@ class _Fit:
         return lr
 
     def _step(self) -> float:
-        """One optimizer step of every phase that is due; returns the first phase's learning rate."""
+        """One optimizer step of every phase that is due; returns the first phase's learning rate, 0 where there is none."""
         due = [i for i, phase in enumerate(self.phases) if self.step % phase.phase.every == 0]
         micros: Iterable[tuple[Batch, bool]] = self._micros()
         if len(due) != 1:
@@ -225,7 +225,7 @@ class _Fit:
         if self.ema:
             self.ema.update(self.model)
         self.step += 1
-        return self.phases[0].lr * scale
+        return self.phases[0].lr * scale if self.phases else 0.0
 
     def _scale(self) -> float:
         """The learning rate's factor in this step."""

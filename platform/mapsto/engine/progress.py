@@ -38,7 +38,7 @@ class Progress:
         for phase, tally in self.tallies.items():
             prefix = "train/" if len(self.tallies) == 1 else f"train/{phase}/"
             found |= {prefix + name: value for name, value in tally.means().items()}
-        rows = max(tally.rows for tally in self.tallies.values())
+        rows = max((tally.rows for tally in self.tallies.values()), default=0)
         return found | {
             "images_per_s": rows / self.seconds,
             "data_wait": min(1.0, self.waited / self.seconds),

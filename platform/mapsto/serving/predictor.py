@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from ..core.storage import Storage
 from ..core.task import Task
 from . import protocol
 from .client import Client
-from .runtimes import Runtime
+from .runtimes import Runtime, answers
 
 READERS = 8
 
@@ -30,9 +30,13 @@ class Asked:
     """Its place in the listing, from 0."""
     uri: str | None = None
     request: Mapping[str, Any] | None = None
+    """The request, or what goes with the file."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Further images of the request: input → URI."""
 
     def fetch(self, storage: Storage) -> Mapping[str, Any]:
-        return {"image": storage.read(self.uri)} if self.uri is not None else dict(self.request or {})
+        read = {"image": self.uri, **self.files} if self.uri is not None else self.files
+        return {**(self.request or {}), **{name: storage.read(uri) for name, uri in read.items()}}
 
     @property
     def stem(self) -> str:
@@ -76,11 +80,7 @@ class Predictor:
             return error
 
     def _infer(self, prepared: Sequence[tuple[Sample, Geometry]]) -> Sequence[Prediction]:
-        if not prepared:
-            return []
-        task = self.runtime.task
-        batch = task.collate([sample for sample, _ in prepared])
-        return task.decode(self.runtime.run(task.inputs(batch)), [geometry for _, geometry in prepared])
+        return answers(self.runtime, prepared) if prepared else []
 
     def _line(self, asked: Asked, sample: Sample, prediction: Prediction) -> Line:
         files = {name: codecs.encode(value, "png") for name, value in prediction.items() if protocol.is_picture(value)}

@@ -93,9 +93,8 @@ def plain(value: Any) -> Any:
 
 
 def _raw(body: bytes, signature: Signature) -> Request:
-    images = [f.name for f in signature.inputs if f.kind == "image"]
-    others = [f.name for f in signature.inputs if f.kind != "image" and f.required]
-    if len(images) != 1 or others:
+    images = [f.name for f in signature.inputs if f.kind == "image" and f.required]
+    if len(images) != 1 or any(f.required for f in signature.inputs if f.kind != "image"):
         example = ", ".join(f'"{f.name}": ...' for f in signature.inputs)
         raise UserError(
             f'this model does not take one bare image; send application/json {{"instances": [{{{example}}}]}}'

@@ -7,7 +7,7 @@ ONNX replica never pays for torch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.registry import load_task
-from ..core.sample import Arrays
+from ..core.sample import Arrays, Geometry, Prediction, Sample
 from ..core.task import Task
 
 
@@ -99,6 +99,15 @@ class OnnxRuntime:
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         values: Any = self._session.run(self._outputs, dict(inputs))
         return dict(zip(self._outputs, values, strict=True))
+
+
+def answers(runtime: Runtime, prepared: Sequence[tuple[Sample, Geometry]]) -> list[Prediction]:
+    """The answers to prepared requests, one or more, in their order."""
+    task = runtime.task
+    batch = task.collate([sample for sample, _ in prepared])
+    found = [runtime.run(part) for part in task.parts(batch)]
+    output = found[0] if len(found) == 1 else {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    return task.decode(output, [geometry for _, geometry in prepared])
 
 
 def direct(task: Task) -> Task:

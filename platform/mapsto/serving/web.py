@@ -22,7 +22,7 @@ from ..core.sample import Geometry, Prediction, Sample
 from . import protocol
 from .batcher import Batcher
 from .options import Options
-from .runtimes import Runtime
+from .runtimes import Runtime, answers
 
 log = logging.getLogger("ray.serve")
 
@@ -162,9 +162,7 @@ class Web:
         return prepared
 
     def _infer(self, items: Sequence[tuple[Sample, Geometry]]) -> Sequence[Prediction]:
-        batch = self.task.collate([sample for sample, _ in items])
-        output = self.runtime.run(self.task.inputs(batch))
-        return self.task.decode(output, [geometry for _, geometry in items])
+        return answers(self.runtime, items)
 
 
 def _token(variable: str | None) -> bytes | None:

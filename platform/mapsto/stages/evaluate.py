@@ -37,12 +37,16 @@ class Evaluate:
         datasets = {
             name.removeprefix("data."): Dataset.open(a) for name, a in job.parents.items() if name.startswith("data.")
         }
-        for stream in task.streams(split).values():
+        task_split = "test" if split == "train" else split
+        for stream in task.streams(task_split).values():
             rows = datasets[stream.role].info().rows
-            if not rows.get(split):
+            wanted = (
+                split if stream.split == task_split else stream.split
+            )  # some streams read one split whatever is asked
+            if not rows.get(wanted):
                 have = ", ".join(f"{name} ({count})" for name, count in rows.items() if count)
                 raise UserError(
-                    f"evaluate.split: the data set of role '{stream.role}' has no rows in '{split}'; it has {have}"
+                    f"evaluate.split: the data set of role '{stream.role}' has no rows in '{wanted}'; it has {have}"
                 )
         states = collect(model, task, datasets, split, job.recipe.evaluate)
         metrics = task.metrics()
@@ -67,7 +71,7 @@ class Evaluate:
         order = [i for i in np.argsort(-badness, kind="stable")[: job.section["worst"]] if badness[i] > 0]
         if not order or task.preprocess is None:
             return
-        from ..serving.runtimes import open_runtime
+        from ..serving.runtimes import answers, open_runtime
 
         stream = next(iter(task.streams(job.section["split"]).values()))
         columns = [c for c in stream.columns if c in datasets[stream.role].info().columns]
@@ -77,8 +81,7 @@ class Evaluate:
         pictures = []
         for sample in samples:
             inputs, geometry = task.prepare({"image": sample["image"]})
-            output = runtime.run({name: value[None] for name, value in task.inputs(inputs).items()})
-            prediction = task.decode(output, [geometry])[0]
+            prediction = answers(runtime, [(inputs, geometry)])[0]
             truth = task.truth(sample)
             pictures.append(
                 (task.render(inputs, prediction), f"row {sample['row_id']}" + (f", in truth {truth}" if truth else ""))

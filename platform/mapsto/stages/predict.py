@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..core.artifact import Artifact
-from ..core.errors import UserError
+from ..core.errors import UserError, nearest
 from ..core.registry import load_task
 from ..core.stage import Done, Job
 from ..core.storage import absolute, join
-from ..core.task import Task
 from ..serving.client import Client
 from ..serving.predictor import Asked, Line, Predictor, ask
 from ..serving.runtimes import open_runtime
@@ -30,8 +29,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 class Predict:
     """Options: `inputs` (a URI, or several), `output` (a local path to copy the result to), `endpoint` (the URL of a
-    served model, instead of this recipe's), `model` (`train` or `compress`; default: what is served), and for a task
-    without input image `count` and `seed`."""
+    served model, instead of this recipe's), `model` (`train` or `compress`; default: what is served), `fields` (further
+    inputs that go with every image, name → value; an image's is its URI), and for a task without input image `count` and
+    `seed`."""
 
     name: ClassVar[str] = "predict"
     about: ClassVar[str] = "the model's answers for a file, a folder, an S3 prefix, or by an endpoint"
@@ -42,6 +42,7 @@ class Predict:
         return {
             "inputs": [absolute(uri) for uri in uris(options)], "endpoint": options.get("endpoint"),
             "count": int(options.get("count") or 0), "seed": int(options.get("seed") or 0),
+            **({"fields": dict(options["fields"])} if options.get("fields") else {}),
         }  # fmt: skip
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
@@ -77,12 +78,12 @@ class Predict:
     def _by_endpoint(self, job: Job) -> Iterator[Line]:
         variable = job.recipe.serve.token_env
         client = Client(job.section["endpoint"], os.environ.get(variable) if variable else None)
-        kinds = [field["kind"] for field in client.model()["inputs"]]
-        return ask(client, listing(job, "image" in kinds), job.storage, job.artifact)
+        kinds = {field["name"]: field["kind"] for field in client.model()["inputs"]}
+        return ask(client, listing(job, kinds), job.storage, job.artifact)
 
     def _by_model(self, job: Job) -> Iterator[Line]:
         model = job.parents["model"]
-        asked = listing(job, takes_image(load_task(model)))
+        asked = listing(job, {field.name: field.kind for field in load_task(model).signature().inputs})
         first = list(itertools.islice(asked, IN_PROCESS))
         if len(first) < IN_PROCESS:
             predictor = Predictor(open_runtime(model, threads=os.cpu_count() or 1), job.storage, job.artifact)
@@ -92,27 +93,35 @@ class Predict:
         return predict_many(model, itertools.chain(first, asked), job)
 
 
-def takes_image(task: Task) -> bool:
-    return any(field.kind == "image" for field in task.signature().inputs)
-
-
 def uris(options: Mapping[str, Any]) -> list[str]:
     inputs = options.get("inputs") or []
     return [inputs] if isinstance(inputs, str) else list(inputs)
 
 
-def listing(job: Job, images: bool) -> Iterator[Asked]:
-    """What to predict, streamed. UserError when the task needs other options than those given."""
+def listing(job: Job, kinds: Mapping[str, str]) -> Iterator[Asked]:
+    """What to predict, streamed; `kinds`: the task's inputs by name. UserError when it needs other options than those
+    given."""
     inputs, count, seed = job.section["inputs"], job.section["count"], job.section["seed"]
-    if images:
+    if "image" in kinds.values():
         if not inputs:
             raise UserError("predict: which images? give a file, a folder or an s3:// prefix")
-        return (Asked(number, uri) for number, uri in enumerate(_files(job, inputs)))
+        plain, files = _fields(job.section.get("fields", {}), kinds)
+        return (Asked(number, uri, plain, files) for number, uri in enumerate(_files(job, inputs)))
     if inputs:
         raise UserError(
             f"predict: this task has no input image, so {inputs[0]} cannot be used; give --count and --seed"
         )
     return (Asked(number, request={"seed": seed + number}) for number in range(count or 1))
+
+
+def _fields(given: Mapping[str, str], kinds: Mapping[str, str]) -> tuple[dict[str, str] | None, dict[str, str]]:
+    """Further inputs of every request: the values, and the URIs of images."""
+    for name in given:
+        if name not in kinds or name == "image":
+            others = [other for other in kinds if other != "image"]
+            raise UserError(f"predict: the model has no further input '{name}'{nearest(name, others)}")
+    plain = {name: value for name, value in given.items() if kinds[name] != "image"}
+    return plain or None, {name: absolute(uri) for name, uri in given.items() if kinds[name] == "image"}
 
 
 def _files(job: Job, inputs: Iterable[str]) -> Iterator[str]:

@@ -43,8 +43,9 @@ def page(title: str, setup: Setup, history: Sequence[Mapping[str, float]]) -> Pa
         for name in names
         if name.startswith("train/") and name.endswith("loss")
     }
-    built.heading("Loss")
-    built.picture(chart.lines(losses, epochs, "epoch", "training loss"))
+    if losses:
+        built.heading("Loss")
+        built.picture(chart.lines(losses, epochs, "epoch", "training loss"))
     metrics = setup.task.metrics()
     shown = [name for name in names if name.startswith("val/")]
     shown = [name for name in shown if name == f"val/{metrics.primary}"] or shown[:1]

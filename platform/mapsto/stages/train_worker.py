@@ -154,7 +154,7 @@ def train(
 
 def initialise(model: nn.Module, setup: Setup) -> None:
     """Put `train.init.weights` into the model, and what became of each name into `init.json`."""
-    from ..engine.transfer import load_weights, transfer
+    from ..models.transfer import load_weights, transfer
 
     init, parent = setup.config.init, setup.parents.get(WEIGHTS)
     if init is None or init.weights is None:

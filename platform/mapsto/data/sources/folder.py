@@ -1,4 +1,5 @@
-"""Image folders: `<class>/x.jpg`, below `train/`, `val/`, `test/` or not; a flat folder has no labels, or WordNet ids."""
+"""Image folders: `<class>/x.jpg`, below `train/`, `val/`, `test/` or not; a flat folder has no labels, or WordNet ids. A
+source may be a single image, too."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from .look import Look, relative
 
 
 def recognise(look: Look) -> str | None:
+    if is_image(look.uri):
+        return "it is an image by name"
     images = sum(map(is_image, look.names))
     if images or not any(map(is_manifest, look.names)):
         return f"{images} of its first {len(look.names)} files are images by name"
@@ -19,6 +22,9 @@ def recognise(look: Look) -> str | None:
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
     """Every file below the folder but hidden ones and an export's report, images by name or not: what is no image is
     reported, not skipped."""
+    if is_image(uri):
+        yield Reference(uri, uri)
+        return
     for name, size in relative(uri, storage):
         if not hidden(name) and name != EXPORTED:
             label, split = placed(name)

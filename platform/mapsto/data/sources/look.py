@@ -10,7 +10,7 @@ from itertools import islice
 
 from ...core.errors import UserError
 from ...core.storage import Storage, join
-from .item import ARCHIVE_SUFFIXES, MANIFEST_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES, hidden
+from .item import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, MANIFEST_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES, hidden
 
 LOOK = 1000
 """Files of a folder that are looked at."""
@@ -27,7 +27,16 @@ class Look:
     def one(self) -> bool:
         """Whether the URI names a file, by its suffix."""
         return self.uri.lower().endswith(
-            (*ARCHIVE_SUFFIXES, *MANIFEST_SUFFIXES, *VOLUME_SUFFIXES, *VIDEO_SUFFIXES, ".json", ".npz", ".mdb")
+            (
+                *ARCHIVE_SUFFIXES,
+                *MANIFEST_SUFFIXES,
+                *VOLUME_SUFFIXES,
+                *VIDEO_SUFFIXES,
+                *IMAGE_SUFFIXES,
+                ".json",
+                ".npz",
+                ".mdb",
+            )
         )
 
     @cached_property

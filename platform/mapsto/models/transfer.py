@@ -1,4 +1,4 @@
-"""Weights of another run or another library into a model: `train.init.weights`. Nothing but tensors is ever unpickled."""
+"""Weights of another run or another library into a model (`train.init.weights`, `task.features.weights`). Nothing but tensors is ever unpickled."""
 
 from __future__ import annotations
 
@@ -72,10 +72,18 @@ def load_weights(uri: str, storage: Storage) -> dict[str, torch.Tensor]:
     return _state_dict(found, uri)
 
 
-def transfer(model: nn.Module, weights: Mapping[str, torch.Tensor], source: str, *, strict: bool = False) -> Transfer:
+def transfer(
+    model: nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    source: str,
+    *,
+    strict: bool = False,
+    setting: str = "train.init.weights",
+) -> Transfer:
     """Copy into the model, in place, every tensor whose name, wrappers aside, and shape fit.
 
-    Raises UserError when none does, and, with `strict`, when anything is missing, unexpected or of another shape.
+    Raises UserError when none does, and, with `strict`, when anything is missing, unexpected or of another shape; it names
+    the recipe's `setting`.
     """
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     plain = {bare(name): name for name in own}
@@ -98,7 +106,7 @@ def transfer(model: nn.Module, weights: Mapping[str, torch.Tensor], source: str,
     report = Transfer(source, tuple(matched), tuple(missing), tuple(unexpected), tuple(mismatched))
     if not parameters & set(matched):
         raise UserError(
-            f"train.init.weights: {source}: no tensor fits this model; it has {_first(weights)}, the model {_first(own)}"
+            f"{setting}: {source}: no tensor fits this model; it has {_first(weights)}, the model {_first(own)}"
         )
     if strict and (missing or unexpected or mismatched):
         raise UserError(f"train.init.strict: {'; '.join(report.lines())}")
