@@ -22,6 +22,8 @@ def task(kind: str = "classify", **config: Any) -> Task:
         "classify": {"image_size": 32, "model": {"name": "resnet18"}},
         "segment": {"image_size": 32, "classes": CLASSES, "model": {"widths": (8, 16)}},
         "gan": {"image_size": 32, "latent": 8, "width": 8},
+        "vae": {"image_size": 16, "latent": 8, "width": 8},
+        "diffusion": {"image_size": 16, "widths": (4, 8), "blocks": 1, "steps": 2},
     }
     info = DatasetInfo("memory", "0", CLASSES, {"train": 60, "val": 20, "test": 20}, ("image", "label", "mask"))
     cls = task_class(kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
@@ -29,26 +29,31 @@ class Asked:
     number: int
     """Its place in the listing, from 0."""
     uri: str | None = None
-    request: Mapping[str, Any] | None = None
+    """Of its `image`."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    """Names in the request whose values are files to read, too."""
 
     def fetch(self, storage: Storage) -> Mapping[str, Any]:
-        return {"image": storage.read(self.uri)} if self.uri is not None else dict(self.request or {})
+        image = {"image": storage.read(self.uri)} if self.uri is not None else {}
+        return {**{k: storage.read(v) if k in self.files else v for k, v in self.request.items()}, **image}
 
     @property
     def stem(self) -> str:
         name = (
             PurePosixPath(self.uri).stem
             if self.uri is not None
-            else "-".join(f"{k}{v}" for k, v in (self.request or {}).items())
+            else "-".join(f"{k}{v}" for k, v in self.request.items() if k not in self.files)
         )
         return f"{self.number:06d}-{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)[:60]}"
 
     def line(self, **answer: Any) -> Line:
-        return {**({"uri": self.uri} if self.uri is not None else {"request": dict(self.request or {})}), **answer}
+        asked = {"request": dict(self.request)} if self.request else {}
+        return {**({"uri": self.uri} if self.uri is not None else {}), **asked, **answer}
 
 
 Line: TypeAlias = dict[str, Any]
-"""`uri` (or `request`) with either `prediction` or `error`; `picture` where the task draws one."""
+"""`uri` (or `request`, or both) with either `prediction` or `error`; `picture` where the task draws one."""
 
 
 @dataclass
@@ -109,7 +114,7 @@ def ask(client: Client, asked: Iterator[Asked], storage: Storage, out: Artifact)
 
 def draws(task: Task) -> bool:
     """Whether the answers are pictures: what `render` makes of them is kept, too."""
-    return any(field.kind in ("mask", "image", "boxes") for field in task.signature().outputs)
+    return any(output.kind in ("mask", "image", "boxes") for output in task.signature().outputs)
 
 
 def _written(asked: Asked, values: dict[str, Any], files: Mapping[str, bytes], out: Artifact) -> Line:
