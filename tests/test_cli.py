@@ -134,7 +134,7 @@ def test_stage_options_reach_the_pipeline(recipe: Path, cluster: str, monkeypatc
                 "2",
                 "--output",
                 "s3://b/out",
-                "--field",
+                "--with",
                 "alpha=1",
             ]
         )

@@ -110,15 +110,16 @@ def _verb_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         )
         parser.add_argument("--endpoint", metavar="URL", help="ask a served model instead of loading one")
         parser.add_argument("--output", metavar="URI", help="where the answers go besides the artifact")
+        parser.add_argument("--count", type=int, metavar="N", help="how many samples a generator draws")
+        parser.add_argument("--seed", type=int, metavar="N", help="of a generator's samples")
         parser.add_argument(
-            "--field",
+            "--with",
             action="append",
             default=[],
             metavar="NAME=VALUE",
-            help="a further input that goes with every image, such as style=painting.jpg; may be repeated",
+            dest="fields",
+            help="a further input, such as class=cat or style=painting.jpg; may be repeated",
         )
-        parser.add_argument("--count", type=int, metavar="N", help="how many samples a generator draws")
-        parser.add_argument("--seed", type=int, metavar="N", help="of a generator's samples")
     if verb == "run":
         parser.add_argument("--until", metavar="STAGE", help="the last stage to run; default: all of them")
     if verb in ("ingest", "clean", "index"):
@@ -221,16 +222,20 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         return {}
     from .core.storage import absolute
 
-    for text in arguments.field:
-        if "=" not in text:
-            raise UserError(f"--field {text}: give NAME=VALUE, such as style=painting.jpg")
     given = {
-        "fields": dict(text.split("=", 1) for text in arguments.field),
         "inputs": [absolute(each) for each in arguments.inputs],
         "output": absolute(arguments.output) if arguments.output else None,
         "endpoint": arguments.endpoint, "model": arguments.model, "count": arguments.count, "seed": arguments.seed,
+        "fields": _fields(arguments.fields),
     }  # fmt: skip
     return {name: value for name, value in given.items() if value not in (None, [], {})}
+
+
+def _fields(given: list[str]) -> dict[str, str]:
+    wrong = [each for each in given if "=" not in each]
+    if wrong:
+        raise UserError(f"--with {wrong[0]}: NAME=VALUE is wanted")
+    return {name: value for name, _, value in (each.partition("=") for each in given)}
 
 
 def _serves(recipe: Recipe, verb: str, until: str | None) -> bool:
@@ -257,7 +262,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     given: list[str] = []
     for name, value in _options(arguments).items():
         if name == "fields":
-            given += [word for field, of in value.items() for word in ("--field", f"{field}={of}")]
+            given += [word for field, one in value.items() for word in ("--with", f"{field}={one}")]
         else:
             given += value if name == "inputs" else [f"--{name}", str(value)]
     given += [word for override in overrides for word in ("--set", override)]

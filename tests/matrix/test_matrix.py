@@ -14,6 +14,7 @@ import pytest
 import requests
 from PIL import Image
 
+from mapsto.compress.export import random_inputs
 from mapsto.config.load import load
 from mapsto.core.codecs import decode
 from mapsto.core.registry import STAGES, TASKS, load_task, task_class
@@ -36,6 +37,8 @@ RECIPES = {
     "segment": f"task: {{kind: segment, classes: [background, {', '.join(CLASSES)}], image_size: 32, model: {{widths: [8, 16]}}}}",
     "detect": "task: {kind: detect, image_size: 64, model: {widths: [4, 8, 16, 16, 16]}, min_score: 0.01}",
     "gan": "task: {kind: gan, image_size: 16, latent: 8, width: 8}",
+    "vae": "task: {kind: vae, image_size: 16, latent: 8, width: 8}",
+    "diffusion": "task: {kind: diffusion, image_size: 16, widths: [8, 16], blocks: 1, steps: 2, conditional: true}",
     "embed": "task: {kind: embed, image_size: 32, model: {name: resnet10t, dimensions: 16}}",
     "stylize": "task: {kind: stylize, image_size: 32, style_size: 32, overlap: 8, style_role: train, features: {model: "
     "{name: cnn, widths: [4, 8]}, content: [layers.4], style: [layers.1, layers.4]}}",
@@ -135,14 +138,7 @@ def test_a_second_run_reuses_everything(chain):
 def test_the_compressed_model_answers_as_the_float_one(chain):
     _, _, found, _ = chain
     float_model, chosen = open_runtime(found["train"]), open_runtime(found["compress"])
-    spec = float_model.task.export()
-    rng = np.random.default_rng(0)
-    inputs = {
-        name: rng.integers(0, 256, array.shape, np.uint8)
-        if array.dtype == np.uint8
-        else rng.standard_normal(array.shape, np.float32)
-        for name, array in spec.inputs.items()
-    }
+    inputs = random_inputs(float_model.task.export(), 2)
     ours, theirs = float_model.run(inputs), chosen.run(inputs)
     assert set(ours) == set(theirs)
     for name in ours:
@@ -175,7 +171,7 @@ def test_the_endpoint_answers_by_the_tasks_signature(chain):
 def test_predict_answers_for_every_file_and_loses_none(chain, bucket, tmp_path):
     kind, pipeline, found, _ = chain
     uri, _ = bucket
-    options = {"count": 3, "seed": 1} if kind == "gan" else {"inputs": f"{uri}/images/test"}
+    options = {"count": 3, "seed": 1} if kind in ("gan", "diffusion") else {"inputs": f"{uri}/images/test"}
     done = pipeline.produce("predict", {**options, "output": str(tmp_path)})
     answers = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert len(answers) == done.meta()["metrics"]["rows"] > 2

@@ -33,6 +33,8 @@ def task(kind: str = "classify", **config: Any) -> Task:
                 "style": ("layers.1", "layers.4"),
             },
         },
+        "vae": {"image_size": 16, "latent": 8, "width": 8},
+        "diffusion": {"image_size": 16, "widths": (4, 8), "blocks": 1, "steps": 2},
     }
     info = DatasetInfo("memory", "0", CLASSES, {"train": 60, "val": 20, "test": 20}, ("image", "label", "mask"))
     cls = task_class(kind)

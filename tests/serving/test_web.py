@@ -50,6 +50,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     made = {
         "classify": models.task("classify", model={"name": "resnet10t"}), "segment": models.task("segment"), "gan": models.task("gan"),
         "stylize": models.task("stylize"),
+        "vae": models.task("vae"), "diffusion": models.task("diffusion"),
     }  # fmt: skip
     return {kind: models.train_artifact(root, task, kind) for kind, task in made.items()}
 
@@ -129,6 +130,31 @@ def test_a_seed_makes_the_same_picture_again(served: Serve) -> None:
     wrong = requests.post(f"{url}/v1/models/m:predict", data=b"x", headers={"Content-Type": "image/png"})
     assert wrong.status_code == 400
     assert "seed" in wrong.json()["error"]
+
+
+def test_a_hole_is_painted_over_http(served: Serve) -> None:
+    url, _ = served("diffusion")
+    image = codecs.encode(codecs.decode(models.jpeg(3, 16, 16)), "png")
+    hole = np.zeros((16, 16), np.uint8)
+    hole[4:12, 4:12] = 255
+    fields = {"image": image, "mask": codecs.encode(hole, "png")}
+    body = {"seed": 1, **{k: {"b64": base64.b64encode(v).decode()} for k, v in fields.items()}}
+    in_json = requests.post(f"{url}/v1/models/m:predict", json={"instances": [body]}).json()["predictions"][0]
+    filled = codecs.decode(base64.b64decode(in_json["image"]["b64"]))
+    assert np.array_equal(filled[hole == 0], codecs.decode(image)[hole == 0])
+    files = {name: (f"{name}.png", data) for name, data in fields.items()}
+    in_parts = requests.post(f"{url}/v1/models/m:predict", data={"seed": "1"}, files=files).json()["predictions"][0]
+    assert in_parts == in_json
+    alone = requests.post(f"{url}/v1/models/m:predict", json={"instances": [{"seed": 1, "image": body["image"]}]})
+    assert alone.status_code == 400 and "both an `image` and a `mask`" in alone.json()["error"]
+
+
+def test_a_bare_image_goes_to_the_first_of_optional_ones(served: Serve) -> None:
+    url, _ = served("vae")
+    bare = requests.post(f"{url}/v1/models/m:predict", data=models.jpeg(1)).json()["predictions"][0]
+    assert codecs.decode(base64.b64decode(bare["image"]["b64"])).shape == (16, 16, 3)
+    drawn = requests.post(f"{url}/v1/models/m:predict", json={"instances": [{"seed": 1}]}).json()["predictions"][0]
+    assert drawn != bare
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,43 @@ def test_further_inputs_go_with_every_image(tmp_path: Path, folder: Path) -> Non
         found.append([codecs.decode(made.artifact.read(line["picture"])) for line in lines(made.artifact)])
     assert found[0][0].shape == (40, 48, 3)
     assert not np.array_equal(found[0][0], found[1][0])
-    with pytest.raises(UserError, match=r"no further input 'styles', did you mean 'style'"):
+    with pytest.raises(UserError, match="--with styles: no input of this task, did you mean 'style'"):
         Predict().run(job(tmp_path, model, inputs=str(folder / "b"), fields={"styles": "x"}))
+
+
+def test_further_inputs_go_with_every_file(tmp_path: Path) -> None:
+    model = models.train_artifact(tmp_path, models.task("diffusion", conditional=True))
+    (tmp_path / "in").mkdir()
+    hole = np.zeros((16, 16), np.uint8)
+    hole[:, 8:] = 255
+    (tmp_path / "hole.png").write_bytes(codecs.encode(hole, "png"))
+    for number in range(2):
+        (tmp_path / "in" / f"{number}.png").write_bytes(
+            codecs.encode(codecs.decode(models.jpeg(number, 16, 16)), "png")
+        )
+    fields = {"mask": str(tmp_path / "hole.png"), "class": "leaf", "seed": "4"}
+    made = job(tmp_path, model, inputs=str(tmp_path / "in"), fields=fields)
+    assert Predict().run(made).metrics == {"rows": 2, "errors": 0}
+    for line in lines(made.artifact):
+        assert line["request"] == {"seed": 4, "class": "leaf", "mask": fields["mask"]}
+        given, answer = codecs.decode(Path(line["uri"]).read_bytes()), made.artifact.read(line["prediction"]["image"])
+        assert np.array_equal(codecs.decode(answer)[:, :8], given[:, :8])
+    drawn = job(tmp_path, model, count=2, fields={"class": "cup"})
+    assert Predict().run(drawn).metrics == {"rows": 2, "errors": 0}
+    assert [line["request"] for line in lines(drawn.artifact)] == [
+        {"seed": 0, "class": "cup"},
+        {"seed": 1, "class": "cup"},
+    ]
+    with pytest.raises(UserError, match="--with clas: no input of this task, did you mean 'class'"):
+        Predict().run(job(tmp_path, model, fields={"clas": "cup"}))
+    with pytest.raises(UserError, match="--with seed=x: a seed is a number"):
+        Predict().run(job(tmp_path, model, fields={"seed": "x"}))
+
+
+def test_a_model_that_needs_no_image_may_have_one(tmp_path: Path, folder: Path) -> None:
+    vae = models.train_artifact(tmp_path, models.task("vae"))
+    assert Predict().run(job(tmp_path, vae, inputs=str(folder / "b"))).metrics == {"rows": 8, "errors": 0}
+    assert Predict().run(job(tmp_path, vae, count=3)).metrics == {"rows": 3, "errors": 0}
 
 
 def test_nothing_to_do_is_one_line(tmp_path: Path, model: Artifact) -> None:

@@ -20,6 +20,8 @@ CONFIGS = {
     "classify": {"kind": "classify", "image_size": 32, "model": {"name": "resnet10t"}},
     "segment": {"kind": "segment", "classes": ["sky", "cat", "dog"], "image_size": 32, "model": {"widths": [4, 8]}},
     "gan": {"kind": "gan", "image_size": 16, "latent": 16, "width": 4},
+    "vae": {"kind": "vae", "image_size": 16, "latent": 16, "width": 4},
+    "diffusion": {"kind": "diffusion", "image_size": 16, "widths": [4, 8], "blocks": 1, "steps": 2},
     "detect": {"kind": "detect", "image_size": 64, "model": {"widths": [4, 8, 8, 8, 8]}},
     "embed": {"kind": "embed", "image_size": 32, "model": {"name": "resnet10t", "dimensions": 8}},
     "stylize": {

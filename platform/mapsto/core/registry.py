@@ -16,6 +16,8 @@ TASKS = {
     "segment": "mapsto.tasks.segment:Segment",
     "detect": "mapsto.tasks.detect:Detect",
     "gan": "mapsto.tasks.gan:Gan",
+    "vae": "mapsto.tasks.vae:Vae",
+    "diffusion": "mapsto.tasks.diffusion:Diffusion",
     "embed": "mapsto.tasks.embed:Embed",
     "stylize": "mapsto.tasks.stylize:Stylize",
 }

@@ -262,6 +262,11 @@ class Task:
         """A picture of the answer: H×W×3 uint8. The sample's `image` is H×W×3 uint8 where the task has one."""
         return sample["image"]
 
+    def showcase(self, images: Sequence[bytes]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Heading → requests whose answers the evaluation's page shows side by side, as `render` draws them; `images`: a few
+        of the split, encoded. Nothing by default: the worst mistakes are shown."""
+        return {}
+
     def truth(self, sample: Sample) -> str:
         """The sample's truth in words, for a report's captions; empty where there is nothing to say."""
         return ""

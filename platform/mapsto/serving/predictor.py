@@ -29,30 +29,31 @@ class Asked:
     number: int
     """Its place in the listing, from 0."""
     uri: str | None = None
-    request: Mapping[str, Any] | None = None
-    """The request, or what goes with the file."""
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Further images of the request: input → URI."""
+    """Of its `image`."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    """Names in the request whose values are files to read, too."""
 
     def fetch(self, storage: Storage) -> Mapping[str, Any]:
-        read = {"image": self.uri, **self.files} if self.uri is not None else self.files
-        return {**(self.request or {}), **{name: storage.read(uri) for name, uri in read.items()}}
+        image = {"image": storage.read(self.uri)} if self.uri is not None else {}
+        return {**{k: storage.read(v) if k in self.files else v for k, v in self.request.items()}, **image}
 
     @property
     def stem(self) -> str:
         name = (
             PurePosixPath(self.uri).stem
             if self.uri is not None
-            else "-".join(f"{k}{v}" for k, v in (self.request or {}).items())
+            else "-".join(f"{k}{v}" for k, v in self.request.items() if k not in self.files)
         )
         return f"{self.number:06d}-{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)[:60]}"
 
     def line(self, **answer: Any) -> Line:
-        return {**({"uri": self.uri} if self.uri is not None else {"request": dict(self.request or {})}), **answer}
+        asked = {"request": dict(self.request)} if self.request else {}
+        return {**({"uri": self.uri} if self.uri is not None else {}), **asked, **answer}
 
 
 Line: TypeAlias = dict[str, Any]
-"""`uri` (or `request`) with either `prediction` or `error`; `picture` where the task draws one."""
+"""`uri` (or `request`, or both) with either `prediction` or `error`; `picture` where the task draws one."""
 
 
 @dataclass
@@ -109,7 +110,7 @@ def ask(client: Client, asked: Iterator[Asked], storage: Storage, out: Artifact)
 
 def draws(task: Task) -> bool:
     """Whether the answers are pictures: what `render` makes of them is kept, too."""
-    return any(field.kind in ("mask", "image", "boxes") for field in task.signature().outputs)
+    return any(output.kind in ("mask", "image", "boxes") for output in task.signature().outputs)
 
 
 def _written(asked: Asked, values: dict[str, Any], files: Mapping[str, bytes], out: Artifact) -> Line:

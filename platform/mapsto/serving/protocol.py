@@ -19,6 +19,9 @@ from ..core.task import Field, Signature
 Request: TypeAlias = dict[str, Any]
 """Input name → value, as `task.prepare` takes it: images as encoded bytes."""
 
+PICTURES = ("image", "mask")
+"""Kinds of inputs that are encoded images."""
+
 MAX_INSTANCES = 256
 """Requests in one body."""
 
@@ -93,8 +96,9 @@ def plain(value: Any) -> Any:
 
 
 def _raw(body: bytes, signature: Signature) -> Request:
-    images = [f.name for f in signature.inputs if f.kind == "image" and f.required]
-    if len(images) != 1 or any(f.required for f in signature.inputs if f.kind != "image"):
+    images = [f.name for f in signature.inputs if f.kind == "image"]
+    others = [f.name for f in signature.inputs if f.name not in images[:1] and f.required]
+    if not images or others:
         example = ", ".join(f'"{f.name}": ...' for f in signature.inputs)
         raise UserError(
             f'this model does not take one bare image; send application/json {{"instances": [{{{example}}}]}}'
@@ -128,10 +132,10 @@ def _checked(instance: Mapping[str, Any], signature: Signature, where: str) -> R
 
 def _value(field: Field, value: Any, where: str) -> Any:
     """One input's JSON or form value in the type of its kind."""
-    if isinstance(value, bytes) and field.kind != "image":
+    if isinstance(value, bytes) and field.kind not in PICTURES:
         value = value.decode("utf-8", "replace")
     match field.kind:
-        case "image":
+        case "image" | "mask":
             return value if isinstance(value, bytes) else _image(value, field.name, where)
         case "text":
             good = isinstance(value, str)

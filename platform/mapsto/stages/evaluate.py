@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,18 @@ import numpy as np
 from ..core.artifact import digest
 from ..core.errors import UserError
 from ..core.page import Page
+from ..core.picture import wall
 from ..core.registry import load_task
 from ..core.stage import Done, Job, datasets_of
 from ..core.task import Task
 from ..data.dataset import Dataset
 from ..data.find import find
+from ..serving.runtimes import Runtime
 from .states import collect
+
+SHOWN = 16
+"""Images of the split that a task's showcase may use."""
+ROWS_AT_ONCE = 32
 
 
 class Evaluate:
@@ -58,6 +64,7 @@ class Evaluate:
         page.cards(values)
         metrics.draw(page, tables)
         self._mistakes(page, job, task, datasets, states)
+        self._showcase(page, job, task, datasets, states)
         job.artifact.write(page.html().encode(), "report.html")
         return Done(
             {**values, "rows": rows, "split": split}, digest(json.dumps([values, tables], sort_keys=True).encode())
@@ -71,7 +78,7 @@ class Evaluate:
         order = [i for i in np.argsort(-badness, kind="stable")[: job.section["worst"]] if badness[i] > 0]
         if not order or task.preprocess is None:
             return
-        from ..serving.runtimes import answers, open_runtime
+        from ..serving.runtimes import open_runtime
 
         stream = next(iter(task.streams(job.section["split"]).values()))
         columns = [c for c in stream.columns if c in datasets[stream.role].info().columns]
@@ -80,10 +87,36 @@ class Evaluate:
         page.heading("Worst mistakes")
         pictures = []
         for sample in samples:
-            inputs, geometry = task.prepare({"image": sample["image"]})
-            prediction = answers(runtime, [(inputs, geometry)])[0]
+            (picture,) = drawn(runtime, [{"image": sample["image"]}])
             truth = task.truth(sample)
-            pictures.append(
-                (task.render(inputs, prediction), f"row {sample['row_id']}" + (f", in truth {truth}" if truth else ""))
-            )
+            pictures.append((picture, f"row {sample['row_id']}" + (f", in truth {truth}" if truth else "")))
         page.pictures(pictures)
+
+    def _showcase(
+        self, page: Page, job: Job, task: Task, datasets: Mapping[str, Dataset], states: Mapping[str, np.ndarray]
+    ) -> None:
+        """What the task itself wants shown: a generator's images."""
+        if not task.showcase(()):
+            return
+        from ..serving.runtimes import open_runtime
+
+        stream = next(iter(task.streams(job.section["split"]).values()))
+        ids = states["row_id"][:SHOWN].tolist()
+        samples = find(datasets[stream.role].split(job.section["split"]), ids, ["image"])
+        runtime = open_runtime(job.parents["model"])
+        for heading, requests in task.showcase([sample["image"] for sample in samples]).items():
+            if requests:
+                page.heading(heading)
+                page.picture(wall(drawn(runtime, requests)))
+
+
+def drawn(runtime: Runtime, requests: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """The answers to a task's requests, as it draws them."""
+    from ..serving.runtimes import answers
+
+    task, pictures = runtime.task, []
+    for start in range(0, len(requests), ROWS_AT_ONCE):
+        prepared = [task.prepare(request) for request in requests[start : start + ROWS_AT_ONCE]]
+        found = answers(runtime, prepared)
+        pictures += [task.render(sample, answer) for (sample, _), answer in zip(prepared, found, strict=True)]
+    return pictures

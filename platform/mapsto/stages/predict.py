@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +17,10 @@ from ..core.errors import UserError, nearest
 from ..core.registry import load_task
 from ..core.stage import Done, Job
 from ..core.storage import absolute, join
+from ..core.task import Field
 from ..serving.client import Client
 from ..serving.predictor import Asked, Line, Predictor, ask
+from ..serving.protocol import PICTURES
 from ..serving.runtimes import open_runtime
 
 IN_PROCESS = 64
@@ -29,9 +31,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 class Predict:
     """Options: `inputs` (a URI, or several), `output` (a local path to copy the result to), `endpoint` (the URL of a
-    served model, instead of this recipe's), `model` (`train` or `compress`; default: what is served), `fields` (further
-    inputs that go with every image, name → value; an image's is its URI), and for a task without input image `count` and
-    `seed`."""
+    served model, instead of this recipe's), `model` (`train` or `compress`; default: what is served), for a task that needs no
+    input image `count` and `seed`, and `fields` (name → value of further inputs, the same for every answer; for an image or
+    a mask its URI)."""
 
     name: ClassVar[str] = "predict"
     about: ClassVar[str] = "the model's answers for a file, a folder, an S3 prefix, or by an endpoint"
@@ -42,7 +44,7 @@ class Predict:
         return {
             "inputs": [absolute(uri) for uri in uris(options)], "endpoint": options.get("endpoint"),
             "count": int(options.get("count") or 0), "seed": int(options.get("seed") or 0),
-            **({"fields": dict(options["fields"])} if options.get("fields") else {}),
+            "fields": dict(options.get("fields") or {}),
         }  # fmt: skip
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
@@ -78,12 +80,12 @@ class Predict:
     def _by_endpoint(self, job: Job) -> Iterator[Line]:
         variable = job.recipe.serve.token_env
         client = Client(job.section["endpoint"], os.environ.get(variable) if variable else None)
-        kinds = {field["name"]: field["kind"] for field in client.model()["inputs"]}
-        return ask(client, listing(job, kinds), job.storage, job.artifact)
+        inputs = [Field(**field) for field in client.model()["inputs"]]
+        return ask(client, listing(job, inputs), job.storage, job.artifact)
 
     def _by_model(self, job: Job) -> Iterator[Line]:
         model = job.parents["model"]
-        asked = listing(job, {field.name: field.kind for field in load_task(model).signature().inputs})
+        asked = listing(job, load_task(model).signature().inputs)
         first = list(itertools.islice(asked, IN_PROCESS))
         if len(first) < IN_PROCESS:
             predictor = Predictor(open_runtime(model, threads=os.cpu_count() or 1), job.storage, job.artifact)
@@ -98,30 +100,35 @@ def uris(options: Mapping[str, Any]) -> list[str]:
     return [inputs] if isinstance(inputs, str) else list(inputs)
 
 
-def listing(job: Job, kinds: Mapping[str, str]) -> Iterator[Asked]:
-    """What to predict, streamed; `kinds`: the task's inputs by name. UserError when it needs other options than those
-    given."""
-    inputs, count, seed = job.section["inputs"], job.section["count"], job.section["seed"]
-    if "image" in kinds.values():
-        if not inputs:
-            raise UserError("predict: which images? give a file, a folder or an s3:// prefix")
-        plain, files = _fields(job.section.get("fields", {}), kinds)
-        return (Asked(number, uri, plain, files) for number, uri in enumerate(_files(job, inputs)))
-    if inputs:
-        raise UserError(
-            f"predict: this task has no input image, so {inputs[0]} cannot be used; give --count and --seed"
-        )
-    return (Asked(number, request={"seed": seed + number}) for number in range(count or 1))
+def listing(job: Job, inputs: Sequence[Field]) -> Iterator[Asked]:
+    """What to predict, streamed. UserError when the task needs other options than those given."""
+    uris, count, seed = job.section["inputs"], job.section["count"], job.section["seed"]
+    image = next((field for field in inputs if field.name == "image"), None)
+    if image is None and uris:
+        raise UserError(f"predict: this task has no input image, so {uris[0]} cannot be used; give --count and --seed")
+    if image is not None and image.required and not uris:
+        raise UserError("predict: which images? give a file, a folder or an s3:// prefix")
+    further, files = fields(job.section["fields"], inputs)
+    if not uris:
+        return (Asked(number, None, {"seed": seed + number, **further}, files) for number in range(count or 1))
+    if any(field.name == "seed" and field.required for field in inputs):
+        further = {"seed": seed, **further}
+    return (Asked(number, uri, further, files) for number, uri in enumerate(_files(job, uris)))
 
 
-def _fields(given: Mapping[str, str], kinds: Mapping[str, str]) -> tuple[dict[str, str] | None, dict[str, str]]:
-    """Further inputs of every request: the values, and the URIs of images."""
-    for name in given:
-        if name not in kinds or name == "image":
-            others = [other for other in kinds if other != "image"]
-            raise UserError(f"predict: the model has no further input '{name}'{nearest(name, others)}")
-    plain = {name: value for name, value in given.items() if kinds[name] != "image"}
-    return plain or None, {name: absolute(uri) for name, uri in given.items() if kinds[name] == "image"}
+def fields(given: Mapping[str, str], inputs: Sequence[Field]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Further inputs by name, in the types of their kinds, and the names of those that are files. UserError for what the
+    task does not take."""
+    kinds, out = {field.name: field.kind for field in inputs if field.name != "image"}, {}
+    for name, value in given.items():
+        if name not in kinds:
+            raise UserError(f"predict: --with {name}: no input of this task{nearest(name, kinds)}")
+        try:
+            made = {"seed": int, "number": float}.get(kinds[name], str)(value)
+        except ValueError as error:
+            raise UserError(f"predict: --with {name}={value}: a {kinds[name]} is a number") from error
+        out[name] = absolute(value) if kinds[name] in PICTURES else made
+    return out, tuple(name for name in out if kinds[name] in PICTURES)
 
 
 def _files(job: Job, inputs: Iterable[str]) -> Iterator[str]:

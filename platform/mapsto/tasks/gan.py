@@ -1,84 +1,69 @@
-"""Image generation by a GAN: no label, no input image, two optimizers."""
+"""Image generation by a GAN: no input image, two optimizers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field as Setting
-from pydantic import field_validator
 
 from ..core.artifact import Artifact
-from ..core.errors import UserError
-from ..core.metrics.frechet import FrechetMetrics
-from ..core.preprocess import Preprocess
-from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
-from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig, Unsupported
-from ..data.transforms import Compose, Keep, Prepare, RandomFlip
+from ..core.sample import Batch, Geometry, Sample
+from ..core.task import Context, ExportSpec, Field, Phase, Signature
+from .generative import SEED, ConditionalConfig, Generative
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-class GanConfig(TaskConfig):
+class GanConfig(ConditionalConfig):
     kind: Literal["gan"]
-    image_size: int = Setting(32, ge=16, le=256)
-    """Side of the generated image; a power of two."""
+    model: Literal["dcgan", "residual"] = "dcgan"
+    """`dcgan`: convolutions alone. `residual`: residual blocks in both nets, with batch norm by class in the generator."""
+    loss: Literal["hinge", "relativistic"] = "hinge"
+    """`relativistic` scores each generated image against a real one; it wants `r1` and `r2`."""
     latent: int = Setting(64, ge=2)
     """Length of the noise vector."""
     width: int = Setting(32, ge=4)
     """Channels at the finest level of both nets."""
+    spectral_norm: bool = True
+    """Of the discriminator's layers."""
+    r1: float = Setting(0.0, ge=0)
+    """Weight of the discriminator's squared gradient at real images (0.05 to 10); costs a second backward pass."""
+    r2: float = Setting(0.0, ge=0)
+    """The same at generated ones."""
+    augment: tuple[Literal["colour", "translation", "cutout"], ...] = ()
+    """Differentiable augmentation of all that the discriminator sees: for small data sets."""
     discriminator_lr: float = Setting(2e-4, gt=0)
     """The generator's is train.optimizer.lr."""
     every: int = Setting(1, ge=1)
     """Discriminator steps per generator step."""
-    flip: float = Setting(0.5, ge=0, le=1)
-    role: str = "train"
-
-    @field_validator("image_size")
-    @classmethod
-    def _power_of_two(cls, size: int) -> int:
-        if size & (size - 1):
-            raise ValueError(f"{size} is not a power of two")
-        return size
 
 
-@dataclass(frozen=True)
-class Noise:
-    """Adds `z`, a standard normal vector, to a sample: the same for the same draw on any worker."""
-
-    length: int
-
-    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return {**sample, "z": rng.standard_normal(self.length, np.float32)}
-
-
-class Gan(Task):
+class Gan(Generative):
     Config = GanConfig
-    about: ClassVar[str] = "new images like those of a data set (DCGAN, hinge loss, spectral norm)"
+    about: ClassVar[str] = "new images like those of a data set: DCGAN, residual GAN, by class"
     config: GanConfig
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.config.latent,)
+
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
-        from ..models.dcgan import Gan as Net
+        from ..models.gan import gan
 
-        return Net(self.config.latent, self.config.image_size, self.config.width)
-
-    def streams(self, split: Split) -> Mapping[str, Stream]:
-        flip = (RandomFlip(self.config.flip),) if split == "train" and self.config.flip else ()
-        prepare = Prepare(Preprocess(self.config.image_size, "crop"))
-        transform = Compose(prepare, *flip, Noise(self.config.latent), Keep("image", "z"))
-        return {
-            "": Stream(self.config.role, split, transform, ("image",), "shuffled" if split == "train" else "sequential")
-        }
+        config = self.config
+        return gan(
+            config.model, config.latent, config.image_size, config.width, len(self.classes), config.spectral_norm
+        )
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
-        return {"z": batch["z"]}
+        return {name: batch[name] for name in (("z", "label") if self.classes else ("z",))}
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"image": model(**self.inputs(batch))}
+        return {"generated": model(**self.inputs(batch))}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         slow = {"lr": self.config.discriminator_lr}
@@ -87,53 +72,76 @@ class Gan(Task):
             Phase("generator", self._generator, ("generator.",), every=self.config.every),
         )
 
+    def _scores(
+        self, model: Any, real: torch.Tensor, fake: torch.Tensor, batch: Batch, context: Context
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The discriminator's, of real and generated images in one pass, as batch statistics and spectral norm want it."""
+        import torch
+
+        from ..models.diffaugment import augment
+
+        images = augment(torch.cat([real, fake]), self.config.augment, context.generator)
+        label = batch["label"].repeat(2) if self.classes else None
+        on_real, on_fake = model.discriminator(images, label).float().chunk(2)
+        return on_real, on_fake
+
     def _discriminator(
-        self, model: nn.Module, batch: Batch, context: Context
+        self, model: Any, batch: Batch, context: Context
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """Hinge loss (Lim and Ye, Geometric GAN, arXiv 1705.02894)."""
+        """Hinge loss (Lim and Ye, Geometric GAN, arXiv 1705.02894), or the relativistic pairing one (Jolicoeur-Martineau,
+        arXiv 1807.00734); r1, r2: Mescheder et al., arXiv 1801.04406, both with the latter as Huang et al., The GAN is dead;
+        long live the GAN! A Modern Baseline GAN, arXiv 2501.05441."""
+        import torch
+        import torch.nn.functional as F
+
+        config, valid = self.config, batch["valid"].float()
+        real = _real(batch)
+        with torch.no_grad():
+            fake = model.generator(**self.inputs(batch)).float()
+        penalised = config.r1 > 0 or config.r2 > 0
+        with torch.set_grad_enabled(penalised or torch.is_grad_enabled()):
+            real, fake = real.requires_grad_(penalised), fake.requires_grad_(penalised)
+            on_real, on_fake = self._scores(model, real, fake, batch, context)
+            if config.loss == "hinge":
+                loss = F.relu(1 - on_real) + F.relu(1 + on_fake)
+            else:
+                loss = F.softplus(on_fake - on_real)
+            logs = {"D_loss": loss, "D_real": on_real, "D_fake": on_fake}
+            if penalised:
+                slopes = torch.autograd.grad((on_real + on_fake).sum(), (real, fake), create_graph=True)
+                at_real, at_fake = (slope.float().square().sum((1, 2, 3)) for slope in slopes)
+                loss = loss + (config.r1 * at_real + config.r2 * at_fake) / 2
+                logs["D_slope"] = at_real
+        return (
+            (loss * valid).sum(),
+            valid.sum(),
+            {name: (value.detach() * valid).sum() for name, value in logs.items()},
+        )
+
+    def _generator(
+        self, model: Any, batch: Batch, context: Context
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         import torch
         import torch.nn.functional as F
 
         valid = batch["valid"].float()
-        real = batch["image"].permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.no_grad():
-            fake = model.get_submodule("generator")(batch["z"])
-        score = model.get_submodule("discriminator")(torch.cat([real, fake.float()])).float()
-        on_real, on_fake = score.chunk(2)
-        loss = (F.relu(1 - on_real) + F.relu(1 + on_fake)) * valid
-        return loss.sum(), valid.sum(), {"D_loss": loss.detach().sum(), "D_real": (on_real.detach() * valid).sum()}
-
-    def _generator(
-        self, model: nn.Module, batch: Batch, context: Context
-    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        import torch
-
-        valid = batch["valid"].float()
         z = torch.randn(batch["z"].shape, generator=context.generator).to(batch["z"].device)
-        score = model.get_submodule("discriminator")(model.get_submodule("generator")(z)).float()
-        loss = -score * valid
+        fake = model.generator(**self.inputs({**batch, "z": z})).float()
+        on_real, on_fake = self._scores(model, _real(batch), fake, batch, context)
+        loss = (-on_fake if self.config.loss == "hinge" else F.softplus(on_real.detach() - on_fake)) * valid
         return loss.sum(), valid.sum(), {"G_loss": loss.detach().sum()}
 
-    def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
-        return [{"image": np.asarray(image, np.uint8)} for image in output["image"]]
-
-    def metrics(self) -> FrechetMetrics:
-        return FrechetMetrics()
-
     def signature(self) -> Signature:
-        return Signature(
-            (Field("seed", "seed", about="an integer; the same seed, the same image"),), (Field("image", "image"),)
-        )
+        return Signature((SEED, *self.inputs_of_class()), (Field("image", "image"),))
 
     def prepare(self, request: Mapping[str, Any]) -> tuple[Sample, Geometry]:
-        seed, size = request.get("seed"), self.config.image_size
-        if isinstance(seed, bool) or not isinstance(seed, (int, str)) or not str(seed).lstrip("-").isdigit():
-            raise UserError(f"`seed` must be an integer, not {seed!r}")
-        rng = np.random.default_rng(int(seed) % 2**64)
-        return {"z": rng.standard_normal(self.config.latent, np.float32)}, Geometry(np.eye(3), size, size)
+        return self.drawn(request), self.geometry()
 
-    def export(self) -> ExportSpec | Unsupported:
-        return ExportSpec({"z": np.zeros((2, self.config.latent), np.float32)}, ("image",), quantize=False)
+    def export(self) -> ExportSpec:
+        label = {"label": np.arange(len(self.classes))} if self.classes else {}
+        return ExportSpec({"z": np.zeros((2, *self.shape), np.float32), **label}, ("generated",), quantize=False)
 
-    def render(self, sample: Sample, prediction: Prediction) -> np.ndarray:
-        return prediction["image"]
+
+def _real(batch: Batch) -> torch.Tensor:
+    """N×3×H×W in -1..1."""
+    return batch["image"].permute(0, 3, 1, 2).float() / 127.5 - 1

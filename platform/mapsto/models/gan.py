@@ -1,0 +1,31 @@
+"""A generator and a discriminator in one module, so that one checkpoint and one artifact hold them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from . import dcgan, resgan
+
+
+class Gan(nn.Module):
+    """forward(z: N×latent, label: N int64 where there are classes) → N×H×W×3 uint8."""
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+        self.discriminator = discriminator
+
+    def forward(self, z: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        return to_pixels(self.generator(z, label))
+
+
+def gan(name: str, latent: int, size: int, width: int, classes: int, spectral: bool) -> Gan:
+    """`name`: dcgan or residual; `size`: a power of two from 16; `classes`: 0 where they are not told apart."""
+    nets = {"dcgan": dcgan, "residual": resgan}[name]
+    return Gan(nets.Generator(latent, size, width, classes), nets.Discriminator(size, width, classes, spectral))
+
+
+def to_pixels(x: torch.Tensor) -> torch.Tensor:
+    """N×3×H×W float in -1..1 → N×H×W×3 uint8."""
+    return ((x.float().permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
