@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from .instances import Patch
+
 
 def palette(count: int) -> np.ndarray:
     """count×3 uint8 colours, far apart from their neighbours; the first (background) is black."""
@@ -37,6 +39,17 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: int, alpha: float = 0.
     shown = (mask > 0) & (mask < classes)
     out = image.copy()
     out[shown] = (image[shown] * (1 - alpha) + colours[mask[shown]] * alpha).astype(np.uint8)
+    return out
+
+
+def tinted(image: np.ndarray, patches: Sequence[Patch], alpha: float = 0.5) -> np.ndarray:
+    """The image with each object's mask laid over it in a colour of its own; the first lies uppermost."""
+    out = image.copy()
+    for patch, colour in reversed(list(zip(patches, palette(len(patches) + 1)[1:], strict=True))):
+        part = patch.within(0, 0, image.shape[1], image.shape[0])
+        height, width = part.pixels.shape
+        area = out[part.top : part.top + height, part.left : part.left + width]
+        area[part.pixels] = (area[part.pixels] * (1 - alpha) + colour * alpha).astype(np.uint8)
     return out
 
 

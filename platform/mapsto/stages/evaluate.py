@@ -77,7 +77,7 @@ class Evaluate:
         pictures = []
         for sample in samples:
             inputs, geometry = task.prepare({"image": sample["image"]})
-            output = runtime.run({name: value[None] for name, value in task.inputs(inputs).items()})
+            output = runtime.run(task.inputs(task.collate([inputs])))
             prediction = task.decode(output, [geometry])[0]
             truth = task.truth(sample)
             pictures.append(

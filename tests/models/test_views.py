@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from mapsto.models.mirrored import Mirrored
+from mapsto.models.views import Views
 
 
-def net() -> Mirrored:
+def net() -> Views:
     torch.manual_seed(0)
-    return Mirrored(nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 5)))
+    return Views(nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 5)))
 
 
 def test_an_answer_is_the_mean_over_both_sides_and_the_same_for_either() -> None:
