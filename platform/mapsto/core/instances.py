@@ -108,17 +108,18 @@ def _from_rle(segment: dict[str, Any], height: int, width: int) -> Patch:
 
 
 def _drawn(polygons: list[list[float]], height: int, width: int) -> Patch:
-    """Polygons as COCO's own code draws them, in a window around them where they lie inside the image: it counts in
-    fifths of a pixel, so whole pixels shift nothing."""
+    """Polygons as COCO's own code draws them, in a window around them where they lie inside the image: it rounds corners
+    to fifths of a pixel, so once they are rounded, whole pixels shift nothing."""
     from faster_coco_eval.core import mask as coco
 
-    xs, ys = (np.concatenate([np.asarray(p[k::2], float) for p in polygons]) for k in (0, 1))
+    moved = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in polygons]
+    corners = np.concatenate(moved)
     left, top, right, bottom = 0, 0, width, height
-    if xs.min() >= 0 and ys.min() >= 0 and xs.max() <= width and ys.max() <= height:
-        left, top = max(0, int(xs.min()) - 1), max(0, int(ys.min()) - 1)
-        right, bottom = min(width, int(xs.max()) + 2), min(height, int(ys.max()) + 2)
-    moved = [[v - (top if k % 2 else left) for k, v in enumerate(map(float, polygon))] for polygon in polygons]
-    lines: Any = coco.frPyObjects(moved, bottom - top, right - left)
+    if corners.min() >= 0 and (corners <= (width, height)).all():
+        left, top = np.maximum(0, corners.min(0).astype(int) - 1).tolist()
+        right, bottom = np.minimum((width, height), corners.max(0).astype(int) + 2).tolist()
+        moved = [(np.floor(5 * points + 0.5) - (5 * left, 5 * top)) / 5 for points in moved]
+    lines: Any = coco.frPyObjects([points.ravel().tolist() for points in moved], bottom - top, right - left)
     drawn = coco.merge(lines)
     return tight(np.asarray(coco.decode(drawn), bool)).shifted(left, top)
 
