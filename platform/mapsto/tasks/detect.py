@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 class Detect(Task):
     Config = DetectConfig
-    about: ClassVar[str] = "boxes with a class and a score (YOLO, RetinaNet, SSD, Faster R-CNN), and masks (Mask R-CNN)"
+    about: ClassVar[str] = "boxes with a class and a score (YOLO, RetinaNet, SSD, Faster R-CNN)"
     ragged: ClassVar[tuple[str, ...]] = RAGGED
     config: DetectConfig
 
