@@ -15,8 +15,8 @@ from mapsto.compress.export import difference, random_inputs, to_onnx
 from mapsto.compress.measure import latencies
 from mapsto.compress.quantize import before_compute, to_int8
 from mapsto.core.task import ExportSpec
-from mapsto.models.mirrored import Mirrored
 from mapsto.models.normalize import Normalized
+from mapsto.models.views import Views
 
 SPEC = ExportSpec({"image": np.zeros((2, 16, 16, 3), np.uint8)}, ("logits",))
 
@@ -59,7 +59,7 @@ def test_export_answers_as_torch_does_at_any_batch_size(exported: bytes) -> None
 def test_a_mirrored_classifier_is_exported_with_its_mirror() -> None:
     torch.manual_seed(5)
     core = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 256, 5))
-    model = Normalized(Mirrored(core), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)).eval()
+    model = Normalized(Views(core), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)).eval()
     session = Session(to_onnx(forward, model, SPEC))
     for rows in (1, 4):
         inputs = random_inputs(SPEC, rows, seed=rows)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mapsto.core.metrics.detection import DetectionMetrics
+from mapsto.core.metrics.detection import DetectionMetrics, Found
 from mapsto.core.page import Page
 
 CLASSES = ("a", "b", "c")
@@ -170,7 +170,7 @@ def test_more_detections_per_image_are_counted_when_asked():
 
 
 def test_a_state_is_in_the_originals_pixels_and_ragged():
-    found = [(np.ones((2, 4)), np.ones(2), np.zeros(2, int)), (np.ones((0, 4)), np.ones(0), np.zeros(0, int))]
+    found = [Found(np.ones((k, 4)), np.ones(k), np.zeros(k, int)) for k in (2, 0)]
     seen = []
 
     def detect(output, places):

@@ -18,8 +18,8 @@ from mapsto.config.optimizing import OptimizerConfig
 from mapsto.core.errors import UserError
 from mapsto.engine.layers import layer_scales, undecayed
 from mapsto.engine.optimizers import optimizer
-from mapsto.models.mirrored import Mirrored
 from mapsto.models.normalize import Normalized
+from mapsto.models.views import Views
 
 from .runs import BATCH, ROWS, run
 from .toy import Regression, items, rows
@@ -78,7 +78,7 @@ def test_arguments_that_it_does_not_take_are_refused(kind: str, options: dict[st
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
 def test_layer_decay_is_timms(name: str) -> None:
     net = timm.create_model(name, num_classes=3)
-    model = Normalized(Mirrored(net), (0.5,) * 3, (0.2,) * 3)
+    model = Normalized(Views(net), (0.5,) * 3, (0.2,) * 3)
     names = [n for n, _ in model.named_parameters()]
     config = OptimizerConfig(kind="adamw", lr=0.1, weight_decay=0.3, layer_decay=0.65)
     made = optimizer(

@@ -186,3 +186,20 @@ def test_no_epochs_keep_the_weights() -> None:
     assert history == [] and not model.training
     for name, value in weights(Regression().build({})).items():
         np.testing.assert_array_equal(weights(model)[name], value)
+
+
+class Detector(nn.Module):
+    """Holds another network whole, as its backbone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Wrapped().net
+        self.head = nn.Linear(2, 2)
+
+
+def test_a_classifiers_weights_fit_a_backbone_of_its_kind() -> None:
+    model = nn.ModuleDict({"net": nn.ModuleDict({"maps": Detector()})})
+    report = transfer(model, of(Wrapped(), "net."), "w.safetensors")
+    assert len(report.matched) == len(Wrapped().net.state_dict()) and not report.unexpected
+    assert report.missing == ("net.maps.head.weight", "net.maps.head.bias")
+    assert all((value == 3).all() for value in model.state_dict().values() if value.dim() == 4)

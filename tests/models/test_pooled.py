@@ -9,10 +9,10 @@ from torch import nn
 
 from mapsto.core.errors import UserError
 from mapsto.models.backbones import classifier
-from mapsto.models.mirrored import Mirrored
 from mapsto.models.normalize import Normalized
 from mapsto.models.pooled import backbone, pooled
 from mapsto.models.unet import UNet
+from mapsto.models.views import Views
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 IMAGES = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -29,7 +29,7 @@ def test_the_last_layer_of_the_vector_is_the_logits(name: str, head: str, width:
     with torch.no_grad():
         vectors, logits = pooled(model, IMAGES), model(IMAGES)
         expected = getattr(net, head)(vectors) * getattr(net, "scale", 1)
-        mirrored = pooled(Normalized(Mirrored(net), MEAN, STD).eval(), IMAGES)
+        mirrored = pooled(Normalized(Views(net), MEAN, STD).eval(), IMAGES)
     assert width is None or vectors.shape == (3, width)
     np.testing.assert_allclose(expected, logits, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(mirrored, vectors, atol=1e-5)

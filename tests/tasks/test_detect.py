@@ -18,13 +18,14 @@ from mapsto.engine.evaluate import in_row_order
 from mapsto.serving import protocol
 
 CLASSES = ("cat", "dog", "fox")
-COLUMNS = ("image", "boxes", "box_labels")
+COLUMNS = ("image", "boxes", "box_labels", "segments")
 SIZE = 64
 MODELS = {
     "yolo": {"widths": [4, 8, 16, 16, 16]},
     "retinanet": {"backbone": "resnet10t", "channels": 16, "anchor": 12},
     "ssd": {"backbone": "resnet10t", "channels": 16, "anchor": 12},
     "fasterrcnn": {"backbone": "resnet10t", "channels": 16, "anchor": 12, "proposals": 30, "hidden": 32},
+    "maskrcnn": {"backbone": "resnet10t", "channels": 16, "anchor": 12, "proposals": 30, "hidden": 32},
 }
 DENSE = ("yolo", "retinanet", "ssd")
 
@@ -49,7 +50,12 @@ def drawn(count: int = 4, shape: tuple[int, int] = (60, 80)) -> list[dict]:
         for (x0, y0, x1, y1), level in zip(boxes, (255, 0), strict=False):
             image[y0:y1, x0:x1] = level
         out.append(
-            {"image": encode(image), "boxes": [list(map(float, b)) for b in boxes], "box_labels": [0, 2][: len(boxes)]}
+            {
+                "image": encode(image),
+                "boxes": [list(map(float, b)) for b in boxes],
+                "box_labels": [0, 2][: len(boxes)],
+                "segments": [json.dumps([[a, b, c, b, c, d, a, d]]) for a, b, c, d in boxes],
+            }
         )
     return out
 
@@ -105,7 +111,9 @@ def test_images_without_boxes_train_and_padding_costs_nothing(name, mode):
     task = make(name)
     model = task.build({}).train(mode == "train")
     (phase,) = task.phases(model)
-    empty = batch(task, "train", [{**sample, "boxes": None, "box_labels": None} for sample in drawn(2)])
+    empty = batch(
+        task, "train", [{**sample, "boxes": None, "box_labels": None, "segments": None} for sample in drawn(2)]
+    )
     assert empty["boxes"].shape == (0, 4)
     total, count, _ = phase.loss(model, tensors(empty), context())
     total.backward()
@@ -157,7 +165,7 @@ def coded(grid, anchor: int, box) -> np.ndarray:
 @pytest.mark.parametrize("name", DENSE)
 def test_decode_inverts_a_constructed_output(name):
     task = make(name)
-    grid = task.grid
+    grid = task.answers.views[0].grid
     head = task.build({}).eval()(torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8))
     deltas, logits = np.zeros(head["deltas"].shape, np.float32), np.full(head["logits"].shape, -9.0, np.float32)
     original = {"dog": [20.0, 30.0, 90.0, 110.0], "fox": [100.0, 10.0, 160.0, 50.0]}
@@ -186,7 +194,7 @@ def test_decode_inverts_a_constructed_output(name):
 
 def test_the_best_of_very_many_candidates_are_kept():
     task = make("yolo", max_boxes=5)
-    count = len(task.grid.anchors)
+    count = len(task.answers.views[0].grid.anchors)
     logits = np.random.default_rng(0).normal(2, 1, (1, count, 3)).astype(np.float32)
     deltas = np.full((1, count, 4), -2, np.float32)  # small boxes: nothing is suppressed
     (answer,) = task.decode({"deltas": deltas, "logits": logits}, [Geometry(np.eye(3), SIZE, SIZE)])
@@ -197,7 +205,7 @@ def test_the_best_of_very_many_candidates_are_kept():
 
 def test_a_broken_models_answer_is_refused():
     task = make("yolo")
-    shape = (2, len(task.grid.anchors), 3)
+    shape = (2, len(task.answers.views[0].grid.anchors), 3)
     logits = np.zeros(shape, np.float32)
     logits[1, 5, 0] = np.nan
     deltas, places = np.zeros((2, shape[1], 4), np.float32), [Geometry(np.eye(3), SIZE, SIZE)] * 2
@@ -259,14 +267,14 @@ def test_what_does_not_fit_is_one_line():
             task_class("detect").Config(kind="detect", **options)
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn", "ssd"])  # yolo goes through the matrix, int8 too
+@pytest.mark.parametrize("name", ["fasterrcnn", "maskrcnn", "ssd"])  # yolo goes through the matrix, int8 too
 def test_what_is_exported_answers_as_torch_does(name):
     from mapsto.compress.export import to_onnx
     from mapsto.serving.runtimes import OnnxRuntime, direct
 
     task = make(name)
     spec = task.export()
-    if name == "fasterrcnn":
+    if name in ("fasterrcnn", "maskrcnn"):
         assert isinstance(spec, Unsupported) and "set compress to null" in spec.reason
         return
     model = task.build({}).eval()

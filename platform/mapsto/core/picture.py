@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from .instances import Patch
+
 
 def palette(count: int) -> np.ndarray:
     """count×3 uint8 colours, far apart from their neighbours; the first (background) is black."""
@@ -48,6 +50,17 @@ def recolour(image: np.ndarray, like: np.ndarray) -> np.ndarray:
     moved = (ours - mean) / spread * theirs.std((0, 1)) + theirs.mean((0, 1))
     out = cv2.cvtColor(moved.astype(np.float32), cv2.COLOR_LAB2RGB)
     return np.rint(out.clip(0, 1) * 255).astype(np.uint8)
+
+
+def tinted(image: np.ndarray, patches: Sequence[Patch], alpha: float = 0.5) -> np.ndarray:
+    """The image with each object's mask laid over it in a colour of its own; the first lies uppermost."""
+    out = image.copy()
+    for patch, colour in reversed(list(zip(patches, palette(len(patches) + 1)[1:], strict=True))):
+        part = patch.within(0, 0, image.shape[1], image.shape[0])
+        height, width = part.pixels.shape
+        area = out[part.top : part.top + height, part.left : part.left + width]
+        area[part.pixels] = (area[part.pixels] * (1 - alpha) + colour * alpha).astype(np.uint8)
+    return out
 
 
 def wall(images: Sequence[np.ndarray], columns: int = 8, gap: int = 2) -> np.ndarray:

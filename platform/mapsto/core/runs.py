@@ -44,3 +44,18 @@ def from_text(text: str) -> list[int]:
     if shift:
         raise UserError("compressed run lengths: they end within a number")
     return runs
+
+
+def to_text(runs: Sequence[int]) -> str:
+    """COCO's compressed `counts` of run lengths (`rleToString`): what `from_text` reads."""
+    values = np.asarray(runs, np.int64)
+    values = np.concatenate([values[:3], values[3:] - values[1:-2]]) if len(values) > 3 else values
+    out: list[str] = []
+    for value in values.tolist():
+        while True:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            out.append(chr((bits | (32 if more else 0)) + 48))
+            if not more:
+                break
+    return "".join(out)

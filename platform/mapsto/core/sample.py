@@ -46,6 +46,14 @@ class Geometry:
         return np.clip(corners, 0, limits).reshape(-1, 4)
 
 
+def places_of(batch: Arrays) -> list[Geometry]:
+    """Where a batch's images lie in their originals, from `matrix` (N×3×3) and `size` (N×2: height, width)."""
+    return [
+        Geometry(np.asarray(matrix, np.float64), int(height), int(width))
+        for matrix, (height, width) in zip(batch["matrix"], batch["size"], strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What a task may know of a data set before it sees a row."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from .errors import UserError
 from .preprocess import Preprocess
 from .sample import Arrays, Batch, DatasetInfo, Geometry, Prediction, Sample, Split
+from .windows import Windows, looks
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +152,9 @@ class Field:
     """One typed input or output of the endpoint."""
 
     name: str
-    kind: Literal["image", "text", "class", "seed", "label", "probabilities", "mask", "boxes", "number", "embedding"]
+    kind: Literal[
+        "image", "text", "class", "seed", "label", "probabilities", "mask", "boxes", "segments", "number", "embedding"
+    ]
     required: bool = True
     about: str = ""
 
@@ -189,6 +192,8 @@ class Task:
     Config: ClassVar[type[TaskConfig]]
     about: ClassVar[str]
     """One line for `mapsto tasks`."""
+    ragged: ClassVar[tuple[str, ...]] = ()
+    """Names of a sample's values that differ in length."""
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Stage → reason."""
 
@@ -209,8 +214,17 @@ class Task:
         raise NotImplementedError
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Stack samples into one contiguous array per name; ragged values become a buffer and `<name>_offsets`."""
-        return stack(samples)
+        """Stack samples into one contiguous array per name; ragged values become a buffer and `<name>_offsets`, and so do
+        the windows of images, where there are windows."""
+        return self.stacked(samples, self.ragged)
+
+    def stacked(self, samples: Sequence[Sample], ragged: Sequence[str]) -> Batch:
+        """What `collate` says, with these ragged names."""
+        if self.windows is None:
+            return stack(samples, ragged)
+        samples = [{name: value for name, value in sample.items() if name != "original"} for sample in samples]
+        seen = ("image",) if samples[0]["image"].ndim == 4 else ()
+        return stack(samples, (*ragged, *seen))
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         """None where nothing is learnt: the run then goes over the data for `initialise` and the evaluation only."""
@@ -242,18 +256,29 @@ class Task:
         """The one preprocess specification of evaluate, predict, compress and serve; None without an input image."""
         return None
 
+    @property
+    def windows(self) -> Windows | None:
+        """How evaluate, predict and serve look at large images, if not at once. With windows a sample's `image` has one
+        row of the model's for each of them (K×H×W×3), so `collate` makes it ragged, and `decode` puts an image's rows
+        together again: `windows.cut(height, width)` says which they are."""
+        return None
+
     def signature(self) -> Signature:
         return Signature((Field("image", "image"),), (Field("label", "label"),))
 
     def prepare(self, request: Mapping[str, Any]) -> tuple[Sample, Geometry]:
-        """One request's fields (`image`: encoded bytes) to a sample of the model's inputs, and its geometry."""
+        """One request's fields (`image`: encoded bytes) to a sample of the model's inputs, and its geometry. With
+        windows the sample has the `original`, too, for `render`; `collate` leaves it out."""
         if self.preprocess is None:
             raise NotImplementedError(f"{type(self).__name__} has no preprocess specification and no prepare()")
         data = request.get("image")
         if data is None or len(data) == 0:
             raise UserError("the request has no image: send an encoded image (JPEG, PNG, WebP, ...) as `image`")
-        image, geometry = self.preprocess(data)
-        return {"image": image}, geometry
+        if self.windows is None:
+            image, geometry = self.preprocess(data)
+            return {"image": image}, geometry
+        image, original = looks(data, self.preprocess, self.windows)
+        return {"image": image, "original": original}, Geometry(np.eye(3), *original.shape[:2])
 
     def export(self) -> ExportSpec | Unsupported:
         return Unsupported("this task has no export")

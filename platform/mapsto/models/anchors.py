@@ -85,10 +85,12 @@ def retinanet_sides(anchor: float) -> list[tuple[int, int, int]]:
     return [(int(side), int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sides]
 
 
-def ssd(size: int, anchor: float) -> Grid:
+def ssd(size: int, anchor: float, trained: int | None = None) -> Grid:
     """SSD's default boxes (Liu et al., SSD: Single Shot MultiBox Detector, arXiv 1512.02325) at five levels from stride
-    8: sides from `anchor` pixels to 0.9 of the image."""
-    scales = [*np.linspace(anchor / size, 0.9, len(SSD_RATIOS)), 1.0]
+    8: sides from `anchor` pixels to 0.9 of the image; of the image of `trained` pixels, where the net was trained on
+    another size than it looks at."""
+    trained = trained or size
+    scales = [*np.linspace(anchor / trained, 0.9, len(SSD_RATIOS)), 1.0]
     tables = []
     for level, cells in enumerate(level_cells(size, 5)):
         own = scales[level]
@@ -96,11 +98,11 @@ def ssd(size: int, anchor: float) -> Grid:
         for ratio in SSD_RATIOS[level]:
             wide, high = own * np.sqrt(ratio), own / np.sqrt(ratio)
             sides += [(wide, high), (high, wide)]
-        half = np.clip(np.array(sides), 0, 1) / 2
-        centre = (np.arange(cells) + 0.5) / cells
+        half = np.clip(np.array(sides), 0, 1) / 2 * trained
+        centre = (np.arange(cells) + 0.5) / cells * size
         y, x = np.meshgrid(centre, centre, indexing="ij")
         centres = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
-        tables.append(np.concatenate([centres - half, centres + half], axis=2).reshape(-1, 4) * size)
+        tables.append(np.concatenate([centres - half, centres + half], axis=2).reshape(-1, 4))
     return Grid(np.concatenate(tables).astype(np.float32), "deltas", (10.0, 10.0, 5.0, 5.0), background=True)
 
 

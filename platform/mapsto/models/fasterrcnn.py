@@ -12,6 +12,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from .anchors import RATIOS
@@ -20,6 +21,9 @@ from .yolo_loss import Targets
 
 LEVELS = 5
 POOL = 7
+
+Features = dict[str, torch.Tensor]
+Sizes = list[tuple[int, int]]
 
 
 class FasterRcnn(nn.Module):
@@ -61,38 +65,71 @@ class FasterRcnn(nn.Module):
         self.most = most
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        found, _ = self._run(x, None)
-        parts = [(each["boxes"], each["scores"], each["labels"] - 1) for each in found]
-        boxes, scores, labels = (
-            torch.stack([_filled(part[k][: self.most], self.most) for part in parts]) for k in range(3)
-        )
-        return {"boxes": boxes, "scores": scores, "labels": labels}
+        features, regions, sizes, _ = self._regions(x, None)
+        return self._answer(features, self._found(features, regions, sizes), sizes)
 
     def losses(
         self, x: torch.Tensor, targets: Sequence[Targets]
     ) -> tuple[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]]:
         """(sum over the images, their number, logs): torchvision's losses are means over anchors and regions sampled
         from each image, about equally many."""
-        shifted = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
-        _, found = self._run(x, shifted)
+        shifted = [{**target, "labels": target["labels"] + 1} for target in targets]
+        features, regions, sizes, found = self._regions(x, shifted)
         images = torch.tensor(float(len(targets)), device=x.device)
-        logs = {
-            "region_loss": (found["loss_objectness"] + found["loss_rpn_box_reg"]) * images,
-            "score_loss": found["loss_classifier"] * images,
-            "box_loss": found["loss_box_reg"] * images,
+        each = {
+            "region_loss": found["loss_objectness"] + found["loss_rpn_box_reg"],
+            **self._region_losses(features, regions, sizes, shifted),
         }
+        logs = {name: value * images for name, value in each.items()}
         return sum(logs.values(), torch.zeros_like(images)), images, {k: v.detach() for k, v in logs.items()}
 
-    def _run(self, x: torch.Tensor, targets: list[dict[str, torch.Tensor]] | None) -> tuple[Any, dict[str, Any]]:
-        """Answers without targets, losses with them: the heads take their mode from that, not from the backbone's."""
+    def _regions(self, x: torch.Tensor, targets: Any) -> tuple[Features, list[torch.Tensor], Sizes, dict[str, Any]]:
+        """(feature maps, each image's regions, each image's size, and with targets the losses of the regions). The heads
+        take their mode from whether there are targets, not from the backbone's."""
         net, sizes = self.net, [(x.shape[-2], x.shape[-1])] * len(x)
         net.rpn.training = net.roi_heads.training = targets is not None
         features = {name: value.float() for name, value in net.backbone(x).items()}
-        with torch.autocast(x.device.type, enabled=False):  # boxes need more than bfloat16's eight bits
-            regions, region_losses = net.rpn(ImageList(x, sizes), features, targets)
-            found, losses = net.roi_heads(features, regions, sizes, targets)
-        return found, {**region_losses, **losses}
+        with _exact(x):
+            regions, losses = net.rpn(ImageList(x, sizes), features, targets)
+        return features, regions, sizes, losses
+
+    def _found(self, features: Features, regions: list[torch.Tensor], sizes: Sizes) -> list[dict[str, torch.Tensor]]:
+        with _exact(regions[0]):
+            return self.net.roi_heads(features, regions, sizes)[0]
+
+    def _answer(
+        self, features: Features, found: list[dict[str, torch.Tensor]], sizes: Sizes
+    ) -> dict[str, torch.Tensor]:
+        parts = {
+            "boxes": [each["boxes"] for each in found],
+            "scores": [each["scores"] for each in found],
+            "labels": [each["labels"] - 1 for each in found],
+        }
+        return {name: torch.stack([filled(value, self.most) for value in values]) for name, values in parts.items()}
+
+    def _region_losses(
+        self, features: Features, regions: list[torch.Tensor], sizes: Sizes, targets: Any
+    ) -> dict[str, torch.Tensor]:
+        with _exact(regions[0]):
+            heads: Any = self.net.roi_heads
+            sampled = heads.select_training_samples(regions, targets)
+            return self._sampled(features, sampled, sizes, targets)
+
+    def _sampled(self, features: Features, sampled: Any, sizes: Sizes, targets: Any) -> dict[str, torch.Tensor]:
+        """The losses of regions sampled by torchvision: boxes, numbers of their objects, labels, deltas, by image."""
+        heads: Any = self.net.roi_heads
+        boxes, _, labels, deltas = sampled
+        logits, moved = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes, sizes)))
+        score, box = fastrcnn_loss(logits, moved, labels, deltas)
+        return {"score_loss": score, "box_loss": box}
 
 
-def _filled(values: torch.Tensor, count: int) -> torch.Tensor:
+def _exact(tensor: torch.Tensor) -> torch.autocast:
+    """Boxes need more than bfloat16's eight bits."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def filled(values: torch.Tensor, count: int) -> torch.Tensor:
+    """The first `count` of them, filled up with zeros."""
+    values = values[:count]
     return torch.cat([values, values.new_zeros(count - len(values), *values.shape[1:])])

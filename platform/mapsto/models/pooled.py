@@ -9,8 +9,8 @@ from torch import nn
 
 from ..core.errors import UserError
 from .backbones import classifier
-from .mirrored import Mirrored
 from .normalize import Normalized
+from .views import Views
 
 
 def pooled(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -21,7 +21,7 @@ def pooled(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
     x = image
     if isinstance(net, Normalized):
         x, net = net.normalize(image), net.net
-    if isinstance(net, Mirrored):
+    if isinstance(net, Views):
         net = net.net
     if hasattr(net, "forward_features") and hasattr(net, "forward_head"):
         return net.forward_head(net.forward_features(x), pre_logits=True).flatten(1)

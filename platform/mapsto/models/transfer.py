@@ -16,6 +16,8 @@ from ..core.storage import Storage
 
 WRAPPERS = ("module.", "_orig_mod.", "net.", "model.")
 """Prefixes that DataParallel, torch.compile, and a model inside another one put before a parameter's name."""
+BACKBONES = (".body.", ".backbone.")
+"""Modules that hold a timm network whole: what a classifier of that network learnt fits there, too."""
 INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 """Where a checkpoint of several things keeps its state dict."""
 STATISTICS = ("running_mean", "running_var")
@@ -80,7 +82,8 @@ def transfer(
     strict: bool = False,
     setting: str = "train.init.weights",
 ) -> Transfer:
-    """Copy into the model, in place, every tensor whose name, wrappers aside, and shape fit.
+    """Copy into the model, in place, every tensor whose name, wrappers aside, and shape fit; a name that the model lacks
+    may be one of its backbone's.
 
     Raises UserError when none does, and, with `strict`, when anything is missing, unexpected or of another shape; it names
     the recipe's `setting`.
@@ -89,10 +92,11 @@ def transfer(
     plain = {bare(name): name for name in own}
     if len(plain) != len(own):
         plain = {}  # wrappers are a part of this model's own names
+    inner = {name.split(mark)[-1]: name for mark in BACKBONES for name in own if mark in name}
     matched, unexpected, mismatched = list[str](), list[str](), list[str]()
     fitting: dict[str, torch.Tensor] = {}
     for name, value in weights.items():
-        target = name if name in own else plain.get(bare(name))
+        target = name if name in own else plain.get(bare(name)) or inner.get(bare(name))
         if target is None:
             unexpected.append(name)
         elif own[target].shape != value.shape:

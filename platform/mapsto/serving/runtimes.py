@@ -7,7 +7,7 @@ ONNX replica never pays for torch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +51,19 @@ def open_variant(
     raise UserError(f"a model of kind '{variant['kind']}' is unknown to this mapsto; known: onnx, torch")
 
 
+ROWS = 64
+"""Most rows of one call of a model: an image seen through windows has many."""
+
+
+def in_parts(run: Callable[[Mapping[str, np.ndarray]], Arrays], inputs: Mapping[str, np.ndarray]) -> Arrays:
+    """`run` on at most ROWS rows at a time."""
+    count = max((len(value) for value in inputs.values()), default=0)
+    if count <= ROWS:
+        return run(inputs)
+    parts = [run({k: v[start : start + ROWS] for k, v in inputs.items()}) for start in range(0, count, ROWS)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 class TorchRuntime:
     """safetensors weights in the task's own module. Sets torch's thread count for the whole process."""
 
@@ -68,6 +81,9 @@ class TorchRuntime:
         self._forward = direct(task)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        return in_parts(self._run, inputs)
+
+    def _run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         torch, bf16 = self._torch, self.variant["precision"] == "bf16"
         with torch.inference_mode(), torch.autocast(self._device.split(":")[0], torch.bfloat16, enabled=bf16):
             tensors = {
@@ -97,6 +113,9 @@ class OnnxRuntime:
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        return in_parts(self._run, inputs)
+
+    def _run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         values: Any = self._session.run(self._outputs, dict(inputs))
         return dict(zip(self._outputs, values, strict=True))
 

@@ -79,8 +79,8 @@ class Model(BaseModel):
 def network(model: Model, info: DatasetInfo, image_size: int) -> nn.Module:
     """uint8 N×H×W×3 images → N×classes logits, for the data set's classes."""
     from ..models.backbones import classifier
-    from ..models.mirrored import Mirrored
     from ..models.normalize import Normalized
+    from ..models.views import Views
 
     net = classifier(
         model.name,
@@ -94,7 +94,7 @@ def network(model: Model, info: DatasetInfo, image_size: int) -> nn.Module:
     )
     pretrained: Any = getattr(net, "default_cfg", None)
     if model.mirror:
-        net = Mirrored(net)
+        net = Views(net)
     if model.mean is not None and model.std is not None:
         return Normalized(net, model.mean, model.std)
     if model.pretrained and pretrained:

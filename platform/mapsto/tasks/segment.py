@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,23 +13,26 @@ from pydantic import Field as Setting
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
-from ..core.metrics.segmentation import VOID, SegmentationMetrics
+from ..core.metrics.segmentation import VOID, SegmentationMetrics, finite
 from ..core.picture import overlay
 from ..core.preprocess import Preprocess, sample_nearest
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
+from ..core.windows import Window, Windows
 from ..data.transforms import (
     AsVoid,
     ColorJitter,
     Compose,
     GaussianBlur,
     Keep,
+    Placed,
     Prepare,
     RandomFlip,
     RandomPerspective,
     RandomResizedCrop,
     RandomRotate,
     Step,
+    mask_of,
 )
 from .segment_model import SegmentLoss, SegmentModel
 
@@ -72,6 +76,9 @@ class SegmentConfig(TaskConfig):
     image_size: int = Setting(128, ge=16, le=2048)
     """Side of the square input, pixels."""
     augment: SegmentAugment = SegmentAugment()
+    windows: Windows | None = None
+    """Evaluate, predict and serve large images through overlapping windows, whose logits are blended. Train on parts of
+    about the windows' size, too (`augment.scale`)."""
     role: str = "train"
 
     @field_validator("classes")
@@ -80,6 +87,14 @@ class SegmentConfig(TaskConfig):
         if len(set(names)) != len(names):
             raise ValueError("class names must differ")
         return names
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The mask's pixels one after the other: originals differ in size."""
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return sample | {"mask": mask_of(sample).ravel()}
 
 
 class Segment(Task):
@@ -110,6 +125,14 @@ class Segment(Task):
             )
         self._class_weights()
 
+    @property
+    def windows(self) -> Windows | None:
+        return self.config.windows
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        measured = self.windows is not None and "size" in samples[0]
+        return self.stacked(samples, ("mask",) if measured else ())
+
     def _pixels(self, split: str) -> dict[int, int]:
         """Mask id → pixels of a split, as ingest counted them."""
         return {int(k): n for k, n in self.datasets[self.config.role].mask_pixels.get(split, {}).items()}
@@ -131,17 +154,24 @@ class Segment(Task):
         from ..models.crf import CRF, WithCRF
         from ..models.normalize import Normalized
         from ..models.segmenters import segmenter
+        from ..models.views import Views
 
         info, model, classes = self.datasets[self.config.role], self.config.model, len(self.config.classes)
-        net = segmenter(classes=classes, **model.model_dump(exclude={"crf"}))
+        net = segmenter(classes=classes, **model.model_dump(exclude={"crf", "mirror", "scales"}))
         pretrained: Any = getattr(getattr(net, "backbone", None), "default_cfg", None)
-        own = model.pretrained and pretrained
+        own, size = model.pretrained and pretrained, self.config.image_size
+        if model.mirror or model.sides(size) != (size,):
+            net = Views(net, model.mirror, model.sides(size))
         whole = Normalized(net, pretrained["mean"], pretrained["std"]) if own else Normalized(net, info.mean, info.std)
         return WithCRF(whole, CRF(classes, **model.crf.model_dump())) if model.crf else whole
 
     def streams(self, split: Split) -> Mapping[str, Stream]:
         augment, keep, columns = self.config.augment, Keep("image", "mask"), ("image", "mask")
         void = (AsVoid(self.config.void),) if self.config.void else ()
+        if split != "train" and self.windows:
+            placed = Keep("image", "mask", "matrix", "size")
+            transform = Compose(Placed(self.preprocess, self.windows), *void, Flat(), placed)
+            return {"": Stream(self.config.role, split, transform, columns, "sequential")}
         if split != "train":
             transform = Compose(Prepare(self.preprocess), *void, keep)
             return {"": Stream(self.config.role, split, transform, columns, "sequential")}
@@ -179,8 +209,7 @@ class Segment(Task):
 
     def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
         predictions = []
-        for logits, place in zip(np.asarray(output["logits"]), geometry, strict=True):
-            mask = _to_original(logits.argmax(0).astype(np.uint8), place)
+        for mask in self.answers(output, geometry):
             share = np.bincount(mask.ravel(), minlength=len(self.config.classes)) / mask.size
             predictions.append(
                 {
@@ -190,8 +219,28 @@ class Segment(Task):
             )
         return predictions
 
+    def answers(self, output: Arrays, geometry: Sequence[Geometry]) -> list[np.ndarray]:
+        """Each image's class ids in the original's pixels, H×W uint8; with windows `output` has a row for each of them,
+        image by image."""
+        rows = iter(finite(np.asarray(output["logits"])))
+        if self.windows is None:
+            return [
+                _to_original(logits.argmax(0).astype(np.uint8), place)
+                for logits, place in zip(rows, geometry, strict=True)
+            ]
+        found = []
+        for place in geometry:
+            windows = self.windows.cut(place.height, place.width)
+            parts = [next(rows) for _ in windows]
+            if len(windows) == 1:
+                alone = self.preprocess.geometry(place.height, place.width)
+                found.append(_to_original(parts[0].argmax(0).astype(np.uint8), alone))
+            else:
+                found.append(_blended(parts, windows, place.height, place.width))
+        return found
+
     def metrics(self) -> SegmentationMetrics:
-        return SegmentationMetrics(self.config.classes, self.config.boundary_tolerance)
+        return SegmentationMetrics(self.config.classes, self.config.boundary_tolerance, self.answers)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -210,7 +259,7 @@ class Segment(Task):
         return ExportSpec({"image": np.zeros((2, size, size, 3), np.uint8)}, ("logits",), quantize)
 
     def render(self, sample: Sample, prediction: Prediction) -> np.ndarray:
-        image, mask = sample["image"], prediction["mask"]
+        image, mask = sample.get("original", sample["image"]), prediction["mask"]
         if mask.shape != image.shape[:2]:  # the page shows the model's input, the prediction is in the original's size
             mask = mask[np.arange(image.shape[0]) * mask.shape[0] // image.shape[0]][
                 :, np.arange(image.shape[1]) * mask.shape[1] // image.shape[1]
@@ -224,3 +273,33 @@ def _to_original(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     side = max(geometry.height, geometry.width)
     full = sample_nearest(mask, Geometry(inverse, *mask.shape), side, 0)
     return full[: geometry.height, : geometry.width]
+
+
+BAND = 512
+"""Rows of an image that are blended at once: the logits of a whole large one would not fit."""
+
+
+def _blended(parts: Sequence[np.ndarray], windows: Sequence[Window], height: int, width: int) -> np.ndarray:
+    """H×W uint8 class ids: at each pixel the largest of the mean logits of the windows that see it, which weigh the less
+    the nearer the pixel is to their edges."""
+    out = np.empty((height, width), np.uint8)
+    for top in range(0, height, BAND):
+        rows = np.arange(top, min(height, top + BAND))
+        total = np.zeros((parts[0].shape[0], len(rows), width), np.float32)
+        for logits, window in zip(parts, windows, strict=True):
+            mine = rows[(rows >= window.top) & (rows < window.top + window.height)]
+            if not len(mine):
+                continue
+            down, across = mine - window.top, np.arange(window.width)
+            weight = _tent(down, window.height)[:, None] * _tent(across, window.width)
+            y = (down + 0.5) * logits.shape[1] // window.height
+            x = (across + 0.5) * logits.shape[2] // window.width
+            seen = logits[:, y.astype(int)[:, None], x.astype(int)] * weight
+            total[:, mine - top, window.left : window.left + window.width] += seen
+        out[top : top + len(rows)] = total.argmax(0)
+    return out
+
+
+def _tent(at: np.ndarray, length: int) -> np.ndarray:
+    """1 in the middle, falling to the edges, above 0 everywhere."""
+    return (1 - np.abs((at + 0.5) * 2 / length - 1)).astype(np.float32)

@@ -56,6 +56,12 @@ class SegmentModel(BaseModel):
     decoder: int | None = Setting(None, ge=8, le=1024)
     """deeplabv3plus, segformer: channels of the decoder; default: 128."""
     crf: CrfModel | None = None
+    mirror: bool = False
+    """Outside training, average the logits for the image and for its mirror image, for twice the time: part of the model,
+    and exported with it."""
+    scales: tuple[Annotated[float, Setting(ge=0.25, le=4)], ...] = ()
+    """Outside training, average the logits for the input resized by each of these factors: `[0.75, 1.0, 1.25]`. Default:
+    at its own size alone."""
 
     @model_validator(mode="after")
     def _own(self) -> SegmentModel:
@@ -66,6 +72,10 @@ class SegmentModel(BaseModel):
         if self.name == "segformer" and self.widths and (len(self.widths) != 4 or any(w % 32 for w in self.widths)):
             raise ValueError(f"widths: segformer has four stages, each a multiple of 32; not {list(self.widths)}")
         return self
+
+    def sides(self, size: int) -> tuple[int, ...]:
+        """Of an input of this size, one for each of the scales: multiples of `step`, pixels; at least its own."""
+        return tuple(self.step * max(1, round(scale * size / self.step)) for scale in self.scales or (1.0,))
 
     @property
     def step(self) -> int:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..boxes import areas, intersections, iou
+from ..instances import Patch, to_counts, unpacked
 from ..page import Page
-from ..sample import Arrays, Geometry
+from ..sample import Arrays, Geometry, places_of
 from ..task import pieces
 
-Found: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""One image's detections: K×4 boxes in the original's pixels, K scores, K class ids, best first."""
+
+class Found(NamedTuple):
+    """One image's detections, best first."""
+
+    boxes: np.ndarray
+    """K×4, the original's pixels."""
+    scores: np.ndarray
+    labels: np.ndarray
+    """K class ids."""
+    masks: tuple[Patch, ...] = ()
+    """K, of a task that answers with masks."""
+
+
 Detect: TypeAlias = Callable[[Arrays, Sequence[Geometry]], list[Found]]
 """A model's output → detections of every image: a task's decoding."""
 
@@ -23,6 +35,8 @@ OUT_OF_RANGE = 1e11
 """Area of an object that no range counts: COCO's way to ignore it."""
 DRAWN = 12
 """Most classes whose curves are drawn."""
+MASKS = ("masks", "mask_places")
+"""A batch's masks: instances.packed."""
 
 
 class DetectionMetrics:
@@ -32,31 +46,42 @@ class DetectionMetrics:
 
     Boxes are compared in the original's pixels. An object's area is its box's, where COCO's own files have the
     segment's. `crowd` regions absorb detections and count neither way; `difficult` objects (Pascal VOC) neither.
+
+    With masks, the same numbers by the overlap of masks, too: mask_mAP (then the primary one), mask_mAP50, ...; there an
+    object's area is its mask's. An object without a mask counts neither way in them.
     """
 
-    primary = "mAP"
+    primary: str
     mode: Literal["max", "min"] = "max"
 
-    def __init__(self, classes: Sequence[str], detect: Detect, confident: float = 0.3, most: int = 100) -> None:
+    def __init__(
+        self, classes: Sequence[str], detect: Detect, confident: float = 0.3, most: int = 100, masks: bool = False
+    ) -> None:
         """`confident`: the score from which a detection counts as a mistake of its row; `most`: per image."""
         self.classes, self.detect, self.confident, self.most = tuple(classes), detect, confident, most
+        self.masks, self.primary = masks, "mask_mAP" if masks else "mAP"
 
     def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
         """`batch` has the truth in the original's pixels (`boxes`, `box_labels`, `crowd`, `difficult`, all ragged), and
         of each row `matrix` (3×3) and `size` (height, width)."""
-        places = [
-            Geometry(np.asarray(matrix, np.float64), int(height), int(width))
-            for matrix, (height, width) in zip(batch["matrix"], batch["size"], strict=True)
-        ]
-        boxes, scores, labels = zip(*self.detect(output, places), strict=True)
-        truth = {f"true_{name}": pieces(dict(batch), name) for name in ("boxes", "box_labels", "crowd", "difficult")}
-        return {
-            name: _objects(values)
-            for name, values in {"boxes": boxes, "scores": scores, "labels": labels, **truth}.items()
-        }
+        places = places_of(batch)
+        found, batch = self.detect(output, places), dict(batch)
+        held = {name: [getattr(each, name) for each in found] for name in ("boxes", "scores", "labels")}
+        held |= {f"true_{name}": pieces(batch, name) for name in ("boxes", "box_labels", "crowd", "difficult")}
+        if self.masks:
+            truth = [unpacked(*row) for row in zip(*(pieces(batch, name) for name in MASKS), strict=True)]
+            held["masks"] = [_texts(each.masks, place, True) for each, place in zip(found, places, strict=True)]
+            held["true_masks"] = [_texts(patches, place, False) for patches, place in zip(truth, places, strict=True)]
+            held["size"] = [(place.height, place.width) for place in places]
+        return {name: _objects(values) for name, values in held.items()}
 
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
-        precision, recall = self._accumulated(states)
+        result = self._numbers(*self._accumulated(states, "bbox"))
+        if self.masks:
+            result |= {f"mask_{k}": v for k, v in self._numbers(*self._accumulated(states, "segm")).items()}
+        return result
+
+    def _numbers(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
         result = {"mAP": _mean(precision[:, :, :, 0, -1]) or 0.0}
         result |= {"mAP50": _mean(precision[0, :, :, 0, -1]) or 0.0, "mAP75": _mean(precision[5, :, :, 0, -1]) or 0.0}
         for k, name in enumerate(("small", "medium", "large"), 1):
@@ -65,7 +90,8 @@ class DetectionMetrics:
         return result | {f"AR@{most}": _mean(recall[:, :, 0, k]) or 0.0 for k, most in enumerate(self._limits)}
 
     def tables(self, states: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        precision, recall = self._accumulated(states)
+        precision, recall = self._accumulated(states, "bbox")
+        masks = self._accumulated(states, "segm")[0] if self.masks else None
         counted = np.concatenate(
             [
                 label[~(crowd | difficult)]
@@ -85,6 +111,7 @@ class DetectionMetrics:
                     "AP50": _mean(curve[:, k]),
                     "AP75": _mean(precision[5, :, k, 0, -1]),
                     "AR": _mean(recall[:, k, 0, -1]),
+                    **({"mask_AP": _mean(masks[:, :, k, 0, -1])} if masks is not None else {}),
                     "precision": curve[:, k].round(4).tolist() if curve[0, k] > -1 else None,
                 }
                 for k, name in enumerate(self.classes)
@@ -103,8 +130,8 @@ class DetectionMetrics:
                 f"at IoU {MATCHED}, interpolated at 101 recalls",
             )
         page.heading("Classes")
-        rows = [(c["class"], c["objects"], c["AP"], c["AP50"], c["AP75"], c["AR"]) for c in tables["per_class"]]
-        page.table(("class", "objects", "AP", "AP50", "AP75", "AR"), rows)
+        names = ("class", "objects", "AP", "AP50", "AP75", "AR", *(("mask_AP",) if self.masks else ()))
+        page.table(names, [tuple(c[name] for name in names) for c in tables["per_class"]])
 
     def badness(self, states: Mapping[str, np.ndarray]) -> np.ndarray:
         """Objects missed, and the scores of false alarms, among the confident detections at IoU 0.5."""
@@ -141,39 +168,53 @@ class DetectionMetrics:
     def _limits(self) -> list[int]:
         return sorted({1, 10, self.most} - {n for n in (1, 10) if n > self.most})
 
-    def _accumulated(self, states: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _accumulated(
+        self, states: Mapping[str, np.ndarray], kind: Literal["bbox", "segm"]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Precision (IoU thresholds × 101 recalls × classes × area ranges × limits) and recall (without the second);
         -1 where nothing is to be found."""
         from faster_coco_eval import COCO, COCOeval_faster
 
-        truth, found = _coco(states, len(self.classes))
-        run = COCOeval_faster(COCO(truth), COCO(found), iouType="bbox", print_function=_silent, separate_eval=True)
+        truth, found = _coco(states, len(self.classes), kind == "segm")
+        run = COCOeval_faster(COCO(truth), COCO(found), iouType=kind, print_function=_silent, separate_eval=True)
         run.params.maxDets = self._limits
         run.evaluate()
         run.accumulate()
         return np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"])
 
 
-def _coco(states: Mapping[str, np.ndarray], classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _coco(states: Mapping[str, np.ndarray], classes: int, masks: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Truth and detections as COCO's JSON documents; rows are images in their order, ids count from 1."""
     rows = range(len(states["boxes"]))
-    common = {"images": [{"id": row + 1} for row in rows], "categories": [{"id": k + 1} for k in range(classes)]}
+    images: list[dict[str, Any]] = [{"id": row + 1} for row in rows]
+    if masks:
+        sizes = [size.tolist() for size in states["size"]]
+        images = [image | {"height": h, "width": w} for image, (h, w) in zip(images, sizes, strict=True)]
+    common = {"images": images, "categories": [{"id": k + 1} for k in range(classes)]}
     found: list[dict[str, Any]] = []
     truth: list[dict[str, Any]] = []
     for row in rows:
-        for box, score, label in zip(states["boxes"][row], states["scores"][row], states["labels"][row], strict=True):
-            found.append(_entry(len(found), row, label, box) | {"score": float(score)})
-        columns = (states[f"true_{name}"][row] for name in ("boxes", "box_labels", "crowd", "difficult"))
-        for box, label, crowd, difficult in zip(*columns, strict=True):
-            entry = _entry(len(truth), row, label, box) | {"iscrowd": int(crowd)}
-            truth.append(entry | {"area": OUT_OF_RANGE} if difficult else entry)
+        size = states["size"][row].tolist() if masks else None
+        columns = [states[name][row] for name in ("boxes", "scores", "labels")]
+        texts = states["masks"][row] if masks else [None] * len(columns[0])
+        for box, score, label, text in zip(*columns, texts, strict=True):
+            found.append(_entry(len(found), row, label, box, size, text) | {"score": float(score)})
+        columns = [states[f"true_{name}"][row] for name in ("boxes", "box_labels", "crowd", "difficult")]
+        texts = states["true_masks"][row] if masks else [None] * len(columns[0])
+        for box, label, crowd, difficult, text in zip(*columns, texts, strict=True):
+            entry = _entry(len(truth), row, label, box, size, text) | {"iscrowd": int(crowd)}
+            ignored = difficult or (masks and not text)
+            truth.append(entry | {"area": OUT_OF_RANGE} if ignored else entry)
     return {**common, "annotations": truth}, {**common, "annotations": found}
 
 
-def _entry(number: int, row: int, label: int, box: np.ndarray) -> dict[str, Any]:
+def _entry(
+    number: int, row: int, label: int, box: np.ndarray, size: list[int] | None, text: str | None
+) -> dict[str, Any]:
+    """`size`: with masks, of the image (height, width); `text`: the mask's run lengths, of its box where it is empty."""
     left, top, right, bottom = map(float, box)
     width, height = right - left, bottom - top
-    return {
+    entry = {
         "id": number + 1,
         "image_id": row + 1,
         "category_id": int(label) + 1,
@@ -181,6 +222,23 @@ def _entry(number: int, row: int, label: int, box: np.ndarray) -> dict[str, Any]
         "area": width * height,
         "iscrowd": 0,
     }
+    if size is None:
+        return entry
+    from faster_coco_eval.core import mask
+
+    run_lengths = {"size": size, "counts": text or to_counts(_rectangle(box), *size)}
+    return entry | {"segmentation": run_lengths, "area": float(mask.area(run_lengths))}
+
+
+def _rectangle(box: np.ndarray) -> Patch:
+    left, top, right, bottom = (round(float(v)) for v in box)
+    return Patch(left, top, np.ones((max(bottom - top, 0), max(right - left, 0)), bool))
+
+
+def _texts(patches: Sequence[Patch], place: Geometry, all_: bool) -> np.ndarray:
+    """Each mask's run lengths in the original; without `all_` an empty text for an object that has none."""
+    found = [to_counts(patch, place.height, place.width) if all_ or patch.pixels.size else "" for patch in patches]
+    return np.array(found, object)
 
 
 def _mean(values: np.ndarray) -> float | None:

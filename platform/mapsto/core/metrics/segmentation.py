@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from ..errors import UserError
 from ..page import Page
-from ..sample import Arrays
+from ..sample import Arrays, Geometry, places_of
+from ..task import pieces
 from .boundary import boundary_f
 from .classification import confusion
 
@@ -20,18 +22,39 @@ class SegmentationMetrics:
     that occur as truth), all in 0..1 over the whole set's pixels; boundary_f in 0..1: per class the mean over the images
     where it has a boundary, and the mean over the classes that have one. Void pixels (255) are not counted.
 
-    `tolerance`: of the boundaries, see `boundary_f`.
+    Pixels are the model's input's; of images seen through windows the original's. `tolerance`: of the boundaries, see
+    `boundary_f`. `answers`: output → each image's H×W ids in the original's pixels, for batches with windows.
     """
 
     primary = "mIoU"
     mode: Literal["max", "min"] = "max"
 
-    def __init__(self, classes: Sequence[str], tolerance: float = 0.0075) -> None:
-        self.classes, self.tolerance = tuple(classes), tolerance
+    def __init__(
+        self,
+        classes: Sequence[str],
+        tolerance: float = 0.0075,
+        answers: Callable[[Arrays, Sequence[Geometry]], Sequence[np.ndarray]] | None = None,
+    ) -> None:
+        self.classes, self.tolerance, self.answers = tuple(classes), tolerance, answers
 
     def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
-        predicted, truth = np.asarray(output["logits"]).argmax(1), np.asarray(batch["mask"]).astype(np.int64)
+        """`batch` has the truth, `mask` (N×S×S), or with windows all its pixels, ragged, and each row's `matrix` and
+        `size`. Raises UserError for ids that are no class."""
+        if "size" in batch and self.answers is not None:
+            places = places_of(batch)
+            flat = zip(pieces(dict(batch), "mask"), places, strict=True)
+            predicted = self.answers(output, places)
+            truth = [mask.reshape(place.height, place.width).astype(np.int64) for mask, place in flat]
+        else:
+            logits = finite(np.asarray(output["logits"]))
+            predicted, truth = logits.argmax(1), np.asarray(batch["mask"]).astype(np.int64)
         size, pairs = len(self.classes), list(zip(predicted, truth, strict=True))
+        for row, (_, mask) in enumerate(pairs):
+            unknown = np.unique(mask[(mask >= size) & (mask != VOID)])
+            if len(unknown):
+                raise UserError(
+                    f"a mask holds id {unknown[0]}, task.classes names {size} (0..{size - 1}): row {row} of its batch"
+                )
         return {
             "confusion": np.stack([confusion(t[t != VOID], p[t != VOID], size) for p, t in pairs]),
             "boundary": np.stack([boundary_f(p, t, size, self.tolerance, VOID) for p, t in pairs]),
@@ -97,3 +120,11 @@ class SegmentationMetrics:
         matrices = states["confusion"]
         right = np.trace(matrices, axis1=1, axis2=2)
         return 1 - right / np.maximum(matrices.sum((1, 2)), 1)
+
+
+def finite(logits: np.ndarray) -> np.ndarray:
+    """The logits; UserError where they are not numbers."""
+    if not np.isfinite(logits).all():
+        row = int(np.flatnonzero(~np.isfinite(logits).reshape(len(logits), -1).all(1))[0])
+        raise UserError(f"segment: the model's logits are not finite (row {row} of its batch): it is broken")
+    return logits

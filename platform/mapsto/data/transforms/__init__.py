@@ -18,9 +18,9 @@ from .colour import (
     Solarize,
 )
 from .crop import PadCrop, RandomResizedCrop
-from .moving import Swap, upright_size
+from .moving import Swap, mask_of, upright_size
 from .policies import AutoAugment, RandAugment, TrivialAugment
-from .step import AsVoid, Compose, Decode, IdentityKey, Joining, Keep, Prepare, Step
+from .step import AsVoid, Compose, Decode, IdentityKey, Joining, Keep, Placed, Prepare, Step
 from .views import Mosaic, MultiCrop
 from .warp import COCO_SWAP, RandomAffine, RandomFlip, RandomPerspective, RandomRotate, RandomScale
 
@@ -42,6 +42,7 @@ __all__ = [
     "Mosaic",
     "MultiCrop",
     "PadCrop",
+    "Placed",
     "Posterize",
     "Prepare",
     "RandAugment",
@@ -57,5 +58,6 @@ __all__ = [
     "Step",
     "Swap",
     "TrivialAugment",
+    "mask_of",
     "upright_size",
 ]

@@ -3,8 +3,8 @@
 Coordinates are pixels with the origin at the corner of the top left pixel, for boxes and keypoints alike; a move is a
 3×3 matrix from the old image's coordinates to the new one's. `boxes` are xyxy, clipped to the image; one of which
 nothing is left goes, and with it its entry of every other column that has one per box. `keypoints` (x, y, visibility;
-as COCO, 0 is not labelled) that leave the image become 0, 0, 0. `segments` (JSON) are filtered with their boxes but
-do not move: draw them as masks first.
+as COCO, 0 is not labelled) that leave the image become 0, 0, 0. `masks` (an instances.Patch per box) move like
+pixels. `segments` (JSON) are filtered with their boxes but do not move: draw them as masks first.
 """
 
 from __future__ import annotations
@@ -104,9 +104,11 @@ def carry(
         clipped = np.clip(moved, 0, np.array([width, height, width, height])).astype(np.float32)
         keep = ((clipped[:, 2:] > clipped[:, :2]).all(1)) & (_area(clipped) > least * _area(moved))
         out["boxes"] = clipped[keep]
-        for name in PER_BOX:
+        for name in (*PER_BOX, "masks"):
             if name != "keypoints" and sample.get(name) is not None:
                 out[name] = _kept(name, sample[name], keep)
+        if "masks" in out:
+            out["masks"] = [patch.moved(matrix, height, width) for patch in out["masks"]]
     if sample.get("keypoints") is not None:
         points = _carried(keypoints_of(sample), matrix, height, width, swap)
         out["keypoints"] = points if keep is None else _kept("keypoints", points, keep)
@@ -122,7 +124,7 @@ def _kept(name: str, values: np.ndarray | list, keep: np.ndarray) -> np.ndarray 
         return values
     if len(values) != len(keep):
         raise UserError(f"boxes and {name} differ in number: {len(keep)}, {len(values)}")
-    if name == "segments":
+    if name in ("segments", "masks"):
         return [value for value, kept in zip(values, keep, strict=True) if kept]
     return np.asarray(values)[keep]
 

@@ -14,6 +14,7 @@ from ...core.errors import UserError
 from ...core.metrics.folds import file_key, text_key
 from ...core.preprocess import Preprocess
 from ...core.sample import Sample
+from ...core.windows import Windows, looks
 from .moving import VOID, carry, mask_of, upright_size
 
 
@@ -82,6 +83,25 @@ class Prepare:
         if sample.get("mask") is not None:
             out["mask"] = self.preprocess.mask(mask_of(sample), VOID)
         return out | carry(sample, np.linalg.inv(geometry.matrix), *image.shape[:2])
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The evaluation's image, or with `windows` the image's windows (K×S×S×3), and where it lies in the original:
+    `matrix` (3×3; of no use with windows) and `size` (height, width). Truth stays in the original's pixels:
+    there it is compared."""
+
+    preprocess: Preprocess
+    windows: Windows | None = None
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if self.windows is None:
+            image, geometry = self.preprocess(sample["image"])
+            height, width, matrix = geometry.height, geometry.width, geometry.matrix
+        else:
+            image, original = looks(sample["image"], self.preprocess, self.windows)
+            (height, width), matrix = original.shape[:2], np.eye(3)
+        return {**sample, "image": image, "matrix": matrix, "size": np.array([height, width], np.int64)}
 
 
 @dataclass(frozen=True)

@@ -117,14 +117,14 @@ def _together(name: str, parts: Sequence[Sample]) -> Any:
         raise UserError(f"mosaic: some of its rows have no {name}")
     if name == "boxes":
         return np.concatenate(values)
-    if name in PER_BOX:
+    if name in (*PER_BOX, "masks"):
         filled = [len(part["boxes"]) == len(part[name]) for part in parts if "boxes" in part]
         if all(filled) is False and not any(len(value) for value in values):
             return values[0]  # no row has this column
         if not all(filled):
             raise UserError(f"mosaic: some of its rows have boxes without {name}")
-    if name == "segments":
-        return [text for value in values for text in value]
+    if name in ("segments", "masks"):
+        return [each for value in values for each in value]
     if name != "keypoints":
         return np.concatenate([np.asarray(value) for value in values])
     points = [keypoints_of({"keypoints": value}) for value in values]

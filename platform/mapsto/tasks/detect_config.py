@@ -1,0 +1,115 @@
+"""The recipe's `task` of detection."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import Field as Setting
+
+from ..core.task import TaskConfig
+from ..core.windows import Windows
+
+OWN = {
+    "yolo": ("widths", "blocks"),
+    "retinanet": ("backbone", "pretrained", "channels", "anchor"),
+    "ssd": ("backbone", "pretrained", "channels", "anchor"),
+    "fasterrcnn": ("backbone", "pretrained", "channels", "anchor", "proposals", "hidden"),
+    "maskrcnn": ("backbone", "pretrained", "channels", "anchor", "proposals", "hidden"),
+}
+"""Model → the settings that it has of its own."""
+
+
+class DetectModel(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: Literal["yolo", "retinanet", "ssd", "fasterrcnn", "maskrcnn"] = "yolo"
+    widths: tuple[int, ...] = Setting((16, 32, 64, 128, 256), min_length=5, max_length=5)
+    """Of yolo: channels at strides 2, 4, 8, 16, 32; even."""
+    blocks: int = Setting(1, ge=1, le=9)
+    """Of yolo: residual blocks of each stage."""
+    backbone: str = "resnet18"
+    """Of the others: a timm model with feature maps."""
+    pretrained: bool = False
+    """The backbone's weights from timm."""
+    channels: int = Setting(128, ge=8, multiple_of=8)
+    """Of the feature pyramid (ssd: of its further levels)."""
+    anchor: float = Setting(32.0, ge=4)
+    """Side of the smallest square anchor, pixels of the input; each level's are twice as large as the one's before
+    (ssd: the levels go up to 0.9 of the image)."""
+    proposals: int = Setting(300, ge=10)
+    """Of fasterrcnn and maskrcnn: regions that are looked at in each image."""
+    hidden: int = Setting(256, ge=8)
+    """Of fasterrcnn and maskrcnn: width of the layers that judge a region."""
+
+    mirror: bool = False
+    """Outside training, look at the image and at its mirror image, and put the answers of both together, for twice the
+    time: part of the model, and exported with it."""
+    scales: tuple[Annotated[float, Setting(ge=0.25, le=4)], ...] = ()
+    """Outside training, look at the input resized by each of these factors, too, as `mirror` does: `[0.75, 1.0, 1.5]`.
+    Default: at its own size alone."""
+
+    @field_validator("widths")
+    @classmethod
+    def _even(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if any(width < 2 or width % 2 for width in widths):
+            raise ValueError("channels must be even")
+        return widths
+
+    @model_validator(mode="after")
+    def _known(self) -> DetectModel:
+        foreign = sorted(self.model_fields_set - {"name", "mirror", "scales", *OWN[self.name]})
+        if foreign and self.model_dump(include=set(foreign)) != DetectModel().model_dump(include=set(foreign)):
+            raise ValueError(f"{self.name} has no {foreign[0]}; it has {', '.join(OWN[self.name])}")
+        return self
+
+
+class DetectAugment(BaseModel):
+    """What a training image goes through; boxes and masks move with the pixels, and are cut at its edges."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    crop: Literal["random_resized", "none"] = "random_resized"
+    """`none`: the whole image, as evaluation sees it."""
+    scale: tuple[float, float] = (0.4, 1.0)
+    """Of random_resized: share of the image's area."""
+    ratio: tuple[float, float] = (0.75, 1.3333)
+    flip: float = Setting(0.5, ge=0, le=1)
+    brightness: float = Setting(0.2, ge=0, le=1)
+    contrast: float = Setting(0.2, ge=0, le=1)
+    saturation: float = Setting(0.2, ge=0, le=1)
+
+
+class DetectConfig(TaskConfig):
+    kind: Literal["detect"]
+    model: DetectModel = DetectModel()
+    image_size: int = Setting(320, ge=64, le=2048, multiple_of=32)
+    """Side of the square input, pixels."""
+    resize: Literal["letterbox", "stretch"] = "letterbox"
+    """`letterbox` keeps the image's proportions and fills up with grey."""
+    augment: DetectAugment = DetectAugment()
+    min_score: float = Setting(0.3, ge=0, lt=1)
+    """Lowest score of an answer. The metrics count detections from 0.01, as COCO's curves need."""
+    nms_iou: float = Setting(0.6, gt=0, le=1)
+    """Of two boxes of a class that overlap by more, the better one stays."""
+    max_boxes: int = Setting(100, ge=1, le=10_000)
+    """Most answers for an image; COCO measures 100."""
+    windows: Windows | None = None
+    """Evaluate, predict and serve large images through overlapping windows. Train on parts of about the windows' size, too
+    (`augment.scale`)."""
+    segments: Literal["rle", "polygon"] = "rle"
+    """How maskrcnn's masks are answered: COCO's compressed run lengths, exact, or polygons, without holes."""
+    role: str = "train"
+
+    @model_validator(mode="after")
+    def _anchors_fit(self) -> DetectConfig:
+        if self.model.name == "ssd" and self.model.anchor >= 0.9 * self.image_size:
+            raise ValueError(
+                f"model.anchor: {self.model.anchor:g} leaves no larger boxes in an image of {self.image_size}"
+            )
+        return self
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the input, one for each of the model's scales: multiples of 32, pixels; at least the input's own."""
+        return tuple(32 * max(1, round(scale * self.image_size / 32)) for scale in self.model.scales or (1.0,))
