@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from mapsto.core.codecs import decode, encode
 from mapsto.curate import duplicates
-from mapsto.curate.duplicates import agreement, groups, near_pairs
-from mapsto.curate.fingerprints import BITS, SIDE, codes, packed, thumbnail, variants
+from mapsto.curate.agreement import agreement
+from mapsto.curate.duplicates import SAME, groups, near_pairs
+from mapsto.curate.fingerprints import BITS, SIDE, THUMB_BYTES, codes, colours, greys, packed, thumbnail, variants
 from mapsto.data.scenes import numbered
 
 
@@ -46,6 +47,43 @@ def test_copies_are_found_and_only_they(photographs, kind):
     assert pairs.mirrored.mean() > 0.9 if kind == "mirrored" else not pairs.mirrored.any()  # some look alike both ways
 
 
+def test_the_small_picture_is_the_image_in_grey_and_in_colour():
+    image = numbered(3, 7, (320, 320)).image
+    thumb = thumbnail(image)
+    linear = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    assert thumb.shape == (THUMB_BYTES,) and np.abs(greys(thumb).astype(int) - linear).max() <= 2
+    red, green, blue = image.reshape(10, 32, 10, 32, 3).mean((1, 3)).transpose(2, 0, 1)  # ITU-T T.871
+    cb = -0.168736 * red - 0.331264 * green + 0.5 * blue + 128
+    cr = 0.5 * red - 0.418688 * green - 0.081312 * blue + 128
+    np.testing.assert_allclose(colours(thumb), np.stack([cr, cb], -1), atol=2)
+
+
+def test_the_same_shapes_in_other_colours_are_no_copy(photographs):
+    for image in photographs[:10]:
+        own = thumbnail(image)
+        assert agreement(own, thumbnail(np.ascontiguousarray(image[:, :, [2, 0, 1]]))) < SAME
+        brighter = np.clip(image * 1.25 + 10.0, 0, 255).astype(np.uint8)
+        assert agreement(own, thumbnail(brighter)) >= SAME
+
+
+def test_pictures_laid_out_alike_are_no_copies():
+    """Garments of one cut on one background: the outline is the same, folds and print are not."""
+
+    def garment(seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        image = np.full((256, 256, 3), (200, 190, 180), np.uint8)
+        cv2.rectangle(image, (60, 50), (196, 220), (90, 60, 120), -1)
+        cv2.rectangle(image, (20, 50), (236, 100), (90, 60, 120), -1)
+        folds = cv2.resize(rng.normal(0, 25, (24, 24)), (256, 256), interpolation=cv2.INTER_CUBIC)[..., None]
+        return np.clip(image + folds, 0, 255).astype(np.uint8)
+
+    thumbs = np.stack([thumbnail(garment(seed)) for seed in range(30)])
+    assert len(near_pairs(thumbs)) == 0
+    copy = np.clip(garment(4)[:, ::-1] * 1.2 + 5, 0, 255).astype(np.uint8)
+    pairs = near_pairs(np.concatenate([thumbs, thumbnail(copy)[None]]))
+    assert (pairs.first.tolist(), pairs.second.tolist(), pairs.mirrored.tolist()) == ([4], [30], [True])
+
+
 def test_the_chunk_does_not_matter(photographs, monkeypatch):
     thumbs = np.stack([thumbnail(np.ascontiguousarray(i)) for p in photographs[:12] for i in (p, copies(p)["cropped"])])
     whole = near_pairs(thumbs)
@@ -56,30 +94,31 @@ def test_the_chunk_does_not_matter(photographs, monkeypatch):
 
 def test_a_full_bucket_is_counted(monkeypatch):
     monkeypatch.setattr(duplicates, "FULLEST", 3)
-    thumbs = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE), np.uint8).repeat(9, 0)
+    thumbs = np.random.default_rng(0).integers(0, 256, (1, THUMB_BYTES), np.uint8).repeat(9, 0)
     assert near_pairs(thumbs).passed_over > 0
 
 
 def test_flat_pictures_are_no_copies_of_each_other():
-    flat = np.full((SIDE, SIDE), 90, np.uint8)
+    flat = np.full(THUMB_BYTES, 90, np.uint8)
     assert agreement(flat, flat + 20) == 0.0
     assert len(near_pairs(np.stack([flat, flat + 20]))) == 0
 
 
 def test_codes_are_the_rises_of_a_9x9_grid_in_some_order():
-    thumb = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE), np.uint8)
-    grid = cv2.resize(thumb.astype(np.float32), (9, 9), interpolation=cv2.INTER_AREA)
+    thumb = np.random.default_rng(1).integers(0, 256, THUMB_BYTES, np.uint8)
+    half = greys(thumb).reshape(SIDE // 2, 2, SIDE // 2, 2).mean((1, 3)).round()
+    grid = cv2.resize(half.astype(np.float32), (9, 9), interpolation=cv2.INTER_AREA)
     rises = np.concatenate([(grid[:-1, 1:] - grid[:-1, :-1]).ravel(), (grid[1:, :-1] - grid[:-1, :-1]).ravel()])
-    assert sorted((rises > 0).tolist()) == sorted(codes(thumb[None])[0].tolist())
+    assert abs((rises > 0).sum() - codes(thumb[None])[0].sum()) <= 1  # halves are rounded this way or that
     bits, margins, mirrored = next(variants(thumb[None]))
-    np.testing.assert_allclose(np.sort(margins[0]), np.sort(np.abs(rises)), rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(np.sort(margins[0]), np.sort(np.abs(rises)), atol=0.3)
     assert not mirrored and (bits == codes(thumb[None])).all()
 
 
 def test_mirrored_variants_are_those_of_the_mirror_image():
-    thumb = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE), np.uint8)[None]
-    of = list(variants(thumb))
-    turned = list(variants(np.ascontiguousarray(thumb[:, :, ::-1])))
+    image = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    of = list(variants(thumbnail(image)[None]))
+    turned = list(variants(thumbnail(np.ascontiguousarray(image[:, ::-1]))[None]))
     assert len(of) == 12 and sum(m for _, _, m in of) == 6
     for k in range(6):
         assert (of[k + 6][0] == turned[k][0]).all()

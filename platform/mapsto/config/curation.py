@@ -24,35 +24,6 @@ RuleName = Literal[
 REPAIRS = {"conflicting_labels", "leakage", "missing_label", "label_error", "boxes_outside"}
 
 
-class CleanConfig(Section):
-    """A new version of the data set without what is wrong with it; nothing is deleted."""
-
-    rules: dict[RuleName, CleanRule] = Field({})
-    """Rule → what to do with what it finds; `mapsto clean` says what each looks for."""
-    folds: int = Field(0, ge=0, le=20)
-    """Parts of the cross-validation that looks for wrong labels: the recipe's model is trained once for each, on the others.
-    0: wrong labels are not looked for."""
-    imbalance: float = Field(10.0, gt=1)
-    """Images of the largest class over those of the smallest, from which the page speaks of imbalance."""
-
-    @field_validator("rules")
-    @classmethod
-    def _mendable(cls, rules: dict[str, CleanRule]) -> dict[str, CleanRule]:
-        for name, rule in rules.items():
-            if rule.policy == "repair" and name not in REPAIRS:
-                raise ValueError(
-                    f"{name}: cannot be repaired; report or quarantine (repair: {', '.join(sorted(REPAIRS))})"
-                )
-        return rules
-
-    @field_validator("folds")
-    @classmethod
-    def _two_or_none(cls, folds: int) -> int:
-        if folds == 1:
-            raise ValueError("1 part has no others to train on; 0 for none, or 2 or more")
-        return folds
-
-
 class IndexConfig(Section):
     """Vectors of a data set's images, to be searched for those that look alike."""
 
@@ -77,3 +48,56 @@ class IndexConfig(Section):
         if self.backbone is not None and self.features != "model":
             raise ValueError(f"backbone is of features: model, not of {self.features}")
         return self
+
+
+class VerifyConfig(IndexConfig):
+    """What near duplicates are compared by once more."""
+
+    features: Literal["colour", "hog", "lbp", "model"] = "model"
+    model: str | None = None
+    """Of features `model`: URI of a train artifact, in place of `backbone`. The recipe's own model is trained on what this stage
+    leaves."""
+    least: float = Field(0.9, ge=-1, le=1)
+    """Cosine of the two images' features from which they count as near duplicates."""
+
+    @model_validator(mode="after")
+    def _one(self) -> VerifyConfig:
+        if self.features == "model" and (self.backbone is None) == (self.model is None):
+            raise ValueError(
+                "features: model needs one of backbone (a timm model's name) and model (URI of a train artifact)"
+            )
+        if self.features != "model" and self.model is not None:
+            raise ValueError(f"model is of features: model, not of {self.features}")
+        return self
+
+
+class CleanConfig(Section):
+    """A new version of the data set without what is wrong with it; nothing is deleted."""
+
+    rules: dict[RuleName, CleanRule] = Field({})
+    """Rule → what to do with what it finds; `mapsto clean` says what each looks for."""
+    folds: int = Field(0, ge=0, le=20)
+    """Parts of the cross-validation that looks for wrong labels: the recipe's model is trained once for each, on the others.
+    0: wrong labels are not looked for."""
+    verify: VerifyConfig | None = None
+    """By default, near duplicates are those whose small pictures agree in shapes and colours; with this, only those of them whose
+    features are alike, too."""
+    imbalance: float = Field(10.0, gt=1)
+    """Images of the largest class over those of the smallest, from which the page speaks of imbalance."""
+
+    @field_validator("rules")
+    @classmethod
+    def _mendable(cls, rules: dict[str, CleanRule]) -> dict[str, CleanRule]:
+        for name, rule in rules.items():
+            if rule.policy == "repair" and name not in REPAIRS:
+                raise ValueError(
+                    f"{name}: cannot be repaired; report or quarantine (repair: {', '.join(sorted(REPAIRS))})"
+                )
+        return rules
+
+    @field_validator("folds")
+    @classmethod
+    def _two_or_none(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("1 part has no others to train on; 0 for none, or 2 or more")
+        return folds

@@ -3,8 +3,8 @@
 Near duplicates are found in two steps. Codes that agree in a whole band of bits are candidates (Manku et al., Detecting
 Near-Duplicates for Web Crawling, WWW 2007); a band has about as many bits as the number of images has, so that an image
 has few candidates however many there are, and the cost grows close to linearly. The least certain bits of the picture's own code
-are tried both ways (Lv et al., Multi-Probe LSH, VLDB 2007). A candidate counts when most parts of the two small pictures agree,
-whole or one as a part of the other: a caption or a logo spoils some parts, not most.
+are tried both ways (Lv et al., Multi-Probe LSH, VLDB 2007). A candidate counts when seven of ten parts of the two small pictures
+agree in their shapes and in their colours, whole or one as a part of the other: a caption or a logo spoils some parts, not most.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from .fingerprints import BITS, SIDE, codes, packed, variants
+from .agreement import SURE, agreement
+from .fingerprints import BITS, codes, packed, variants
 
 CHUNK = 1 << 14
 """Pictures looked up at once: bounds the memory beside the index."""
@@ -25,17 +25,8 @@ FULLEST = 256
 """Candidates of one look-up in one band: of a fuller bucket the rest is passed over, and counted."""
 FLIPS = 3
 """Least certain bits of a band that are tried both ways."""
-SAME = 0.75
+SAME = 0.8
 """Least agreement of near duplicates, by default."""
-SURE = 0.95
-"""Agreement from which no better alignment is looked for."""
-_GRID = 5
-_NOISE = 30.0
-"""Squared grey levels, summed over a part: what decoding and resizing leave."""
-_FLAT = 10 * _NOISE
-"""Parts with less than this in both pictures say nothing: skies are alike."""
-_TELLING = 5
-"""Fewest parts that must say something."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,8 @@ class Pairs:
 
 
 def near_pairs(thumbs: np.ndarray, least: float = SAME) -> Pairs:
-    """The near duplicates among N×32×32 uint8 grey pictures (a memory map will do), none of them equal to another.
+    """The near duplicates among N small pictures (`fingerprints.thumbnail`: N×4,296 uint8; a memory map will do), none of them
+    equal to another.
 
     Holds about 100 bytes a picture besides the pictures.
     """
@@ -64,31 +56,16 @@ def near_pairs(thumbs: np.ndarray, least: float = SAME) -> Pairs:
         part = np.ascontiguousarray(thumbs[start : start + CHUNK])
         for first, second, mirrored in index.candidates(part, start):
             for i, j in zip(first.tolist(), second.tolist(), strict=True):
-                known = found.get((min(i, j), max(i, j)), (least, False))
-                if known[0] >= SURE:
-                    continue
-                a = thumbs[i][:, ::-1] if mirrored else thumbs[i]
-                score = agreement(np.ascontiguousarray(a), np.ascontiguousarray(thumbs[j]))
-                if score >= known[0]:
-                    found[min(i, j), max(i, j)] = score, mirrored
+                known = found.get((i, j), (least, False))
+                if known[0] < SURE:
+                    score = agreement(np.asarray(thumbs[i]), np.asarray(thumbs[j]), mirrored, least)
+                    if score >= known[0]:
+                        found[i, j] = score, mirrored
     pairs = sorted(found)
     columns = np.array(pairs, np.int64).reshape(-1, 2).T
     scores = np.array([found[pair][0] for pair in pairs], np.float32)
     flags = np.array([found[pair][1] for pair in pairs], bool)
     return Pairs(columns[0], columns[1], scores, flags, index.passed_over)
-
-
-def agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """How much two 32×32 uint8 grey pictures show the same, -1..1: the median correlation over 5×5 parts, of the best of
-    three alignments (whole on whole; either as 95 % of the other's sides, where it fits best)."""
-    small = SIDE - 2
-    best = _parts_alike(a, b)
-    for whole, part in ((a, b), (b, a)):
-        shrunk = cv2.resize(part, (small, small), interpolation=cv2.INTER_AREA)
-        fits = cv2.matchTemplate(whole, shrunk, cv2.TM_CCOEFF_NORMED)
-        y, x = np.unravel_index(int(np.argmax(fits)), fits.shape)
-        best = max(best, _parts_alike(whole[y : y + small, x : x + small], shrunk))
-    return best
 
 
 def groups(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -120,8 +97,10 @@ class _Index:
         self.passed_over = 0
 
     def candidates(self, part: np.ndarray, start: int) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-        """For pictures numbered from `start`: arrays of (their numbers, other pictures' numbers, whether mirrored)."""
+        """For pictures numbered from `start`, first as they are, then mirrored: (numbers, greater numbers, whether mirrored) of
+        pairs that are looked at, each once."""
         count = len(self.packed)
+        near: dict[bool, list[np.ndarray]] = {False: [], True: []}
         for number, (bits, margins, mirrored) in enumerate(variants(part)):
             own = packed(bits)
             hits: list[np.ndarray] = []
@@ -131,10 +110,13 @@ class _Index:
             rows, others = np.concatenate(hits, axis=1)
             rows, others = np.divmod(np.unique(rows * count + others), count)
             apart = np.bitwise_count(own[rows] ^ self.packed[others]).sum(1)
-            near = (apart <= FURTHEST) & (others != rows + start)
+            kept = (apart <= FURTHEST) & (others != rows + start)
             if number == 0:  # the same look-up from either side finds the same pairs
-                near &= others > rows + start
-            yield rows[near] + start, others[near], mirrored
+                kept &= others > rows + start
+            near[mirrored].append(np.stack([rows[kept] + start, others[kept]]))
+        for mirrored, pairs in near.items():
+            first, second = np.sort(np.concatenate(pairs, axis=1), axis=0)
+            yield *np.divmod(np.unique(first * count + second), count), mirrored
 
     def _probes(self, bits: np.ndarray, margins: np.ndarray, band: int, sure: bool) -> Iterator[np.ndarray]:
         keys = self._key(bits, band)
@@ -164,22 +146,3 @@ class _Index:
 
     def _columns(self, band: int) -> slice:
         return slice(band * self.width, (band + 1) * self.width)
-
-
-def _parts_alike(a: np.ndarray, b: np.ndarray) -> float:
-    """The median over those of 5×5 parts of two equally large pictures that are not flat of their correlation; 0 where too few
-    are."""
-    x, y = _by_parts(a), _by_parts(b)
-    of_x, of_y = (x * x).sum((1, 3)), (y * y).sum((1, 3))
-    telling = np.maximum(of_x, of_y) > _FLAT
-    if telling.sum() < _TELLING:
-        return 0.0
-    alike = ((x * y).sum((1, 3)) + _NOISE) / np.sqrt((of_x + _NOISE) * (of_y + _NOISE))
-    return float(np.median(alike[telling]))
-
-
-def _by_parts(picture: np.ndarray) -> np.ndarray:
-    """5×h×5×w float32, each part around its mean; the last rows and columns that make no whole part are left out."""
-    side = picture.shape[0] // _GRID
-    parts = picture[: side * _GRID, : side * _GRID].astype(np.float32).reshape(_GRID, side, _GRID, side)
-    return parts - parts.mean((1, 3), keepdims=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ..core.sample import SPLITS
-from .fingerprints import SIDE, thumbnail
+from .fingerprints import thumbnail
 from .quality import MEASURES, measure
 
-THUMB_BYTES = SIDE * SIDE
+NO_IDENTITY = -1
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Facts:
     """uint8: index into SPLITS."""
     label: np.ndarray
     """int64; -1 is none."""
+    identity: np.ndarray
+    """int64: `code` of the row's identity; -1 is none."""
     content: np.ndarray
     """S16: the start of the encoded bytes' sha256."""
     pixels: np.ndarray
@@ -50,6 +52,11 @@ class Facts:
 
     def measured(self, name: str) -> np.ndarray:
         return self.measures[:, MEASURES.index(name)]
+
+
+def code(name: str) -> int:
+    """A name as a number of 63 bits, never -1."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1
 
 
 def of_image(image: np.ndarray) -> dict[str, object]:

@@ -1,4 +1,6 @@
-"""Fingerprints: a small grey picture of an image, and a 128-bit code of its gradients that survives what copies go through.
+"""Fingerprints: a small picture of an image, and a 128-bit code of its gradients that survives what copies go through.
+
+The small picture is 64×64 grey levels and 10×10 colours (Cb and Cr of ITU-T T.871), in one row of bytes.
 
 The code is a difference hash (N. Krawetz, "Kind of Like That", 2013): whether the grey level rises from a cell of a 9×9
 grid to the next, 64 times across and 64 times down. Copies that were cut or mirrored have other codes: `variants` gives
@@ -12,9 +14,14 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-SIDE = 32
+SIDE = 64
 """Side of the grey picture, pixels."""
+COLOURS = 10
+"""Side of the picture of colours."""
+THUMB_BYTES = SIDE * SIDE + COLOURS * COLOURS * 2
 BITS = 128
+_HALF = SIDE // 2
+"""Side at which codes are made, pixels."""
 _CELLS = 9
 _CUT = 0.05
 """Share of the width and of the height that the looked-up parts leave out."""
@@ -23,26 +30,44 @@ _SHUFFLED = np.random.default_rng(2013).permutation(BITS)
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """H×W×3 uint8 RGB → 32×32 uint8 grey, each pixel the mean over its part of the image."""
-    height, width = image.shape[:2]
-    if min(height, width) >= 8 * SIDE:  # a coarse mean first: a third of the time, the same pixels to within one
-        factor = min(height, width) // (4 * SIDE)
+    """H×W×3 uint8 RGB → 4,296 uint8: a small picture, each of its pixels the mean over its part of the image."""
+    factor = min(image.shape[:2]) // (2 * SIDE)
+    if factor > 1:  # a coarse mean first: a third of the time, the same pixels to within one
+        height, width = image.shape[:2]
         image = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    colours = cv2.resize(image, (COLOURS, COLOURS), interpolation=cv2.INTER_AREA)
+    return np.concatenate([grey.ravel(), cv2.cvtColor(colours, cv2.COLOR_RGB2YCrCb)[:, :, 1:].ravel()])
+
+
+def greys(thumbs: np.ndarray) -> np.ndarray:
+    """...×4,296 → ...×64×64 uint8."""
+    return thumbs[..., : SIDE * SIDE].reshape(*thumbs.shape[:-1], SIDE, SIDE)
+
+
+def colours(thumbs: np.ndarray) -> np.ndarray:
+    """...×4,296 → ...×10×10×2 uint8; 128 is grey."""
+    return thumbs[..., SIDE * SIDE :].reshape(*thumbs.shape[:-1], COLOURS, COLOURS, 2)
+
+
+def halved(thumbs: np.ndarray) -> np.ndarray:
+    """N×4,296 → N×32×32 uint8 grey, what codes are made of."""
+    rows = np.ascontiguousarray(greys(thumbs)).reshape(-1, SIDE)
+    return cv2.resize(rows, (_HALF, len(rows) // 2), interpolation=cv2.INTER_AREA).reshape(-1, _HALF, _HALF)
 
 
 def codes(thumbs: np.ndarray) -> np.ndarray:
-    """N×32×32 uint8 → N×128 bool: the pictures' own codes."""
-    return _bits(_grids(thumbs, *_PARTS[0])) > 0
+    """N×4,296 uint8 → N×128 bool: the pictures' own codes."""
+    return _bits(_grids(halved(thumbs), *_PARTS[0])) > 0
 
 
 def variants(thumbs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
     """What a copy's code may look like: (codes N×128 bool, margins N×128 float32, mirrored) for the whole picture and for its
     four corner parts and its middle, 95 % of each side, and for the same mirrored. A margin is how sure a bit is: the
     difference of grey levels that it stands for."""
+    small = halved(thumbs)
     for mirrored in (False, True):
-        turned = thumbs[:, :, ::-1] if mirrored else thumbs
+        turned = small[:, :, ::-1] if mirrored else small
         for part in _PARTS:
             rise = _bits(_grids(turned, *part))
             yield rise > 0, np.abs(rise), mirrored
@@ -69,16 +94,16 @@ def _means(start: float, stop: float) -> np.ndarray:
     """9×32 float32: the mean over each ninth of start..stop pixels, by the share of each pixel that lies in it."""
     edges = np.linspace(start, stop, _CELLS + 1)
     low, high = edges[:-1, None], edges[1:, None]
-    pixels = np.arange(SIDE)
+    pixels = np.arange(_HALF)
     inside = np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None)
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _parts() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    cut = _CUT * SIDE
+    cut = _CUT * _HALF
     places = [(0.0, 0.0), (0.0, cut), (cut, 0.0), (cut, cut), (cut / 2, cut / 2)]
-    cropped = [(_means(y, y + SIDE - cut), _means(x, x + SIDE - cut)) for y, x in places]
-    return ((_means(0, SIDE), _means(0, SIDE)), *cropped)
+    cropped = [(_means(y, y + _HALF - cut), _means(x, x + _HALF - cut)) for y, x in places]
+    return ((_means(0, _HALF), _means(0, _HALF)), *cropped)
 
 
 _PARTS = _parts()

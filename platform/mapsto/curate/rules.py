@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core.sample import SPLITS
-from .duplicates import Pairs, groups
-from .facts import Facts
+from .duplicates import SAME, Pairs, groups
+from .facts import NO_IDENTITY, Facts
 
 NONE = -1
 SPLIT_ORDER = ("test", "val", "train")
@@ -50,6 +50,9 @@ class Seen:
     """Group number of each row: equal, or near duplicates through others."""
     agreement: np.ndarray
     """float32: the best agreement of each row with a near duplicate; 1 for equal ones, 0 for none."""
+    together: np.ndarray
+    """Group number of each row: what must lie in one split: near duplicates, and rows that share an identity or a label where the
+    splits are grouped by it."""
     mask_classes: int | None = None
     expects_labels: bool = True
     predictions: np.ndarray | None = None
@@ -87,6 +90,17 @@ def with_near(equal: np.ndarray, heads: np.ndarray, pairs: Pairs) -> tuple[np.nd
     np.maximum.at(best, pairs.second, pairs.score)
     many = np.bincount(equal)[equal] > 1
     return merged[equal], np.where(many, np.float32(1), best[equal])
+
+
+def kept_together(near: np.ndarray, facts: Facts, column: str | None) -> np.ndarray:
+    """Group numbers: rows that `near` or a column (`identity`, `label`; None for none) connects, directly or through others."""
+    if column is None:
+        return near
+    values = facts.identity if column == "identity" else facts.label
+    rows = np.flatnonzero(values != NO_IDENTITY)  # a label's -1 is none, too
+    named, group = np.unique(values[rows], return_inverse=True)
+    near_count = int(near.max(initial=-1)) + 1
+    return groups(near_count + len(named), near[rows], near_count + group)[near]
 
 
 def heads_of(group: np.ndarray) -> np.ndarray:
@@ -214,10 +228,10 @@ RULES: Mapping[str, Rule] = {
         "equal images under different labels", _conflicting_labels, 0.0, repairs="the commonest label of the equal images; a tie goes to quarantine"
     ),
     "leakage": Rule(
-        "shows what an image of another split shows (agreement at least {t:g})", _copies(True, True), 0.75, "report",
-        repairs="moved to the other image's split",
+        "shows what an image of another split shows (agreement at least {t:g})", _copies(True, True), SAME, "report",
+        repairs="moved to the other image's split, with all that must stay with it",
     ),
-    "near_duplicate": Rule("shows what another image of its split shows (agreement at least {t:g})", _copies(True, False), 0.75),
+    "near_duplicate": Rule("shows what another image of its split shows (agreement at least {t:g})", _copies(True, False), SAME),
     "missing_label": Rule("no label", _missing_label, 0.0, repairs="the label of a duplicate, where one has it"),
     "label_error": Rule("the label is likely wrong (confidence at least {t:g})", _label_errors, 0.5, repairs="the predicted label"),
     "too_small": Rule("shorter side below {t:g} pixels", _too_small, 16),
@@ -268,17 +282,18 @@ def judge(seen: Seen, settings: Mapping[str, Setting]) -> Verdict:
         if setting.policy == "quarantine":
             out.dropped[free] = number
         elif setting.policy == "repair":
-            _repair(name, number, found, out)
+            _repair(name, number, found, out, seen)
     gone = out.dropped != NONE
     out.label[gone], out.split[gone], out.cut_boxes[gone] = f.label[gone], f.split[gone], False
     return out
 
 
-def _repair(name: str, number: int, found: Found, out: Verdict) -> None:
+def _repair(name: str, number: int, found: Found, out: Verdict, seen: Seen) -> None:
     if name == "boxes_outside":
         out.cut_boxes[found.rows] = True
     elif name == "leakage":
-        out.split[found.rows] = out.split[found.others]
+        touched = np.isin(seen.together, seen.together[found.rows])
+        out.split[touched] = out.split[_keeper(seen, seen.together)[touched]]
     else:
         known = found.labels != NONE
         out.label[found.rows[known]] = found.labels[known]

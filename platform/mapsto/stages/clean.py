@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,9 +20,20 @@ from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.sample import SPLITS
 from ..core.stage import Done, Job
-from ..curate.duplicates import near_pairs
+from ..curate.duplicates import Pairs, near_pairs
 from ..curate.facts import Facts
-from ..curate.rules import NONE, RULES, Seen, Setting, Verdict, heads_of, judge, same_pixels, with_near
+from ..curate.rules import (
+    NONE,
+    RULES,
+    Seen,
+    Setting,
+    Verdict,
+    heads_of,
+    judge,
+    kept_together,
+    same_pixels,
+    with_near,
+)  # fmt: skip
 from ..data.dataset import MANIFEST, Dataset, content_digest
 from ..data.execution import each
 from ..data.rewrite import Edit, Rewrite
@@ -30,6 +41,8 @@ from ..data.tally import longest_side
 from .clean_facts import columns_of, gather, shards
 from .clean_folds import predictions
 from .clean_page import Report, page
+from .clean_verify import confirmed
+from .given import given
 from .ingest import config_of
 from .train import Train
 
@@ -47,16 +60,26 @@ class Clean:
         config = recipe.clean or CleanConfig()
         rules = {name: asdict(setting) for name, setting in settings(config).items()}
         trained = Train().section(recipe, {}) if config.folds else {}
-        return {"role": role, "rules": rules, "folds": config.folds, "mask_classes": _mask_classes(recipe), **trained}
+        section = {
+            "role": role,
+            "rules": rules,
+            "folds": config.folds,
+            "mask_classes": _mask_classes(recipe),
+            **trained,
+        }
+        return section | ({"verify": config.verify.model_dump(mode="json")} if config.verify else {})
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
         config_of(recipe, options)
         role = options.get("role", "train")
         found: dict[str, tuple[str, Mapping[str, Any]]] = {"data": ("ingest", {"role": role})}
-        if (recipe.clean or CleanConfig()).folds:  # what its training needs besides, as it came
+        config = recipe.clean or CleanConfig()
+        if config.verify and config.verify.model:
+            found["verify"] = given(config.verify.model)
+        if config.folds:  # what its training needs besides, as it came
             others = {f"data.{name}": ("ingest", {"role": name}) for name in recipe.data if name != role}
-            given = {name: need for name, need in Train().needs(recipe, {}).items() if not name.startswith("data.")}
-            found |= others | given
+            named = {name: need for name, need in Train().needs(recipe, {}).items() if not name.startswith("data.")}
+            found |= others | named
         return found
 
     def run(self, job: Job) -> Done:
@@ -66,8 +89,15 @@ class Clean:
         before = Dataset.open(job.parents["data"])
         with tempfile.TemporaryDirectory(prefix="mapsto-clean-") as folder:
             facts, thumbs = gather(job.artifact, before, Path(folder), job.resume, job.say)
-            seen = look(facts, thumbs, chosen, _mask_classes(job.recipe), bool(before.manifest["classes"]))
+
+            def sure(rows: np.ndarray, pairs: Pairs) -> Pairs:
+                return confirmed(job, shards(before), facts, rows, pairs, config.verify) if config.verify else pairs
+
+            near, best, equal = alike(facts, thumbs, chosen, sure)
             del thumbs
+        together = kept_together(near, facts, config_of(job.recipe, job.options).group)
+        labelled = bool(before.manifest["classes"])
+        seen = Seen(facts, equal, near, best, together, _mask_classes(job.recipe), labelled)
         if config.folds and chosen["label_error"].policy != "off":
             role = str(job.options.get("role", "train"))
             seen = replace(seen, predictions=predictions(job, before, facts, config.folds, role))
@@ -140,18 +170,19 @@ def settings(config: CleanConfig) -> dict[str, Setting]:
     return out
 
 
-def look(
-    facts: Facts, thumbs: np.ndarray, chosen: Mapping[str, Setting], mask_classes: int | None, labelled: bool
-) -> Seen:
-    """Who shows the same as whom, among all rows."""
+def alike(
+    facts: Facts, thumbs: np.ndarray, chosen: Mapping[str, Setting], sure: Callable[[np.ndarray, Pairs], Pairs]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Who shows the same as whom, among all rows: (near groups, each row's best agreement, equal groups). `sure`: of rows and pairs
+    among them, the pairs that count."""
     equal = same_pixels(facts)
     near, best = equal, (np.bincount(equal)[equal] > 1).astype(np.float32)
     wanted = [chosen[name].threshold for name in ("near_duplicate", "leakage") if chosen[name].policy != "off"]
     if wanted and min(wanted) < 1:
         heads = heads_of(equal)
         pairs = near_pairs(thumbs if len(heads) == len(facts) else np.ascontiguousarray(thumbs[heads]), min(wanted))
-        near, best = with_near(equal, heads, pairs)
-    return Seen(facts, equal, near, best, mask_classes, labelled)
+        near, best = with_near(equal, heads, sure(heads, pairs))
+    return near, best, equal
 
 
 def findings(facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting], classes: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""A data set's facts, gathered shard by shard in Ray tasks, and its small grey pictures, in a file mapped into memory."""
+"""A data set's facts, gathered shard by shard in Ray tasks, and its small pictures, in a file mapped into memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from ..core import codecs
 from ..core.artifact import Artifact
 from ..core.sample import SPLITS
-from ..curate.facts import THUMB_BYTES, Facts, joined, of_annotations, of_image
-from ..curate.fingerprints import SIDE
+from ..curate.facts import NO_IDENTITY, Facts, code, joined, of_annotations, of_image
+from ..curate.fingerprints import THUMB_BYTES
 from ..curate.quality import MEASURES
 from ..data.dataset import Dataset, SplitIndex, read_group
 from ..data.execution import each
 from ..data.shards import quiet_decoders
 
-COLUMNS = ("image", "row_id", "label", "content_sha256", "width", "height", "format", "boxes", "mask")
+COLUMNS = ("image", "row_id", "label", "content_sha256", "width", "height", "format", "boxes", "mask", "identity")
 SAY_EVERY = 20
 """Shards between two lines of progress."""
 
@@ -72,19 +72,20 @@ class FactsJob:
         filesystem, path = self.artifact.storage.arrow(self.path(number))
         table = pq.read_table(path, filesystem=filesystem)
         columns = {
-            name: table[name].to_numpy() for name in ("row_id", "label", "width", "height", "outside", "largest_id")
+            name: table[name].to_numpy()
+            for name in ("row_id", "label", "identity", "width", "height", "outside", "largest_id")
         }
         for name, size in (("content", 16), ("pixels", 16)):
             columns[name] = _fixed(table[name], size).view(f"S{size}").ravel()
         columns["measures"] = _fixed(table["measures"], 4 * len(MEASURES)).view(np.float32)
-        columns["thumb"] = _fixed(table["thumb"], THUMB_BYTES).reshape(-1, SIDE, SIDE)
+        columns["thumb"] = _fixed(table["thumb"], THUMB_BYTES)
         return columns | {"format": np.array(table["format"].to_pylist(), str)}
 
 
 def gather(
     artifact: Artifact, dataset: Dataset, folder: Path, resume: bool, say: Callable[[str], None]
 ) -> tuple[Facts, np.ndarray]:
-    """The facts of all rows, and their N×32×32 grey pictures in a file in `folder`. Finished shards are not done again."""
+    """The facts of all rows, and their small pictures (N×4,296 uint8) in a file in `folder`. Finished shards are not done again."""
     found = shards(dataset)
     job = FactsJob(artifact, tuple(found))
     there = set(artifact.storage.names(artifact.path("work", "facts"))) if resume else set()
@@ -95,7 +96,7 @@ def gather(
         if done % SAY_EVERY == 0:
             say(f"clean: looked at {done} of {len(missing)} shards")
     total = sum(index.rows for index in found)
-    thumbs = np.memmap(folder / "thumbs", np.uint8, "w+", shape=(total, SIDE, SIDE))
+    thumbs = np.memmap(folder / "thumbs", np.uint8, "w+", shape=(total, THUMB_BYTES))
     parts, start = [], 0
     for number in range(len(found)):
         part = job.read(number)
@@ -112,6 +113,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     mask = codecs.decode_mask(row["mask"]) if row.get("mask") else None
     known = {name: row[name] for name in ("row_id", "label", "width", "height", "format")}
     seen = of_image(codecs.decode(row["image"])) | of_annotations(width, height, boxes, mask)
+    known["identity"] = code(row["identity"]) if row.get("identity") is not None else NO_IDENTITY
     return known | {"content": bytes.fromhex(row["content_sha256"])[:16]} | seen
 
 
@@ -119,7 +121,7 @@ def _schema() -> Any:
     import pyarrow as pa
 
     return pa.schema({
-        "row_id": pa.int64(), "label": pa.int64(), "width": pa.int32(), "height": pa.int32(), "format": pa.string(),
+        "row_id": pa.int64(), "label": pa.int64(), "identity": pa.int64(), "width": pa.int32(), "height": pa.int32(), "format": pa.string(),
         "content": pa.binary(16), "pixels": pa.binary(16), "measures": pa.binary(4 * len(MEASURES)),
         "thumb": pa.binary(THUMB_BYTES), "outside": pa.float32(), "largest_id": pa.int16(),
     })  # fmt: skip
