@@ -25,7 +25,8 @@ class StorageConfig(Section):
     secret: SecretStr | None = None
     token: SecretStr | None = None
     anonymous: bool = False
-    retries: int = Field(5, ge=0, le=20)
+    retries: int = Field(6, ge=0, le=20)
+    """Further tries after a transient error, with 0.5, 1, 2, ... seconds between."""
 
     def open(self) -> Storage:
         def reveal(value: SecretStr | None) -> str | None:

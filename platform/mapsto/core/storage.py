@@ -62,8 +62,8 @@ class Storage:
     secret: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     anonymous: bool = False
-    retries: int = 5
-    """Further tries after a transient error, with 0.5, 1, 2, ... seconds between."""
+    retries: int = 6
+    """Further tries after a transient error, with 0.5, 1, 2, ... seconds between: a store may be away for half a minute."""
 
     def fs(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         """The file system and its path for a URI."""

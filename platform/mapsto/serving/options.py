@@ -20,7 +20,7 @@ class StorageArgs(BaseModel):
     endpoint_url: str | None = None
     region: str | None = None
     anonymous: bool = False
-    retries: int = 5
+    retries: int = 6
 
     def open(self) -> Storage:
         return Storage(self.endpoint_url, self.region, anonymous=self.anonymous, retries=self.retries)

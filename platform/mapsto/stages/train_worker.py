@@ -88,6 +88,9 @@ def train(
     checkpoints = Checkpoints(artifact, config.keep, task.metrics().mode)
     newest = share(checkpoints.newest() if world.rank == 0 else None)
     resume = checkpoints.load(newest) if newest else None
+    versions = {role: dataset.fingerprint for role, dataset in setup.datasets.items()}
+    if resume is not None:
+        same_data(resume.get("data", {}), versions, artifact.path("checkpoints", str(newest)))
     epoch, within = (resume["epoch"], resume["within"]) if resume else (0, 0)
     torch.manual_seed(config.seed)
     model = task.build(setup.parents)
@@ -98,7 +101,7 @@ def train(
 
     def on_epoch(done: Epoch) -> None:
         if world.rank == 0 and (done.last or done.number % config.checkpoint_every == 0):
-            state = done.state()
+            state = done.state() | {"data": versions}
             checkpoints.save(state, done.number, int(done.record["step"]), done.score)
             publish(artifact, state["history"])
         report(done.record)
@@ -107,7 +110,7 @@ def train(
         history = fit(task, model, config, items, world, steps, resume, on_epoch, leave)
     except LeftError as left:
         if world.rank == 0:
-            checkpoints.save(left.state, left.epoch, left.step, None)
+            checkpoints.save(left.state | {"data": versions}, left.epoch, left.step, None)
         raise UserError(
             f"train: asked to end; saved after step {left.step} (epoch {left.epoch + 1}), and the same command goes on from there"
         ) from left
@@ -117,6 +120,16 @@ def train(
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         artifact.write(save(weights), "model.safetensors")
         publish(artifact, history)
+
+
+def same_data(saved: Mapping[str, str], now: Mapping[str, str], checkpoint: str) -> None:
+    """Raises UserError where a checkpoint's position is one in other data: its numbers would mean other rows."""
+    for role in [*now, *saved]:
+        if saved.get(role) != now.get(role):
+            raise UserError(
+                f"{checkpoint}: its position is one in data.{role} of version {saved.get(role)}, and this run reads "
+                f"version {now.get(role)}; train anew with --force"
+            )
 
 
 def initialise(model: nn.Module, setup: Setup) -> None:
