@@ -180,9 +180,7 @@ def second_node(cluster: str) -> Iterator[subprocess.Popen[bytes]]:
     before = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={cluster}", "--block", "--num-cpus=2"]
     command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--disable-usage-stats"]
-    process = subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not {node["NodeID"] for node in ray.nodes() if node["Alive"]} - before:
@@ -199,9 +197,7 @@ def with_children_killed(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def test_a_lost_node_changes_nothing(
-    second_node: subprocess.Popen[bytes], tmp_path: Path, write_dataset: Any
-) -> None:
+def test_a_lost_node_changes_nothing(second_node: subprocess.Popen[bytes], tmp_path: Path, write_dataset: Any) -> None:
     import ray
 
     dataset = write_dataset(tmp_path, {"train": 330}, size=64, per_group=16, per_file=96, seed=4)
@@ -245,7 +241,10 @@ def test_a_shard_that_is_cut_short_damaged_or_another_is_named(shard: tuple[Path
         (good[:half], "cut short or damaged"),
         (b"", "cut short or damaged"),
         (damaged, "CRC checksum verification failed"),
-        (Path(dataset.split("train").files[0].uri).read_bytes(), "96 rows where the data set's manifest has 42: replaced"),
+        (
+            Path(dataset.split("train").files[0].uri).read_bytes(),
+            "96 rows where the data set's manifest has 42: replaced",
+        ),
     ):
         path.write_bytes(bad)
         with pytest.raises(UserError, match=f"^{path}: .*{why}"):
