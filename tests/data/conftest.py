@@ -40,7 +40,7 @@ def _write(
             path = f"shards/{split}-{start:06d}.parquet"
             target = Path(artifact.path(path))
             target.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, target, row_group_size=per_group)
+            pq.write_table(table, target, row_group_size=per_group, write_page_checksum=True)
             groups = [len(ids[i : i + per_group]) for i in range(0, len(ids), per_group)]
             files.append(
                 {

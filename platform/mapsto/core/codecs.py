@@ -7,6 +7,7 @@ import math
 import struct
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -142,12 +143,12 @@ def _jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | No
         if at_least is None:
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
         # Whole powers of two only: libjpeg-turbo's other scales (7/8, 5/8, ...) take longer than the full size.
-        scale = 2.0 ** np.clip(np.floor(np.log2(min(height, width) / at_least)), 0, 3)
+        scale = 2 ** min(max(math.floor(math.log2(min(height, width) / at_least)), 0), 3)
         return simplejpeg.decode_jpeg(
             data,
             colorspace="RGB",
-            min_height=int(np.ceil(height / scale)),
-            min_width=int(np.ceil(width / scale)),
+            min_height=math.ceil(height / scale),
+            min_width=math.ceil(width / scale),
             min_factor=1.0,
         )
     except ValueError:
@@ -169,14 +170,19 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
     colours = image.convert({"RGBA": "RGB", "LA": "L"}[image.mode]) if alpha else image
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        out = ImageCms.profileToProfile(colours, source, _SRGB, outputMode="RGB")
+        out = ImageCms.applyTransform(colours, _from_profile(profile, colours.mode))
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image
     assert out is not None  # not in place
     if alpha:
         out.putalpha(alpha)
     return out
+
+
+@lru_cache(maxsize=64)
+def _from_profile(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    """A profile's way to sRGB. It takes as long to make as three images to decode, and cameras have few profiles."""
+    return ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), _SRGB, mode, "RGB")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ then hands blocks out in turn, and every worker checks that it gets its own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from .feed import NUMBER, Feed
 if TYPE_CHECKING:
     import ray.data
 
+log = logging.getLogger("mapsto.loader")
 TASK_ROWS = 1024
 """Images that one task makes, about: enough that Ray's cost per task (some 5 ms) does not count."""
 MOST_PER_TASK = 8
@@ -110,7 +112,21 @@ class _From:
         self.feed, self.start = feed, start
 
     def __call__(self, numbers: Any) -> Iterator[dict[str, np.ndarray]]:
-        return self.feed({"id": numbers["id"] + self.start})
+        made = numbers["id"] + self.start
+        if tries := _tries():
+            log.warning(
+                "microbatches %d to %d again, try %d: the worker or the node that made them was lost",
+                made[0], made[-1], tries + 1,
+            )  # fmt: skip
+        return self.feed({"id": made})
+
+
+def _tries() -> int:
+    """How often Ray ran this task before."""
+    from ray._private import worker
+
+    here: Any = worker.global_worker  # its core worker is there once Ray runs
+    return here.core_worker.get_current_task_attempt_number()
 
 
 def _train_broadcast(value: Any) -> Any:

@@ -8,6 +8,7 @@ by the content they hold, written whole, and removed oldest first beyond a limit
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from .dataset import SplitIndex, read_group
 if TYPE_CHECKING:
     import pyarrow as pa
 
+log = logging.getLogger("mapsto.cache")
 LIMIT_GB = 20.0
 FREE_BYTES = 2**30
 """Disk space that the cache leaves free."""
@@ -54,6 +56,10 @@ def _open(path: Path) -> pa.Table | None:
         os.utime(path)  # the newest used stays longest
         return table
     except FileNotFoundError:
+        return None
+    except (pa.ArrowInvalid, OSError) as error:  # what a machine that lost its power left: the store has it whole
+        log.warning("%s: not readable (%s); fetched again", path, str(error).splitlines()[0])
+        path.unlink(missing_ok=True)
         return None
 
 

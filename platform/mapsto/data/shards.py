@@ -167,8 +167,9 @@ def write_shard(artifact: Artifact, path: str, schema: pa.Schema, tables: Iterab
     groups = []
     others = {name: "ZSTD" for name in schema.names if name not in ("image", "mask")}
     with pq.ParquetWriter(
-        sink, schema, use_dictionary=False, compression={"image": "NONE", "mask": "NONE"} | others
-    ) as out:
+        sink, schema, use_dictionary=False, compression={"image": "NONE", "mask": "NONE"} | others,
+        write_page_checksum=True,
+    ) as out:  # fmt: skip
         for table in tables:
             if table.num_rows:
                 out.write_table(table, row_group_size=table.num_rows)

@@ -163,7 +163,7 @@ def _start(num_cpus: int | None, verbose: bool) -> Session:
                     _node_ip_address=LOOPBACK,
                 )  # fmt: skip
         except Exception as error:
-            if "timed out during startup" not in str(error):
+            if not any(sign in str(error) for sign in ("timed out during startup", "dashboard.log")):
                 raise
             log.warning("Ray did not start in 30 s on this busy machine; try %d of %d", attempt + 2, START_TRIES)
             _end(processes(folder))

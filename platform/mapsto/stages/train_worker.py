@@ -109,6 +109,9 @@ def train(
     checkpoints = Checkpoints(artifact, config.keep, task.metrics().mode)
     newest = share(checkpoints.newest() if world.rank == 0 else None)
     resume = checkpoints.load(newest) if newest else None
+    versions = {role: dataset.fingerprint for role, dataset in setup.datasets.items()}
+    if resume is not None:
+        same_data(resume.get("data", {}), versions, artifact.path("checkpoints", str(newest)))
     epoch, within = (resume["epoch"], resume["within"]) if resume else (0, 0)
     torch.manual_seed(config.seed)
     model = task.build(setup.parents)
@@ -120,7 +123,10 @@ def train(
     written = Behind()
 
     def checkpoint(state: dict[str, Any], number: int, step: int, score: float | None) -> None:
-        data, records = to_bytes(state), list(state["history"])  # as they are now: training goes on meanwhile
+        data, records = (
+            to_bytes(state | {"data": versions}),
+            list(state["history"]),
+        )  # as they are now: training goes on meanwhile
 
         def write() -> None:
             checkpoints.save(data, number, step, score)
@@ -150,6 +156,16 @@ def train(
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         artifact.write(save(weights), "model.safetensors")
         publish(artifact, history)
+
+
+def same_data(saved: Mapping[str, str], now: Mapping[str, str], checkpoint: str) -> None:
+    """Raises UserError where a checkpoint's position is one in other data: its numbers would mean other rows."""
+    for role in [*now, *saved]:
+        if saved.get(role) != now.get(role):
+            raise UserError(
+                f"{checkpoint}: its position is one in data.{role} of version {saved.get(role)}, and this run reads "
+                f"version {now.get(role)}; train anew with --force"
+            )
 
 
 def initialise(model: nn.Module, setup: Setup) -> None:

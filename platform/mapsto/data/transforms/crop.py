@@ -13,7 +13,7 @@ from ...core import codecs
 from ...core.errors import UserError
 from ...core.preprocess import resize, sample_nearest
 from ...core.sample import Geometry, Sample
-from .moving import VOID, carry, image_of, mask_of, upright_size
+from .moving import VOID, carry, image_of, mask_of, placed, upright_size
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class RandomResizedCrop:
         # Bilinear alone aliases only when it skips pixels: below a factor of two it does not, and it is the quicker.
         quick = max(crop.shape[:2]) < 2 * self.size
         out = sample | {"image": resize(crop, self.size, self.size, "linear" if quick else "auto")}
+        if sample.get("mask") is None and not placed(sample):
+            return out
         matrix = np.array([[part_width / self.size, 0, left], [0, part_height / self.size, top], [0, 0, 1]])
         if sample.get("mask") is not None:
             out["mask"] = sample_nearest(mask_of(sample), Geometry(matrix, height, width), self.size, VOID)

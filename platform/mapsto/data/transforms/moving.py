@@ -87,6 +87,11 @@ def is_affine(matrix: np.ndarray) -> bool:
     return bool((matrix[2] == (0, 0, 1)).all())
 
 
+def placed(sample: Sample) -> bool:
+    """Whether the sample has columns that `carry` moves."""
+    return sample.get("boxes") is not None or sample.get("keypoints") is not None
+
+
 def carry(
     sample: Sample, matrix: np.ndarray, height: int, width: int, *, swap: Swap = (), least: float = 0.0
 ) -> Sample:

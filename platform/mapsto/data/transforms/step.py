@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from ...core.metrics.folds import file_key, text_key
 from ...core.preprocess import Preprocess
 from ...core.sample import Sample
 from ...core.windows import Windows, looks
-from .moving import VOID, carry, mask_of, upright_size
+from .moving import VOID, carry, mask_of, placed, upright_size
 
 
 class Step(Protocol):
@@ -24,7 +24,6 @@ class Step(Protocol):
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
 
 
-@runtime_checkable
 class Joining(Protocol):
     """A step of a Compose that makes one sample of several: the row, as the steps before left it, and its partners."""
 
@@ -42,8 +41,10 @@ class Compose:
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
         sample = samples[0]
+        step: Any
         for step in self.steps:
-            if isinstance(step, Joining):
+            # by the method: isinstance of a protocol takes as long as a mirror image
+            if hasattr(step, "join"):
                 sample = step.join((sample, *samples[1:]), rng)
             else:
                 sample = step.apply(sample, rng)
@@ -65,7 +66,7 @@ class Decode:
             mask = mask_of(sample)
             same = mask.shape == image.shape[:2]
             out["mask"] = mask if same else cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        if sample.get("boxes") is None and sample.get("keypoints") is None:
+        if not placed(sample):
             return out
         full_height, full_width = upright_size(data)
         return out | carry(sample, np.diag([width / full_width, height / full_height, 1.0]), height, width)
@@ -82,7 +83,7 @@ class Prepare:
         out = sample | {"image": image}
         if sample.get("mask") is not None:
             out["mask"] = self.preprocess.mask(mask_of(sample), VOID)
-        return out | carry(sample, np.linalg.inv(geometry.matrix), *image.shape[:2])
+        return out | carry(sample, np.linalg.inv(geometry.matrix), *image.shape[:2]) if placed(sample) else out
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,198 @@
+"""What the loader's benchmark runs beside the lock's own packages: the limit, mapsto's loader, plain Ray Data."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mapsto.core.artifact import Artifact
+from mapsto.core.storage import Storage
+
+from ._loader_data import recipe, shards
+from ._loader_peers import BATCH, SECONDS, SIZE, WORKERS, pixels, rate, transforms
+
+LEAST_STORE = 80 * 2**20
+"""Ray starts with no smaller object store than 75 MiB."""
+
+
+def limit(folder: Path) -> dict[str, float]:
+    """Two processes that hold their half of the encoded images and do nothing but decode, crop and resize."""
+    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+        return {"images_per_s": sum(pool.starmap(_bare, [(shards(folder), part) for part in range(WORKERS)]))}
+
+
+def _bare(files: list[str], part: int) -> float:
+    import cv2
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from mapsto.data.transforms import RandomResizedCrop
+
+    cv2.setNumThreads(1)
+    images = [value for file in files for value in pq.read_table(file, columns=["image"]).column("image").to_pylist()][
+        part::WORKERS
+    ]
+    crop, rng, done, start = RandomResizedCrop(SIZE), np.random.default_rng(part), 0, time.perf_counter()
+    while (taken := time.perf_counter() - start) < SECONDS:
+        for k in rng.integers(0, len(images), BATCH):
+            crop.apply({"image": images[k]}, rng)
+        done += BATCH
+    return done / taken
+
+
+def batches_of(uri: str, folder: Path, which: str) -> Iterator[tuple[Any, Any]]:
+    """The loader's own iterator over a data set, for one training worker that holds one CPU."""
+    from mapsto.core.registry import task_class
+    from mapsto.data.dataset import Dataset
+    from mapsto.data.feed import Feed
+    from mapsto.data.loader import worker_batches
+    from mapsto.data.plan import Run
+
+    said = recipe(folder, which)
+    dataset = Dataset.open(Artifact(uri, Storage()))
+    task = task_class(said.task.kind)(said.task, {"train": dataset.info()})
+    feed = Feed.of(task, {"train": dataset}, ("train",))
+    run = Run.of(feed.streams["train"], None, said.train, 1)
+    return worker_batches(feed.follow(run), 0, 1, share=lambda value: value, worker_cpus=1)
+
+
+def mapsto(which: str) -> Callable[[Path], dict[str, float]]:
+    """Our own iterator, in a Ray Train worker; the first epoch warms everything up."""
+
+    def run(folder: Path) -> dict[str, float]:
+        from ray.train.v2.api.config import RunConfig, ScalingConfig
+        from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+        from mapsto.runtime import session
+
+        with session.connected(num_cpus=WORKERS + 1):
+            TorchTrainer(
+                _in_worker,
+                train_loop_config={"folder": str(folder), "which": which, "uri": (folder / f"{which}.uri").read_text()},
+                scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+                run_config=RunConfig(storage_path=str(folder / "train")),
+            ).fit()
+        return json.loads((folder / "told.json").read_text())
+
+    return run
+
+
+def _in_worker(config: dict[str, str]) -> None:
+    folder = Path(config["folder"])
+    called = time.perf_counter()
+    first = start = cpu = last = None
+    images = 0
+    between: list[float] = []
+    gaps: list[float] = []
+    for item, batch in batches_of(config["uri"], folder, config["which"]):
+        now = time.perf_counter()
+        if first is None:
+            first = now - called
+        if start is None:
+            if item.epoch == 1:
+                start, cpu = now, time.process_time()
+        else:
+            images += int(batch["valid"].sum())
+            (gaps if last[0] != item.epoch else between).append(now - last[1])
+            if now - start >= SECONDS and gaps:
+                break
+        last = (item.epoch, now)
+    taken = time.perf_counter() - start
+    found = {
+        "images_per_s": images / taken,
+        "first_batch_s": first,
+        "trainer_cpu": (time.process_time() - cpu) / taken,
+        # From the batch before an epoch's end to the one after it, in batches' own time.
+        "gap_batches": statistics.median(gaps) / statistics.mean(between),
+    }
+    (folder / "told.json").write_text(json.dumps(found))
+
+
+def cache(folder: Path) -> dict[str, float]:
+    """The second epoch over the first one, of the data set in the S3 server, the node's cache empty at first. The
+    cluster is warm: its processes have made an epoch of the local data set."""
+    from mapsto.runtime import session
+
+    with session.connected(num_cpus=WORKERS + 1):
+        for item, _ in batches_of((folder / "local.uri").read_text(), folder, "local"):
+            if item.epoch == 1:
+                break
+        ends = [time.perf_counter()]
+        for item, _ in batches_of((folder / "s3.uri").read_text(), folder, "s3"):
+            if item.ends_epoch:
+                ends.append(time.perf_counter())
+            if len(ends) == 3:
+                break
+    return {"second_over_first": (ends[1] - ends[0]) / (ends[2] - ends[1])}
+
+
+def memory(folder: Path) -> dict[str, float]:
+    """The host's memory in use while a set streams that is ten times as large, as batches, as the object store may be."""
+    from mapsto.data.dataset import Dataset
+
+    uri = (folder / "local.uri").read_text()
+    rows = Dataset.open(Artifact(uri, Storage())).split("train").rows
+    store = max(LEAST_STORE, rows * SIZE * SIZE * 3 // 10)
+    os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(store)  # read when Ray is imported
+
+    import psutil
+    from ray._private.internal_api import memory_summary
+
+    from mapsto.runtime import session
+
+    used: list[float] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.25):
+            state = psutil.virtual_memory()
+            used.append((state.total - state.available) / 2**20)
+
+    with session.connected(num_cpus=WORKERS + 1) as there:
+        watcher = threading.Thread(target=watch)
+        streamed = 0
+        for item, batch in batches_of(uri, folder, "local"):
+            if item.epoch == 1 and not watcher.is_alive():  # all is read and imported by now
+                watcher.start()
+            streamed += batch["image"].nbytes
+            if item.epoch == 3:
+                break
+        over.set()
+        watcher.join()
+        spilled = "Spilled" in memory_summary(there.address, stats_only=True)
+    fifth = max(1, len(used) // 5)
+    return {
+        "growth_mib": statistics.median(used[-fifth:]) - statistics.median(used[:fifth]),
+        "spilled": float(spilled),
+        "streamed_over_store": streamed / store,
+        "store_mib": store / 2**20,
+    }
+
+
+def plain_ray(folder: Path) -> dict[str, float]:
+    """Ray Data as its documentation has it: parquet → decode and transform in map_batches → iter_torch_batches."""
+    import numpy as np
+    import ray
+
+    from mapsto.runtime import session
+
+    def augment(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        transform = transforms()
+        return {"image": np.stack([transform(pixels(data)).numpy() for data in batch["image"]])}
+
+    with session.connected(num_cpus=WORKERS):
+        rows = ray.data.read_parquet(shards(folder), columns=["image"], shuffle="files").map_batches(
+            augment, batch_size=BATCH
+        )
+        return rate(
+            lambda: (
+                len(b["image"]) for b in rows.iter_torch_batches(batch_size=BATCH, local_shuffle_buffer_size=4 * BATCH)
+            )
+        )
