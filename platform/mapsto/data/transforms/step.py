@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import cv2
 import numpy as np
@@ -41,13 +41,13 @@ class Compose:
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
         sample = samples[0]
-        step: Any
         for step in self.steps:
             # by the method: isinstance of a protocol takes as long as a mirror image
-            if hasattr(step, "join"):
-                sample = step.join((sample, *samples[1:]), rng)
+            join: Callable[..., Sample] | None = getattr(step, "join", None)
+            if join is not None:
+                sample = join((sample, *samples[1:]), rng)
             else:
-                sample = step.apply(sample, rng)
+                sample = cast("Step", step).apply(sample, rng)
         return sample
 
 
