@@ -136,11 +136,11 @@ class Diffusion(Generative):
         if not self.config.inpaint:
             return sample, self.geometry()
         image, mask = request.get("image"), request.get("mask")
-        if (image is None) != (mask is None):
-            raise UserError("to paint a part, send both an `image` and a `mask` (white where); for a new image neither")
-        if image is None:
+        if image is None and mask is None:
             whole = np.full((size, size), PAINT, np.uint8)
             return sample | {"image": np.zeros((size, size, 3), np.uint8), "mask": whole}, self.geometry()
+        if image is None or mask is None:
+            raise UserError("to paint a part, send both an `image` and a `mask` (white where); for a new image neither")
         pixels, geometry = self.square(image)
         seen = _read(mask)
         if seen.shape[:2] != (geometry.height, geometry.width):
@@ -152,7 +152,8 @@ class Diffusion(Generative):
 
     def export(self) -> ExportSpec:
         """The whole sampler, unrolled; the weights lie in the file once."""
-        size, inputs = self.config.image_size, {"z": np.zeros((2, *self.shape), np.float32)}
+        size = self.config.image_size
+        inputs: dict[str, np.ndarray] = {"z": np.zeros((2, *self.shape), np.float32)}
         if self.classes:
             inputs["label"] = np.arange(len(self.classes))
         if self.config.inpaint:
