@@ -175,3 +175,30 @@ def test_the_unet_begins_by_predicting_nothing_and_uses_time_and_class():
             torch.nn.init.normal_(parameter, std=0.1)
     out = net(x, t, label)
     assert not torch.allclose(out, net(x, t.flip(0), label)) and not torch.allclose(out, net(x, t, label.flip(0)))
+
+
+def test_inceptions_pools_are_fids():
+    """Averages leave the padding out, and the last block takes the maximum: what sets FID's network apart."""
+    import torch.nn.functional as F
+    from torchvision.models import inception_v3
+
+    from mapsto.models.extractors import Inception
+
+    torch.manual_seed(0)
+    plain = inception_v3(weights=None, aux_logits=True, init_weights=False, num_classes=1008).eval()
+    fid = Inception(plain.state_dict()).eval()
+    for name, low, pool in (("5b", 192, F.avg_pool2d), ("6c", 768, F.avg_pool2d), ("7c", 2048, F.max_pool2d)):
+        x = torch.randn(1, low, 5, 5)
+        without = {"count_include_pad": False} if pool is F.avg_pool2d else {}
+        block = getattr(plain, f"Mixed_{name}")
+        with torch.no_grad():
+            ours, theirs = getattr(fid.net, f"Mixed_{name}")(x), block(x)
+            pooled = block.branch_pool(pool(x, 3, 1, 1, **without))
+        width = pooled.shape[1]
+        torch.testing.assert_close(ours[:, :-width], theirs[:, :-width])
+        torch.testing.assert_close(ours[:, -width:], pooled)
+        assert not torch.allclose(ours[:, -width:], theirs[:, -width:], atol=1e-4)
+    with torch.no_grad():
+        assert fid(torch.zeros(1, 20, 20, 3, dtype=torch.uint8)).shape == (1, 2048)
+    with pytest.raises(ValueError, match="no weights of an Inception v3"):
+        Inception({"fc.weight": torch.zeros(1008, 2048)})

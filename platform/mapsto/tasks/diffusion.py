@@ -136,11 +136,11 @@ class Diffusion(Generative):
         if not self.config.inpaint:
             return sample, self.geometry()
         image, mask = request.get("image"), request.get("mask")
-        if (image is None) != (mask is None):
-            raise UserError("to paint a part, send both an `image` and a `mask` (white where); for a new image neither")
-        if image is None or mask is None:
+        if image is None and mask is None:
             whole = np.full((size, size), PAINT, np.uint8)
             return sample | {"image": np.zeros((size, size, 3), np.uint8), "mask": whole}, self.geometry()
+        if image is None or mask is None:
+            raise UserError("to paint a part, send both an `image` and a `mask` (white where); for a new image neither")
         pixels, geometry = self.square(image)
         seen = _read(mask)
         if seen.shape[:2] != (geometry.height, geometry.width):
