@@ -15,7 +15,7 @@ from ..core.registry import load_task
 from ..core.stage import Done, Job, datasets_of
 from ..core.task import Task
 from ..data.dataset import Dataset
-from ..data.find import find
+from ..data.rows import Rows
 from .states import collect
 
 
@@ -71,7 +71,9 @@ class Evaluate:
 
         stream = next(iter(task.streams(job.section["split"]).values()))
         columns = [c for c in stream.columns if c in datasets[stream.role].info().columns]
-        samples = find(datasets[stream.role].split(job.section["split"]), states["row_id"][order].tolist(), columns)
+        samples = Rows([datasets[stream.role].split(job.section["split"])]).samples(
+            states["row_id"][order].tolist(), columns
+        )
         runtime = open_runtime(job.parents["model"])
         page.heading("Worst mistakes")
         pictures = []
