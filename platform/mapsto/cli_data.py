@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .core.errors import UserError
+from .core.storage import absolute
 
 
 def add(commands: Any) -> None:
@@ -36,6 +37,9 @@ def add(commands: Any) -> None:
                 "--source", metavar="PREFIX", help="all rows whose source begins so; the URI may be a root"
             )
             command.add_argument("--yes", action="store_true", help="erase; without it, only say what would be done")
+        if verb == "show":
+            command.add_argument("--row", type=int, metavar="ROW_ID", help="one row: its columns")
+            command.add_argument("--output", metavar="FILE", help="of --row: where its image goes, as it is stored")
         if verb == "diff":
             command.add_argument("other", help="the newer one")
         if verb == "export":
@@ -81,6 +85,14 @@ def _data(arguments: argparse.Namespace) -> int:
     dataset = versions.opened(arguments.uri)
     if arguments.verb == "diff":
         print("\n".join(versions.diff(dataset, versions.opened(arguments.other)).lines()))
+        return 0
+    if arguments.verb == "show" and (arguments.row is not None or arguments.output):
+        if arguments.row is None:
+            raise UserError("--output FILE: of --row ROW_ID only")
+        lines, image = versions.row(dataset, arguments.row)
+        if arguments.output:
+            dataset.artifact.storage.write(absolute(arguments.output), image)
+        print("\n".join(lines))
         return 0
     if arguments.verb in ("show", "card"):
         from .stages.card import card

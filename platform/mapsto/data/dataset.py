@@ -37,6 +37,23 @@ class ShardFile:
     """Rows of each row group, in file order."""
     bytes: int
     sha256: str = ""
+    ids: tuple[int, int] | None = None
+    """Least and greatest `row_id`; None in data sets from before there was an index."""
+    index: tuple[int, int] | None = None
+    """Offset and size of the row index in the file (`rows.RECORD`)."""
+
+    @staticmethod
+    def of(entry: Mapping[str, Any], uri: str) -> ShardFile:
+        """From its entry in a manifest."""
+        places = {name: tuple(entry[name]) for name in ("ids", "index") if name in entry}
+        return ShardFile(uri, entry["rows"], tuple(entry["groups"]), entry["bytes"], entry["sha256"], **places)
+
+    def entry(self) -> dict[str, Any]:
+        """Its entry in the manifest of another version, by its URI."""
+        places = {"ids": self.ids, "index": self.index}
+        return {
+            "path": self.uri, "rows": self.rows, "groups": list(self.groups), "bytes": self.bytes, "sha256": self.sha256,
+        } | {name: list(value) for name, value in places.items() if value is not None}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,10 +132,7 @@ class Dataset:
         splits = self.manifest["splits"]
         if name not in splits:
             raise UserError(f"{self.artifact.uri}: no split '{name}'{nearest(name, splits)}")
-        files = tuple(
-            ShardFile(self._uri(f["path"]), f["rows"], tuple(f["groups"]), f["bytes"], f["sha256"])
-            for f in splits[name]["files"]
-        )
+        files = tuple(ShardFile.of(entry, self._uri(entry["path"])) for entry in splits[name]["files"])
         return SplitIndex(name, files, self.artifact.storage)
 
     def read(

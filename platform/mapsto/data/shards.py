@@ -27,6 +27,7 @@ from .chunks import read_chunk
 from .dicom import is_dicom, to_png
 from .pack import Packing, packed
 from .reading import fetch
+from .rows import with_index
 from .sources.item import Reference
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ class ShardJob:
 
 
 def write_shard(artifact: Artifact, path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> dict[str, Any]:
-    """Write a Parquet shard with a row group for each table that has rows; returns its entry in the manifest."""
+    """Write a Parquet shard with a row group for each table that has rows, and its row index; returns its entry in the manifest.
+    There must be a row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -174,7 +176,7 @@ def write_shard(artifact: Artifact, path: str, schema: pa.Schema, tables: Iterab
             if table.num_rows:
                 out.write_table(table, row_group_size=table.num_rows)
                 groups.append(table.num_rows)
-    data = sink.getvalue().to_pybytes()
+    data, places = with_index(sink.getvalue().to_pybytes())
     artifact.write(data, path)
     return {
         "path": path,
@@ -182,7 +184,7 @@ def write_shard(artifact: Artifact, path: str, schema: pa.Schema, tables: Iterab
         "groups": groups,
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
-    }
+    } | places
 
 
 def shard_schema(columns: tuple[str, ...]) -> pa.Schema:

@@ -139,15 +139,7 @@ class Clean:
         files: dict[str, list[dict[str, Any]]] = {}
         for number, index in enumerate(found):
             if number not in touched:
-                file = index.files[0]
-                entry = {
-                    "path": file.uri,
-                    "rows": file.rows,
-                    "groups": list(file.groups),
-                    "bytes": file.bytes,
-                    "sha256": file.sha256,
-                }
-                files.setdefault(index.name, []).append(entry)
+                files.setdefault(index.name, []).append(index.files[0].entry())
         for result in results:
             for split, entry in result["files"].items():
                 files.setdefault(split, []).append(entry)

@@ -16,7 +16,7 @@ from ..core.registry import load_task
 from ..core.stage import Done, Job, datasets_of
 from ..core.task import Task
 from ..data.dataset import Dataset
-from ..data.find import find
+from ..data.rows import Rows
 from ..serving.runtimes import Runtime
 from .states import collect
 
@@ -82,7 +82,9 @@ class Evaluate:
 
         stream = next(iter(task.streams(job.section["split"]).values()))
         columns = [c for c in stream.columns if c in datasets[stream.role].info().columns]
-        samples = find(datasets[stream.role].split(job.section["split"]), states["row_id"][order].tolist(), columns)
+        samples = Rows([datasets[stream.role].split(job.section["split"])]).samples(
+            states["row_id"][order].tolist(), columns
+        )
         runtime = open_runtime(job.parents["model"])
         page.heading("Worst mistakes")
         pictures = []
@@ -102,7 +104,7 @@ class Evaluate:
 
         stream = next(iter(task.streams(job.section["split"]).values()))
         ids = states["row_id"][:SHOWN].tolist()
-        samples = find(datasets[stream.role].split(job.section["split"]), ids, ["image"])
+        samples = Rows([datasets[stream.role].split(job.section["split"])]).samples(ids, ["image"])
         runtime = open_runtime(job.parents["model"])
         for heading, requests in task.showcase([sample["image"] for sample in samples]).items():
             if requests:

@@ -13,6 +13,7 @@ from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.storage import Storage, absolute
 from ..data.dataset import MANIFEST, Dataset, ShardFile, content_digest
+from ..data.rows import Rows
 
 AT_ONCE = 8
 """Shards read side by side."""
@@ -42,6 +43,25 @@ def show(dataset: Dataset) -> Iterator[str]:
     yield f"pixels   mean {m['mean']}, standard deviation {m['std']}"
     for reason, count in m["reasons"].items():
         yield f"refused  {count:,}: {reason}"
+
+
+def row(dataset: Dataset, row_id: int) -> tuple[list[str], bytes]:
+    """A row: its columns in lines, and its encoded image. UserError for an id that the data set does not hold."""
+    names = list(dataset.manifest["splits"])
+    for name in names:
+        rows = Rows([dataset.split(name)])
+        try:
+            (sample,) = rows.samples([row_id], dataset.manifest["columns"])
+        except KeyError:
+            continue
+        image, classes = sample.pop("image"), dataset.manifest["classes"]
+        if isinstance(label := sample.get("label"), int) and 0 <= label < len(classes):
+            sample["label"] = f"{label} ({classes[label]})"
+        if sample.get("mask"):
+            sample["mask"] = f"{len(sample['mask']):,} bytes"
+        lines = [f"{dataset.artifact.uri}", f"split           {name}", f"image           {len(image):,} bytes"]
+        return lines + [f"{column:<15} {value}" for column, value in sample.items() if value is not None], image
+    raise UserError(f"--row {row_id}: no row of {dataset.artifact.uri} has this row_id")
 
 
 def verify(dataset: Dataset) -> list[str]:
