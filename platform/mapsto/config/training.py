@@ -60,6 +60,25 @@ class EarlyStopConfig(Section):
     """Smallest change that counts as an improvement."""
 
 
+class CacheConfig(Section):
+    """What each node keeps of the images that it has read, on its own disk (MAPSTO_CACHE, at most MAPSTO_CACHE_GB): made
+    once from the stored image, and used from the first epoch on, so that every epoch sees the same pixels."""
+
+    kind: Literal["packed", "decoded"]
+    """`packed`: images above `longest_side` shrunk, as JPEG. `decoded`: pixels, which no epoch decodes again; they take
+    some eight times the room of JPEG."""
+    longest_side: int | None = Field(400, ge=16, le=16384)
+    """Pixels; smaller images keep their size. null, of `decoded`: every image does."""
+    quality: int = Field(90, ge=1, le=100)
+    """Of `packed`."""
+
+    @model_validator(mode="after")
+    def _shrinks(self) -> CacheConfig:
+        if self.kind == "packed" and self.longest_side is None:
+            raise ValueError("packed needs longest_side: without it nothing is packed")
+        return self
+
+
 class TrainConfig(Section):
     epochs: int = Field(10, ge=0)
     """0, with `init`: keep the weights as they are, to evaluate, compress and serve them."""
@@ -69,6 +88,8 @@ class TrainConfig(Section):
     """`stochastic`: one row a step. `full_batch`: one step an epoch, over every row."""
     accumulate: int = Field(1, ge=1)
     """Forward passes per worker that share one optimizer step; the batch is split among them."""
+    cache: CacheConfig | None = None
+    """null: nodes keep the stored bytes."""
     drop_last: bool = False
     """Drop an epoch's last, partial batch; otherwise it is used, and weighs what it holds."""
     workers: int = Field(1, ge=1)

@@ -16,6 +16,7 @@ from ..core.sample import Batch, Sample, Split
 from ..core.task import Stream, Task
 from .dataset import Dataset, SplitIndex
 from .execution import hush
+from .kept import Kept, image
 from .order import StreamPlan
 from .plan import Draws, Pass, Plan
 from .shard_cache import cached_group
@@ -39,16 +40,23 @@ class Feed:
     streams: Mapping[Split, Streams]
     """Split → stream name → the stream and where its rows lie. A split without rows is absent."""
     plan: Plan | None = None
+    kept: Kept | None = None
+    """What nodes keep of the training split's images; None: what the shards hold."""
 
     @staticmethod
-    def of(task: Task, datasets: Mapping[str, Dataset], splits: tuple[Split, ...] = ("train", "val", "test")) -> Feed:
+    def of(
+        task: Task,
+        datasets: Mapping[str, Dataset],
+        splits: tuple[Split, ...] = ("train", "val", "test"),
+        kept: Kept | None = None,
+    ) -> Feed:
         """The feed of a task over its data sets (role → data set). Raises UserError for a role without a data set or
         a training split without rows."""
         found = {split: _streams(task, datasets, split, split) for split in splits}
         if "train" in found and found["train"] is None:
             where = ", ".join(d.artifact.uri for d in datasets.values())
             raise UserError(f"{where}: the train split has no images")
-        return Feed(task, {split: streams for split, streams in found.items() if streams is not None})
+        return Feed(task, {split: streams for split, streams in found.items() if streams is not None}, kept=kept)
 
     @staticmethod
     def evaluating(task: Task, datasets: Mapping[str, Dataset], split: Split) -> Feed:
@@ -78,8 +86,9 @@ class Feed:
         Raises UserError for rows that cannot be decoded.
         """
         assert self.plan is not None, "follow(plan) first"
-        streams = self.streams[self.plan.item(g).split]
-        parts = {name: self._collated(name, *streams[name], draws) for name, draws in self.plan.draws(g).items()}
+        split = self.plan.item(g).split
+        streams, how = self.streams[split], self.kept if split == "train" else None
+        parts = {name: self._collated(name, *streams[name], draws, how) for name, draws in self.plan.draws(g).items()}
         first = next(iter(parts.values()))
         if len(parts) == 1:
             return first
@@ -91,14 +100,14 @@ class Feed:
         for g in numbers["id"]:
             yield {NUMBER: np.array([g], np.int64)} | {k: _whole(k, v)[None] for k, v in self.batch(int(g)).items()}
 
-    def _collated(self, name: str, stream: Stream, index: SplitIndex, draws: Draws) -> Batch:
+    def _collated(self, name: str, stream: Stream, index: SplitIndex, draws: Draws, how: Kept | None) -> Batch:
         assert self.plan is not None
         columns = tuple(dict.fromkeys([*stream.columns, "row_id"]))
         key = np.array([self.plan.seed, StreamPlan.key_of(name)], np.uint64)
         dice = Dice(key)
         samples, ids = [], np.full(len(draws), -1, np.int64)
         for k, row in enumerate(draws.rows):
-            drawn = [_row(index, int(r), columns) for r in (row, *draws.partners[k])]
+            drawn = [_row(index, int(r), columns, how) for r in (row, *draws.partners[k])]
             row_id = drawn[0]["row_id"]
             try:
                 sample = stream.transform(drawn, dice.at(int(draws.epochs[k]), row_id, int(draws.draw[k])))
@@ -112,7 +121,7 @@ class Feed:
     def __reduce__(self) -> tuple[Any, ...]:
         from ray import cloudpickle
 
-        payload = cloudpickle.dumps((self.task, self.streams, self.plan))
+        payload = cloudpickle.dumps((self.task, self.streams, self.plan, self.kept))
         return _restore, (digest(payload), payload)
 
 
@@ -172,22 +181,26 @@ def _streams(task: Task, datasets: Mapping[str, Dataset], asked: Split, read: Sp
     return out or None
 
 
-_groups: OrderedDict[tuple[str, int, tuple[str, ...]], dict[str, pa.Array]] = OrderedDict()
+_groups: OrderedDict[tuple[str, int, tuple[str, ...], Kept | None], dict[str, pa.Array]] = OrderedDict()
 
 
-def _row(index: SplitIndex, row: int, columns: tuple[str, ...]) -> Sample:
+def _row(index: SplitIndex, row: int, columns: tuple[str, ...], how: Kept | None) -> Sample:
     number = int(np.searchsorted(index.starts, row, side="right")) - 1
     file, inner = index.group(number)
-    key = (file.uri + file.sha256, inner, columns)
+    how = how if "image" in columns else None
+    key = (file.uri + file.sha256, inner, columns, how)
     group = _groups.get(key)
     if group is None:
-        table = cached_group(index, number, columns)
+        table = cached_group(index, number, columns, how)
         group = {name: table.column(name).chunk(0) for name in table.column_names}
         _groups[key] = group
         while len(_groups) > OPEN_GROUPS:
             _groups.popitem(last=False)
     offset = row - int(index.starts[number])
-    return {name: values[offset].as_py() for name, values in group.items()}
+    if how is None or how.quality is not None:
+        return {name: values[offset].as_py() for name, values in group.items()}
+    sample = {name: values[offset].as_py() for name, values in group.items() if name != "image"}
+    return sample | {"image": image(group, offset)}
 
 
 def _whole(name: str, value: Any) -> np.ndarray:

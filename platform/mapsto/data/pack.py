@@ -24,12 +24,18 @@ class Packing:
 
 
 def packed(row: Mapping[str, Any], image: np.ndarray, packing: Packing) -> tuple[dict[str, Any], np.ndarray]:
-    """The row with its picture stored anew, and the picture before its compression. `image`: H×W×3 uint8. Boxes,
-    segments, keypoints and masks (nearest neighbour) follow the size; UserError for a segment that is none."""
-    small = codecs.fit(image, packing.longest_side)
+    """The row with its picture stored anew, and the picture before its compression; see `shrunk`."""
+    out, small = shrunk(row, image, packing.longest_side)
     data = codecs.encode(np.ascontiguousarray(small), "jpeg", packing.quality)
+    return out | {"image": data, "format": "jpeg"}, small
+
+
+def shrunk(row: Mapping[str, Any], image: np.ndarray, longest_side: int) -> tuple[dict[str, Any], np.ndarray]:
+    """The row for its picture, H×W×3 uint8, shrunk, and that picture. Boxes, segments, keypoints and masks (nearest
+    neighbour) follow the size; UserError for a segment that is none. `image` stays the old one's bytes."""
+    small = codecs.fit(image, longest_side)
     (height, width), (old_height, old_width) = small.shape[:2], image.shape[:2]
-    out = dict(row) | {"image": data, "width": width, "height": height, "format": "jpeg"}
+    out = dict(row) | {"width": width, "height": height}
     if (height, width) == (old_height, old_width):
         return out, small
     x, y = width / old_width, height / old_height

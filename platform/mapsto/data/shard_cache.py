@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from ..core.artifact import digest
 from ..core.errors import UserError
 from .dataset import SplitIndex, read_group
+from .kept import Kept, kept
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,17 +32,20 @@ FREE_BYTES = 2**30
 """Disk space that the cache leaves free."""
 
 
-def cached_group(index: SplitIndex, number: int, columns: Sequence[str]) -> pa.Table:
-    """One row group's columns, memory-mapped from the node's disk where there is room for it."""
+def cached_group(index: SplitIndex, number: int, columns: Sequence[str], how: Kept | None = None) -> pa.Table:
+    """One row group's columns, memory-mapped from the node's disk where there is room for it; with `how`, its images as
+    that says."""
     file, group = index.group(number)
     folder = _folder()
-    path = folder / f"{digest(repr((file.uri, file.sha256, file.bytes, group, sorted(columns))).encode())}.arrow"
+    name = digest(repr((file.uri, file.sha256, file.bytes, group, sorted(columns), how)).encode())
+    path = folder / f"{name}.arrow"
     found = _open(path)
     if found is None:
         with _lock(folder, path.name):
             found = _open(path)  # another process may have brought it meanwhile
             if found is None:
-                table = read_group(index, number, columns).combine_chunks()
+                table = read_group(index, number, columns)
+                table = (table if how is None else kept(table, how)).combine_chunks()
                 found = table if not _write(table, path) else _open(path)
                 return table if found is None else found
     return found

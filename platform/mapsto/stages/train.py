@@ -95,11 +95,14 @@ class Train:
 def source(setup: Setup, world: World, share: Share, epoch: int, step: int) -> tuple[Iterable[tuple[Item, Batch]], int]:
     """The recipe's data, from a step of an epoch: one Ray Data execution for all that is left of the run."""
     from ..data.feed import Feed
+    from ..data.kept import Kept
     from ..data.loader import worker_batches
     from ..data.plan import Run
 
     config = setup.config
-    feed = Feed.of(setup.task, setup.datasets, ("train", "val"))
+    cache = config.cache
+    kept = cache and Kept(cache.longest_side, cache.quality if cache.kind == "packed" else None)
+    feed = Feed.of(setup.task, setup.datasets, ("train", "val"), kept)
     run = Run.of(feed.streams["train"], feed.streams.get("val"), config, world.size)
     items = worker_batches(
         feed.follow(run),
