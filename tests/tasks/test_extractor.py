@@ -22,7 +22,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
 def test_fixed_features_are_the_same_everywhere():
     first = Extractor()(IMAGES)
     assert first.shape == (5, 352) and first.dtype == np.float32
-    np.testing.assert_allclose(Extractor()(IMAGES[2:3])[0], first[2], rtol=1e-5)
+    np.testing.assert_allclose(Extractor()(IMAGES[2:3])[0], first[2], rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(Extractor(name="pixels8")(IMAGES), pixels8(IMAGES))
 
 
