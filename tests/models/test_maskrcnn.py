@@ -21,7 +21,7 @@ def targets(count: int = 3, seed: int = 0, bare: bool = False) -> tuple[dict[str
     rng, masks = np.random.default_rng(seed), []
     y, x = np.mgrid[:SIZE, :SIZE]
     for _ in range(count):
-        centre, reach = rng.uniform(10, 54, 2), rng.uniform(5, 20, 2)
+        centre, reach = rng.uniform(5, 59, 2), rng.uniform(5, 20, 2)
         masks.append(((y - centre[0]) / reach[0]) ** 2 + ((x - centre[1]) / reach[1]) ** 2 <= 1)
     patches = [tight(mask) for mask in masks]
     boxes = [[p.left, p.top, p.left + p.pixels.shape[1], p.top + p.pixels.shape[0]] for p in patches]
@@ -39,11 +39,11 @@ def targets(count: int = 3, seed: int = 0, bare: bool = False) -> tuple[dict[str
 def test_targets_are_torchvisions(seed: int) -> None:
     target, planes = targets(4, seed)
     rng = np.random.default_rng(seed)
-    low = rng.uniform(-5, 50, (20, 2))
-    regions = torch.from_numpy(np.concatenate([low, low + rng.uniform(1, 40, (20, 2))], 1)).float()
+    low = rng.uniform(0, 60, (20, 2))
+    regions = torch.from_numpy(np.concatenate([low, np.minimum(low + rng.uniform(1, 40, (20, 2)), SIZE)], 1)).float()
     objects = torch.from_numpy(rng.integers(0, 4, 20))
     theirs = project_masks_on_boxes(planes, regions, objects, SIDE)
-    torch.testing.assert_close(crops(target, regions, objects), theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(crops(target, regions, objects, (SIZE, SIZE)), theirs, atol=1e-5, rtol=1e-5)
 
 
 def net() -> MaskRcnn:

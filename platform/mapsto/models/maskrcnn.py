@@ -49,7 +49,7 @@ class MaskRcnn(FasterRcnn):
             have = target["mask_places"][:, 2:].prod(1) > 0
             which = which[have[objects[k][which]]] if len(have) else which[:0]
             kept.append(which)
-            wanted.append(crops(target, regions[k][which], objects[k][which]))
+            wanted.append(crops(target, regions[k][which], objects[k][which], sizes[k]))
         boxes = [region[which] for region, which in zip(regions, kept, strict=True)]
         ids = torch.cat([label[which] - 1 for label, which in zip(labels, kept, strict=True)])
         losses = super()._sampled(features, sampled, sizes, targets)
@@ -70,8 +70,10 @@ class MaskRcnn(FasterRcnn):
         return masks[torch.arange(len(labels), device=labels.device), labels]
 
 
-def crops(target: dict[str, torch.Tensor], regions: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
-    """What each region (K×4) shows of its object's mask, K×28×28 in 0..1: torchvision's `project_masks_on_boxes`, but one
+def crops(
+    target: dict[str, torch.Tensor], regions: torch.Tensor, objects: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    """What each region (K×4, within the image of `size`: height, width) shows of its object's mask, K×28×28 in 0..1: torchvision's `project_masks_on_boxes`, but one
     object's pixels at a time, not one image's plane for every object."""
     places = target["mask_places"]
     ends = (places[:, 2] * places[:, 3]).cumsum(0)
@@ -79,7 +81,12 @@ def crops(target: dict[str, torch.Tensor], regions: torch.Tensor, objects: torch
     for k in objects.unique().tolist():
         left, top, width, height = places[k].tolist()
         pixels = target["masks"][ends[k] - width * height : ends[k]].reshape(1, 1, height, width)
-        padded = F.pad(pixels.to(regions.dtype), (1, 1, 1, 1))  # beside the mask is nothing, not more of its rim
+        # Beside the mask is nothing, not more of its rim; but beside the image is its rim, as on a plane of its size.
+        padded = F.pad(pixels.to(regions.dtype), (1, 1, 1, 1))
+        if left + width == size[1]:
+            padded[..., -1] = padded[..., -2]
+        if top + height == size[0]:
+            padded[..., -1, :] = padded[..., -2, :]
         mine = (objects == k).nonzero()[:, 0]
         corner = regions.new_tensor([left - 1, top - 1, left - 1, top - 1])
         out[mine] = roi_align(padded, [regions[mine] - corner], SIDE, 1.0)[:, 0]
