@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mapsto.config.curation import CleanConfig
+from mapsto.config.curation import CleanConfig, VerifyConfig
 from mapsto.config.schema import DataConfig
 from mapsto.core.artifact import Artifact
 from mapsto.core.codecs import decode, encode
@@ -18,10 +18,12 @@ from mapsto.core.errors import UserError
 from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
+from mapsto.data.rows import Rows
 from mapsto.data.scenes import numbered
-from mapsto.stages import clean, clean_facts, ingest
+from mapsto.stages import clean, clean_facts, clean_verify, ingest
 from mapsto.stages.clean import Clean
 from mapsto.stages.ingest import Ingest
+from mapsto.stages.versions import row as show_row
 from mapsto.stages.versions import verify
 
 
@@ -34,7 +36,7 @@ def here(work, numbers):
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
-    for module in (ingest, clean, clean_facts):
+    for module in (ingest, clean, clean_facts, clean_verify):
         monkeypatch.setattr(module, "each", here)
 
 
@@ -223,6 +225,58 @@ def test_boxes_outside_are_cut(tmp_path):
     boxes = {Path(row["source"]).name: row["boxes"] for row in dataset.read("train")}
     assert boxes["0.jpg"] == [[0, 4, 30, 40], [10, 10, 20, 20]] and boxes["1.jpg"] == [[1, 1, 9, 9]]
     assert dataset.manifest["objects"] == before.manifest["objects"]
+
+
+def test_neither_a_person_nor_a_cluster_of_copies_straddles_two_splits(tmp_path):
+    folder, lines = tmp_path / "people", []
+    folder.mkdir()
+
+    def put(name: str, image: np.ndarray, split: str, identity: str) -> None:
+        (folder / name).write_bytes(encode(np.ascontiguousarray(image), "jpeg", 90))
+        lines.append({"image": name, "split": split, "identity": identity})
+
+    drawn = [numbered(21, k, (96, 120)).image for k in range(12)]
+    for k, image in enumerate(drawn):
+        put(f"{k}.jpg", image, ("train", "train", "val", "test")[k // 3], f"person {k // 3}")
+    put("copy.jpg", drawn[11][:, ::-1], "train", "person 0")  # of the test split's person 3, under another name
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = recipe(folder / "m.jsonl", leakage={"policy": "repair"})
+    config.data["train"] = DataConfig(source=str(folder / "m.jsonl"), splits={"val": 0, "test": 0}, group="identity")
+    before = made(tmp_path / "ingest" / "0", Ingest(), config, {})[0]
+    dataset, _, _ = made(tmp_path / "clean" / "0", Clean(), config, {"data": before.artifact})
+    where = {split: {row["identity"] for row in dataset.read(split)} for split in dataset.manifest["splits"]}
+    assert where == {"train": {"person 1"}, "val": {"person 2"}, "test": {"person 0", "person 3"}}
+    assert {"copy.jpg", "11.jpg"} <= sources(dataset, "test") and verify(dataset) == []
+    config.data["train"] = config.data["train"].model_copy(update={"group": None})  # copies alone
+    dataset, _, _ = made(tmp_path / "clean" / "1", Clean(), config, {"data": before.artifact})
+    assert {"copy.jpg", "11.jpg"} <= sources(dataset, "test") and {"0.jpg", "1.jpg"} <= sources(dataset, "train")
+
+
+def test_near_duplicates_are_verified_by_features(before, source, tmp_path):
+    """A threshold that mirrored copies reach, as their mirror images are looked at; and one that none does."""
+
+    def by_hog(number: int, least: float):
+        config = recipe(source)
+        config.clean = CleanConfig(rules=config.clean.rules, verify=VerifyConfig(features="hog", least=least))
+        return made(tmp_path / "clean" / str(number), Clean(), config, {"data": before.artifact})
+
+    dataset, _, said = by_hog(1, 0.9)
+    assert "2 of 2 pairs of near duplicates are alike in their hog features" in said
+    assert len(found(dataset, "near_duplicate")) == 1 and dataset.manifest["reasons"]["leakage"] == 1
+    dataset, _, said = by_hog(2, 1.0)
+    assert "0 of 2 pairs" in said and not found(dataset, "near_duplicate") and not found(dataset, "leakage")
+
+
+def test_rows_are_found_by_their_id_in_every_version(before, source, tmp_path):
+    dataset, _, _ = cleaned(before, source, tmp_path / "clean" / "1")
+    for version in (before, dataset):
+        for split in version.manifest["splits"]:
+            rows, truth = Rows([version.split(split)]), version.read(split)
+            assert [rows.image(row["row_id"]) for row in truth] == [row["image"] for row in truth]
+        lines, image = show_row(version, truth[0]["row_id"])
+        assert image == truth[0]["image"] and any(truth[0]["source"] in line for line in lines)
+    with pytest.raises(UserError, match=r"no row of .* has this row_id"):
+        show_row(dataset, 10**9)
 
 
 def test_every_rule_of_the_recipe_is_one_of_the_rules():

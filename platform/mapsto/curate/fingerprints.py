@@ -32,7 +32,7 @@ _SHUFFLED = np.random.default_rng(2013).permutation(BITS)
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """H×W×3 uint8 RGB → 4,296 uint8: a small picture, each of its pixels the mean over its part of the image."""
     factor = min(image.shape[:2]) // (2 * SIDE)
-    if factor > 1:  # a coarse mean first: a third of the time, the same pixels to within one
+    if factor > 1:  # a coarse mean first: a third of the time, nearly the same pixels
         height, width = image.shape[:2]
         image = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)

@@ -204,19 +204,20 @@ def findings(facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting], clas
 
 def _edit(number: int, index: Any, facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting]) -> Edit:
     names = list(RULES)
-    mine = np.flatnonzero(facts.file == number)
-    place = facts.place
+    start, stop = (int(k) for k in np.searchsorted(facts.file, (number, number + 1)))  # facts are in the files' order
+    dropped, label, split = (each[start:stop] for each in (verdict.dropped, verdict.label, verdict.split))
+    place = facts.place[start:stop]
 
-    def changed(mask: np.ndarray) -> np.ndarray:
-        return mine[mask[mine]]
+    def changed(mask: np.ndarray) -> list[int]:
+        return np.flatnonzero(mask).tolist()
 
     return Edit(
         number,
         index,
-        {int(place[r]): names[verdict.dropped[r]] for r in changed(verdict.dropped != NONE)},
-        {int(place[r]): int(verdict.label[r]) for r in changed(verdict.label != facts.label)},
-        {int(place[r]): SPLITS[verdict.split[r]] for r in changed(verdict.split != facts.split)},
-        frozenset(int(place[r]) for r in changed(verdict.cut_boxes)),
+        {int(place[r]): names[dropped[r]] for r in changed(dropped != NONE)},
+        {int(place[r]): int(label[r]) for r in changed(label != facts.label[start:stop])},
+        {int(place[r]): SPLITS[split[r]] for r in changed(split != facts.split[start:stop])},
+        frozenset(place[verdict.cut_boxes[start:stop]].tolist()),
     )
 
 
