@@ -216,7 +216,9 @@ def test_errors_name_what_is_wrong(rich, tmp_path, capsys):
     image = rich.read("train", limit=1)[0]["image"]
     shard.write_bytes(shard.read_bytes().replace(image, image[:-9] + b"123" + image[-6:]))  # stored plain
     assert cli.main(["data", "export", rich.artifact.uri, str(tmp_path / "x"), "--format", "folder"]) == 2
-    assert "the image is not what was ingested (sha256)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{shard}: " in told
+    assert "CRC checksum" in told
 
 
 @pytest.mark.parametrize("bad", ["a/b", "..", ".hidden", "_unlabelled", "", "a\\b"])

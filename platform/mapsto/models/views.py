@@ -55,11 +55,16 @@ def _resized(values: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _halves(output: Output) -> tuple[Output, Output]:
+    """By reshape: chunk would fix the number of rows in an export."""
+
+    def parts(value: torch.Tensor) -> torch.Tensor:
+        return value.reshape(2, -1, *value.shape[1:])
+
     if isinstance(output, torch.Tensor):
-        ours, theirs = output.chunk(2)
-        return ours, theirs
-    parts = {name: value.chunk(2) for name, value in output.items()}
-    return {name: part[0] for name, part in parts.items()}, {name: part[1] for name, part in parts.items()}
+        both = parts(output)
+        return both[0], both[1]
+    found = {name: parts(value) for name, value in output.items()}
+    return {name: both[0] for name, both in found.items()}, {name: both[1] for name, both in found.items()}
 
 
 def _mirrored(output: Output, side: int) -> Output:
