@@ -55,10 +55,11 @@ def _resized(values: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _halves(output: Output) -> tuple[Output, Output]:
+    """By reshaping: a split would make the batch's size a constant of the exported model."""
     if isinstance(output, torch.Tensor):
-        ours, theirs = output.chunk(2)
+        ours, theirs = output.reshape(2, -1, *output.shape[1:])
         return ours, theirs
-    parts = {name: value.chunk(2) for name, value in output.items()}
+    parts = {name: value.reshape(2, -1, *value.shape[1:]) for name, value in output.items()}
     return {name: part[0] for name, part in parts.items()}, {name: part[1] for name, part in parts.items()}
 
 
