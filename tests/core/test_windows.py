@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mapsto.core.codecs import encode
@@ -14,6 +14,7 @@ from mapsto.core.windows import Windows, looks
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(32, 300), st.floats(0, 0.85))
+@settings(deadline=None)
 def test_every_pixel_is_seen_and_neighbours_overlap(height: int, width: int, size: int, overlap: float) -> None:
     windows = Windows(size=size, overlap=overlap).cut(height, width)
     for low, side, length in (("left", "width", width), ("top", "height", height)):
