@@ -112,6 +112,14 @@ def _verb_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--output", metavar="URI", help="where the answers go besides the artifact")
         parser.add_argument("--count", type=int, metavar="N", help="how many samples a generator draws")
         parser.add_argument("--seed", type=int, metavar="N", help="of a generator's samples")
+    if verb == "tune":
+        parser.add_argument(
+            "--apply", nargs="?", const="", metavar="FILE",
+            help="write the recipe with the best settings, without its tune section; default: <recipe>-best.yaml",
+        )  # fmt: skip
+        parser.add_argument(
+            "--trial", type=int, metavar="N", help="with --apply: this trial's settings, not the best one's"
+        )
     if verb == "run":
         parser.add_argument("--until", metavar="STAGE", help="the last stage to run; default: all of them")
     if verb in ("ingest", "clean", "index"):
@@ -204,7 +212,13 @@ def _produce(recipe: Recipe, arguments: argparse.Namespace, options: dict[str, A
         for role in roles:
             pipeline.produce(recipe, arguments.verb, {"role": role}, force=arguments.force, say=say)
     else:
-        pipeline.produce(recipe, arguments.verb, options, force=arguments.force, say=say)
+        artifact = pipeline.produce(recipe, arguments.verb, options, force=arguments.force, say=say)
+        if arguments.verb == "tune" and arguments.apply is not None:
+            from .stages import tune_apply
+
+            found = tune_apply.settings(artifact, recipe, arguments.trial)
+            target = tune_apply.apply(arguments.recipe, arguments.overrides, recipe, found, arguments.apply or None)
+            say(f"tune: wrote {target}")
     return 0
 
 
@@ -248,6 +262,10 @@ def _submit(arguments: argparse.Namespace) -> int:
         given += value if name == "inputs" else [f"--{name}", str(value)]
     given += [word for override in overrides for word in ("--set", override)]
     given += [f"--{name}" for name in ("force", "quiet", "verbose") if getattr(arguments, name)]
+    if arguments.verb == "tune" and arguments.apply is not None:
+        raise UserError(
+            "--apply writes a file here: run `mapsto tune --apply` here once the job has ended; it finds the sweep done"
+        )
     for name in ("role", "until"):
         if value := getattr(arguments, name, None):
             given += [f"--{name}", value]
