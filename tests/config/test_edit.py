@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapsto.config.edit import _inline, rewrite
 from mapsto.config.document import parse_value
+from mapsto.config.edit import _inline, rewrite
 from mapsto.config.load import load, override
 
 TEXT = """\

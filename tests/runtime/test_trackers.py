@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -34,7 +34,7 @@ def settings(**given: Any) -> SimpleNamespace:
 class Fake:
     """Counts what it is told, and fails at the second epoch when `broken`."""
 
-    made: list[Fake] = []
+    made: ClassVar[list[Fake]] = []
 
     def __init__(self, given: Any, run: Run) -> None:
         self.told: list[Any] = []

@@ -55,6 +55,7 @@ def _insert(text: str, node: yaml.MappingNode, left: list[Any], value: Any) -> s
     """A new key: first in `{...}`, or a line before a block's first key."""
     inner = _inline(_nested(left[1:], value))
     if node.flow_style:
+        assert node.start_mark is not None
         at = node.start_mark.index + 1
         return f"{text[:at]}{left[0]}: {inner}{', ' if node.value else ''}{text[at:]}"
     key = node.value[0][0].start_mark

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,12 +95,11 @@ class MLflow:
 
     def __init__(self, given: Any, run: Run) -> None:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # newer versions ask for consent to plain folders
-        from mlflow.tracking import MlflowClient
-
+        self._entities = import_module("mlflow.entities")
         self._run = run
         self._folder = None if given.uri else Path(tempfile.mkdtemp(prefix="mapsto-mlflow-"))
         self._note = run.artifact.path("mlflow.json")
-        self._client = MlflowClient(tracking_uri=self._uri(given.uri))
+        self._client = import_module("mlflow.tracking").MlflowClient(tracking_uri=self._uri(given.uri))
         self._resumed = self._folder is None and run.artifact.storage.exists(self._note)
         self._id = self._again() if self._resumed else self._new(given.experiment or run.name)
 
@@ -115,13 +115,11 @@ class MLflow:
         return saved
 
     def _new(self, experiment: str) -> str:
-        from mlflow.entities import Param
-
         found = self._client.get_experiment_by_name(experiment)
         number = found.experiment_id if found else self._client.create_experiment(experiment)
         artifact = self._run.artifact
         made = self._client.create_run(number, run_name=artifact.fingerprint, tags={"mapsto.artifact": artifact.uri})
-        params = [Param(key[:250], str(value)[:500]) for key, value in flat(self._run.settings).items()]
+        params = [self._entities.Param(key[:250], str(value)[:500]) for key, value in flat(self._run.settings).items()]
         for start in range(0, len(params), 100):
             self._client.log_batch(made.info.run_id, params=params[start : start + 100])
         if self._folder is None:
@@ -133,11 +131,10 @@ class MLflow:
         return len(history) if self._resumed else 0
 
     def log(self, record: Record) -> None:
-        from mlflow.entities import Metric
-
         when, step = int(1000 * record["time"]), int(record["step"])
         self._client.log_batch(
-            self._id, metrics=[Metric(name, value, when, step) for name, value in figures(record).items()]
+            self._id,
+            metrics=[self._entities.Metric(name, value, when, step) for name, value in figures(record).items()],
         )
 
     def close(self, summary: Mapping[str, Any], *, failed: bool) -> None:
@@ -153,8 +150,7 @@ class Wandb:
     """An offline run, in the artifact once training has ended; `wandb sync` sends it on. It needs no account."""
 
     def __init__(self, given: Any, run: Run) -> None:
-        import wandb
-
+        wandb = import_module("wandb")
         self._artifact = run.artifact
         self._folder = Path(tempfile.mkdtemp(prefix="mapsto-wandb-"))
         settings = wandb.Settings(

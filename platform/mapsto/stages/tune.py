@@ -168,7 +168,7 @@ def _tune(
         }
     )
     folder = tempfile.mkdtemp(prefix="mapsto-tune-")  # Tune's own notes, on this node only; ours are in the artifact
-    storage = {"storage_path": folder}
+    storage: dict[str, Any] = {"storage_path": folder}
     if population:  # members hand each other their states, from node to node
         filesystem, path = artifact.storage.arrow(artifact.path("ray"))
         artifact.storage.delete(artifact.path("ray"))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
     from ..config.tuning import Space, TuneConfig
-    from .tune_trial import Trial
+    from .tune_trials import Trial
 
 SCALARS = (str, int, float, bool, type(None))
 
@@ -25,11 +25,15 @@ SCALARS = (str, int, float, bool, type(None))
 def study_of(config: TuneConfig, goals: Mapping[str, str], trials: Sequence[Trial]) -> optuna.Study:
     """The measured trials as an Optuna study. `goals`: metric → max or min, the recipe's own first."""
     import optuna
+    from optuna.study import StudyDirection as Direction
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions = ["maximize" if mode == "max" else "minimize" for mode in goals.values()]
+    directions = [Direction.MAXIMIZE if mode == "max" else Direction.MINIMIZE for mode in goals.values()]
     # TPE with one seed would draw the same again after a resume
-    sampler = optuna.samplers.TPESampler(seed=config.seed + len(trials))
+    startup = max(
+        3, min(10, config.trials // 4)
+    )  # random ones before it models; Optuna's own 10 would be all of a short sweep
+    sampler = optuna.samplers.TPESampler(seed=config.seed + len(trials), n_startup_trials=startup)
     study = optuna.create_study(directions=directions, sampler=sampler)
     for each in trials:
         values = [each.values.get(name, math.nan) for name in goals]
@@ -108,7 +112,7 @@ class Search(Searcher):
         found: dict[str, Any] = {}
         for path, each in space.items():
             name = above + path
-            if each.kind in ("branch", "choice"):
+            if each.kind == "branch" or each.kind == "choice":
                 options = each.options() if each.kind == "branch" else [(value, {}) for value in each.values]
                 chosen = asked.suggest_categorical(name, [coded(value) for value, _ in options])
                 found[path], below = next(pair for pair in options if coded(pair[0]) == chosen)

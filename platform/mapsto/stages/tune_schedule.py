@@ -19,7 +19,7 @@ from .tune_space import perturb
 
 if TYPE_CHECKING:
     from ..config.tuning import PopulationScheduler, TuneConfig
-    from .tune_trial import Trial
+    from .tune_trials import Trial
 
 
 def scheduler_of(config: TuneConfig, metric: str, mode: str, epochs: int) -> TrialScheduler:
