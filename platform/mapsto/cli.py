@@ -120,6 +120,14 @@ def _verb_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
             dest="fields",
             help="a further input, such as class=cat or style=painting.jpg; may be repeated",
         )
+    if verb == "tune":
+        parser.add_argument(
+            "--apply", nargs="?", const="", metavar="FILE",
+            help="write the recipe with the best settings, without its tune section; default: <recipe>-best.yaml",
+        )  # fmt: skip
+        parser.add_argument(
+            "--trial", type=int, metavar="N", help="with --apply: this trial's settings, not the best one's"
+        )
     if verb == "run":
         parser.add_argument("--until", metavar="STAGE", help="the last stage to run; default: all of them")
     if verb in ("ingest", "clean", "index"):
@@ -212,7 +220,13 @@ def _produce(recipe: Recipe, arguments: argparse.Namespace, options: dict[str, A
         for role in roles:
             pipeline.produce(recipe, arguments.verb, {"role": role}, force=arguments.force, say=say)
     else:
-        pipeline.produce(recipe, arguments.verb, options, force=arguments.force, say=say)
+        artifact = pipeline.produce(recipe, arguments.verb, options, force=arguments.force, say=say)
+        if arguments.verb == "tune" and arguments.apply is not None:
+            from .stages import tune_apply
+
+            found = tune_apply.settings(artifact, recipe, arguments.trial)
+            target = tune_apply.apply(arguments.recipe, arguments.overrides, recipe, found, arguments.apply or None)
+            say(f"tune: wrote {target}")
     return 0
 
 
@@ -267,6 +281,10 @@ def _submit(arguments: argparse.Namespace) -> int:
             given += value if name == "inputs" else [f"--{name}", str(value)]
     given += [word for override in overrides for word in ("--set", override)]
     given += [f"--{name}" for name in ("force", "quiet", "verbose") if getattr(arguments, name)]
+    if arguments.verb == "tune" and arguments.apply is not None:
+        raise UserError(
+            "--apply writes a file here: run `mapsto tune --apply` here once the job has ended; it finds the sweep done"
+        )
     for name in ("role", "until"):
         if value := getattr(arguments, name, None):
             given += [f"--{name}", value]

@@ -149,6 +149,38 @@ def test_a_resumed_run_ends_with_the_same_bits(settings: dict[str, Any]) -> None
     assert [r["epoch"] for r in again] == [1, 2, 3, 4]
 
 
+def test_a_run_that_takes_anothers_state_goes_on_with_its_own_settings(tmp_path: Path) -> None:
+    """A population's member: the donor's weights and momentum, its own learning rate, momentum and weight decay."""
+    states: list[bytes] = []
+    first = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "decay_norms": True}
+    own = {"lr": 0.02, "momentum": 0.5, "weight_decay": 0.3, "decay_norms": True}
+    run({"epochs": 2, "optimizer": first}, on_epoch=lambda epoch: states.append(to_bytes(epoch.state())))
+
+    donor = Checkpoints(Artifact(str(tmp_path / "donor"), Storage()), 1, "max")
+    mine = Checkpoints(Artifact(str(tmp_path / "mine"), Storage()), 1, "max")
+    name, folder = donor.save(states[0], 1, STEPS, 0.5), tmp_path / "handed"
+    folder.mkdir()
+    donor.give(name, folder)
+    mine.take(folder)
+    assert mine.newest() == name
+    assert mine.done(name) == donor.done(name)
+    model, history = run({"epochs": 2, "optimizer": own}, resume=mine.load(name), start=1)
+    assert history[-1]["lr"] == 0.02
+
+    reference = Regression().build({})
+    sgd = torch.optim.SGD(reference.parameters(), 0.1, 0.9, weight_decay=0.01, nesterov=True)
+    for item, batch in items(rows(ROWS), None, batch=BATCH, epochs=2):
+        if item.epoch == 1:
+            sgd.param_groups[0].update({"lr": 0.02, "momentum": 0.5, "weight_decay": 0.3})
+        sgd.zero_grad()
+        torch.nn.functional.mse_loss(
+            reference(torch.from_numpy(batch["x"]))[:, 0], torch.from_numpy(batch["y"])
+        ).backward()
+        sgd.step()
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_the_record_of_an_epoch() -> None:
     epochs: list[Epoch] = []
     model, history = run(

@@ -6,7 +6,7 @@ import pytest
 
 from mapsto.config.load import load
 from mapsto.core.errors import UserError
-from mapsto.runtime.resources import estimate, refuse_unfitting, require_cpus
+from mapsto.runtime.resources import estimate, refuse_unfitting, require_cpus, trials_at_once
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,32 @@ def test_the_advice_given_fits(have: float, workers: int) -> None:
         refuse_unfitting([{"CPU": have}], workers, 32, 0, 1, "train")
     advised = float(str(caught.value).rsplit("=", 1)[1])
     refuse_unfitting([{"CPU": have}], workers, advised, 0, 1, "train")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "free", "workers", "cpus", "gpus", "asked", "count"),
+    [
+        ([4], 4, 1, 0.5, 0, None, 2),  # a CPU of data for each: 2 x 1.5
+        ([4], 4, 1, 0.5, 0, 5, 5),  # 2.5, and 1.5 for all their data
+        ([4], 4, 1, 0.5, 0, 9, 6),  # 3, and the 1 that is never given away
+        ([4], 2, 1, 0.5, 0, 9, 2),  # other work holds half
+        ([4], 4, 2, 0.5, 0, 9, 3),
+        ([2, 2], 4, 1, 2, 0, None, 1),
+        ([2], 2, 1, 1, 0, 4, 1),
+        ([16], 16, 1, 1, 1, None, 2),  # two GPUs
+    ],
+)
+def test_trials_at_once_leave_the_data_its_cpu(
+    nodes: list[float], free: float, workers: int, cpus: float, gpus: float, asked: int | None, count: int
+) -> None:
+    given = [{"CPU": n, "GPU": 2.0} for n in nodes]
+    found, most, line = trials_at_once(given, free, workers, cpus, gpus, asked)  # ty: ignore[invalid-argument-type]
+    assert found == count
+    assert most * workers * cpus + 1 <= max(free, workers * cpus + 1)
+    assert bool(line) == (asked is not None and asked > count)
+    if line:
+        assert f"tune.concurrent {asked}: a trial takes {workers * cpus:g} CPUs" in line
+        assert line.endswith(f"{count} at a time")
 
 
 def test_estimate_follows_the_recipe() -> None:

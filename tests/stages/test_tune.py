@@ -17,8 +17,8 @@ from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.stages.pipeline import Pipeline
-from mapsto.stages.tune_space import draw, optuna_search
-from mapsto.stages.tune_trial import Trial, Trials
+from mapsto.stages.tune_space import draw
+from mapsto.stages.tune_trials import Trial, Trials
 
 SPACE: dict[str, Any] = {
     "train.optimizer.lr": {"kind": "loguniform", "low": 1e-4, "high": 1.0},
@@ -49,24 +49,16 @@ def test_a_grid_is_every_combination() -> None:
         draw(tune(search="grid"))
 
 
-def test_optuna_begins_with_the_interrupted_and_knows_the_finished() -> None:
-    done = Trial(1, {"train.optimizer.lr": 0.1, "train.batch_size": 2, "train.schedule.kind": "fixed"}, value=0.5)
-    cut = Trial(2, {"train.optimizer.lr": 0.2, "train.batch_size": 3, "train.schedule.kind": "cosine"})
-    search = optuna_search(tune(search="optuna"), "top1", "max", [done], [cut])
-    assert search.suggest("x") == cut.overrides
-    assert [t.value for t in search._ot_study.trials if t.value is not None] == [0.5]
-
-
 def test_the_best_is_one_that_came_to_its_end(tmp_path: Path) -> None:
-    trials = Trials(Artifact(str(tmp_path), Storage()), "loss", "min", lambda line: None, 3)
+    trials = Trials(Artifact(str(tmp_path), Storage()), {"loss": "min"}, lambda line: None, 3)
     for number, (value, uri, failed) in enumerate(
         [(0.5, "a", ""), (0.1, "", ""), (0.4, "b", ""), (0.0, "c", "diverged")], 1
     ):
-        trials.found[number] = Trial(number, {}, 3, value, uri, failed, finished=True)
+        trials.found[number] = Trial(number, {}, 3, {"loss": value}, uri, failed, finished=True)
     best = trials.best()
     assert best is not None
     assert best.number == 3
-    assert [t.row()["state"] for t in trials.all()] == ["complete", "stopped early", "complete", "failed"]
+    assert [t["state"] for t in trials.rows()] == ["complete", "stopped early", "complete", "failed"]
 
 
 def test_a_sweep_survives_a_failing_trial_and_is_resumed(tmp_path: Path, scenes: Path, cluster: str) -> None:

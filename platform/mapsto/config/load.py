@@ -17,7 +17,8 @@ from . import document
 from .document import Document, Path, dotted
 from .paths import annotation_of, fields, is_mapping, items, kinds, missing, optional, sections, split
 from .problems import SECRETS, explain, truths
-from .schema import Choice, Recipe, recipe_model
+from .schema import Recipe, recipe_model
+from .tuning import Branch, Choice, walk
 
 SEARCHABLE = ("data", "task", "train")
 """Sections that `tune.space` may draw from: those that a train artifact is made of."""
@@ -30,7 +31,7 @@ def load(source: str | FilePath, overrides: Sequence[str] = ()) -> Recipe:
     `path.to.field=value`, the value as YAML. String values may hold `${env:NAME}`. Raises one UserError with a line per
     problem: `recipe.yaml:5: train.epocs: unknown field, did you mean 'epochs'?`.
     """
-    return _load(*_read(source), overrides)
+    return _load(*read(source), overrides)
 
 
 def _load(text: str, name: str, overrides: Sequence[str], *, elsewhere: bool = False) -> Recipe:
@@ -74,7 +75,7 @@ def portable(source: str | FilePath, overrides: Sequence[str] = ()) -> tuple[str
 
     It is validated here; an environment name that only the other machine has is left to that machine.
     """
-    text, name = _read(source)
+    text, name = read(source)
     recipe = _load(text, name, overrides, elsewhere=True)
     paths = {"root": recipe.root, **{f"data.{role}.source": data.source for role, data in recipe.data.items()}}
     if recipe.train.init and recipe.train.init.weights:
@@ -94,7 +95,8 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **recipe_model().model_json_schema()}
 
 
-def _read(source: str | FilePath) -> tuple[str, str]:
+def read(source: str | FilePath) -> tuple[str, str]:
+    """A recipe's text and its name in messages. Raises UserError where there is none."""
     name = str(source)
     if "\n" in name:
         return name, "recipe"
@@ -228,26 +230,33 @@ def _check_space(found: Document, model: type[BaseModel], recipe: Any) -> None:
     space = tune.get("space") if isinstance(tune, dict) else None
     if not isinstance(space, dict):
         return
-    kinds_vary = any(name.endswith(".kind") for name in space)
-    for name in space:
-        path: Path = ("tune", "space", name)
+    drawn = list(walk(recipe.tune.space)) if recipe is not None else [((n,), n, None, {}) for n in space]
+    kinds_vary = any(name.endswith(".kind") for _, name, _, _ in drawn)
+    for keys, name, each, given in drawn:
+        path: Path = ("tune", "space", *keys)
         wrong = missing(model, name, None if kinds_vary else found.values)
         if wrong:
             _report(found, path, wrong)
         elif name.split(".")[0] not in SEARCHABLE:
             _report(found, path, f"a trial trains; only {', '.join(SEARCHABLE)} can be searched")
-        elif recipe is not None:
-            drawn = recipe.tune.space[name]
-            for value in drawn.values if isinstance(drawn, Choice) else (drawn.low, drawn.high):
-                reason = _refused(recipe, name, value)
+        elif each is not None:
+            for value in _values(each):
+                reason = _refused(recipe, name, value, given)
                 if reason:
                     _report(found, path, reason)
                     break
 
 
-def _refused(recipe: Recipe, name: str, value: Any) -> str | None:
+def _values(space: Any) -> list[Any]:
+    """What a field must take, to take all that is drawn from the space."""
+    if isinstance(space, Branch):
+        return [value for value, _ in space.options()]
+    return space.values if isinstance(space, Choice) else [space.low, space.high]
+
+
+def _refused(recipe: Recipe, name: str, value: Any, given: Mapping[str, Any]) -> str | None:
     try:
-        override(recipe, {name: value})
+        override(recipe, {**given, name: value})
     except UserError as error:
         lines = [line for line in str(error).splitlines() if f"{name}: " in line]
         return lines[0].split(f"{name}: ", 1)[1] if lines else None  # what depends on other fields shows in the trial

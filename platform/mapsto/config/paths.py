@@ -89,7 +89,7 @@ def split(model: type[BaseModel], text: str, value: Any = None) -> tuple[str | i
 
 
 def _longest_key(model: type[BaseModel], parts: Sequence[str], value: Any, path: tuple[str | int, ...]) -> str:
-    if path != ("tune", "space"):
+    if path[:2] != ("tune", "space"):
         return parts[0]
     for length in range(len(parts), 0, -1):
         key = ".".join(parts[:length])

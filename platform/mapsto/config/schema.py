@@ -14,6 +14,7 @@ from ..core.task import TaskConfig
 from .curation import CleanConfig, IndexConfig
 from .section import Fraction, Section
 from .training import TrainConfig
+from .tuning import TuneConfig
 
 
 class StorageConfig(Section):
@@ -97,65 +98,6 @@ class DataConfig(Section):
     """Shrink and store anew; null: the bytes of the source are kept."""
     storage: StorageConfig | None = None
     """How to reach this source, when it is not where the artifacts go; default: the recipe's `storage`."""
-
-
-class Uniform(Section):
-    kind: Literal["uniform"]
-    low: float
-    high: float
-
-
-class LogUniform(Section):
-    kind: Literal["loguniform"]
-    low: float = Field(gt=0)
-    high: float = Field(gt=0)
-
-
-class Integers(Section):
-    kind: Literal["integers"]
-    low: int
-    high: int
-    """Inclusive."""
-
-
-class Choice(Section):
-    kind: Literal["choice"]
-    values: list[Any] = Field(min_length=1)
-
-
-Space = Annotated[Uniform | LogUniform | Integers | Choice, Field(discriminator="kind")]
-
-
-class AshaScheduler(Section):
-    """Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934."""
-
-    kind: Literal["asha"]
-    grace: int = Field(1, ge=1)
-    """Epochs before a trial may be stopped."""
-    reduction: int = Field(3, ge=2)
-
-
-class NoScheduler(Section):
-    kind: Literal["none"] = "none"
-
-
-class TuneConfig(Section):
-    metric: str | None = None
-    """Of the task's metrics on `val`; default: its primary one."""
-    mode: Literal["max", "min"] | None = None
-    search: Literal["random", "grid", "optuna"] = "random"
-    trials: int = Field(8, ge=1)
-    """Ignored by grid, which runs every combination."""
-    epochs: int | None = Field(None, ge=1)
-    """Epochs of a trial; default: those of `train`."""
-    concurrent: int | None = Field(None, ge=1)
-    """Trials at once; default: as many as the cluster holds."""
-    workers: int | None = Field(None, ge=1)
-    """Workers of a trial; default: those of `train`. A trial of one worker needs no Ray Train and starts at once."""
-    scheduler: Annotated[AshaScheduler | NoScheduler, Field(discriminator="kind")] = NoScheduler()
-    space: dict[str, Space] = Field(min_length=1)
-    """Dotted path → what to draw from: `train.optimizer.lr: {kind: loguniform, low: 0.01, high: 1}`."""
-    seed: int = 0
 
 
 class EvaluateConfig(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -79,6 +79,24 @@ class CacheConfig(Section):
         return self
 
 
+class MLflowTracker(Section):
+    """Each run in MLflow, too; needs the extra `mlflow`."""
+
+    kind: Literal["mlflow"]
+    uri: str | None = None
+    """Of a tracking server (`http://...`), a database (`sqlite:///...`) or a folder; default: a folder in the artifact."""
+    experiment: str | None = None
+    """Default: the recipe's name."""
+
+
+class WandbTracker(Section):
+    """Each run as an offline run of Weights & Biases in the artifact, for `wandb sync`; needs the extra `wandb`."""
+
+    kind: Literal["wandb"]
+    project: str | None = None
+    """Default: the recipe's name."""
+
+
 class TrainConfig(Section):
     epochs: int = Field(10, ge=0)
     """0, with `init`: keep the weights as they are, to evaluate, compress and serve them."""
@@ -125,6 +143,8 @@ class TrainConfig(Section):
     """Epochs between checkpoints; the last one is always kept."""
     keep: int = Field(2, ge=1)
     """Checkpoints to keep besides the newest: the best by the task's primary metric."""
+    trackers: tuple[Annotated[MLflowTracker | WandbTracker, Field(discriminator="kind")], ...] = ()
+    """Where a run is booked besides the artifact's own history and TensorBoard file; one of each kind."""
     max_failures: int = Field(2, ge=0)
     """Lost workers that a run survives by resuming from its last checkpoint."""
 
@@ -135,6 +155,8 @@ class TrainConfig(Section):
             raise ValueError(f"batch_size {self.batch_size} is smaller than workers x accumulate = {parts}")
         if self.epochs == 0 and self.init is None:
             raise ValueError("epochs 0 trains nothing; say in init where the weights come from")
+        if len({each.kind for each in self.trackers}) < len(self.trackers):
+            raise ValueError("trackers: one of each kind")
         if self.ema is not None and self.swa is not None:
             raise ValueError("ema and swa both average the weights; keep one")
         unfreeze = self.init.unfreeze_at if self.init else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -55,13 +57,27 @@ class Checkpoints:
         found = []
         for name in self.artifact.storage.names(self.artifact.path("checkpoints")):
             if self.artifact.storage.exists(self.artifact.path("checkpoints", name, "done.json")):
-                found.append((name, self.artifact.read_json("checkpoints", name, "done.json")))
+                found.append((name, self.done(name)))
         return found
 
     def newest(self) -> str | None:
         """Name of the newest complete checkpoint."""
         found = self.complete()
         return found[-1][0] if found else None
+
+    def done(self, name: str) -> dict[str, Any]:
+        """A complete checkpoint's epoch, step, score (None: not measured), bytes and digest."""
+        return self.artifact.read_json("checkpoints", name, "done.json")
+
+    def give(self, name: str, folder: Path) -> None:
+        """Copy a complete checkpoint into a local folder, for another run's `take`."""
+        (folder / "state.pt").write_bytes(self.artifact.read("checkpoints", name, "state.pt"))
+        (folder / "done.json").write_text(json.dumps(self.done(name)))
+
+    def take(self, folder: Path) -> None:
+        """Go on from what another run's `give` wrote."""
+        done = json.loads((folder / "done.json").read_text())
+        self.save((folder / "state.pt").read_bytes(), done["epoch"], done["step"], done["score"])
 
     def load(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
         return from_bytes(self.artifact.read("checkpoints", name, "state.pt"), device)

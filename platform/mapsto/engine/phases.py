@@ -90,6 +90,7 @@ class PhaseTrainer:
             apart=frozen,
         )
         self.lr = settings.lr
+        self.named = ("weight_decay", "momentum", "nesterov", "betas", *settings.options)
         self.lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(world.device.type, init_scale=SCALE, enabled=config.precision == "fp16")
         self._wrap()
@@ -195,7 +196,13 @@ class PhaseTrainer:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
+        """What another run saved: its moments, with this run's own settings (a population's differ)."""
+        settings = [
+            {name: group[name] for name in self.named if name in group} for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 

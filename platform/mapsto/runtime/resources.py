@@ -43,6 +43,35 @@ def require_cpus(
         time.sleep(0.5)
 
 
+def trials_at_once(
+    nodes: list[Mapping[str, float]], free: float, workers: int, cpus_per_worker: float, gpus_per_worker: float,
+    asked: int | None, own: float = 0.0,
+) -> tuple[int, int, str]:  # fmt: skip
+    """(trials to run at a time, how many could, what to say of it) on these nodes, of whose CPUs `free` are not held by
+    others. `own`: CPUs of a trial besides its workers'.
+
+    By default each trial leaves a CPU to its data. More may be `asked` for: they share what is left, of which one CPU is
+    never given away, because without it every trial waits for its data for ever.
+    """
+    need = workers * cpus_per_worker + own
+    slots = [int(node.get("CPU", 0.0) / cpus_per_worker + 1e-6) for node in nodes]
+    if gpus_per_worker:
+        slots = [
+            min(n, int(node.get("GPU", 0.0) / gpus_per_worker + 1e-6)) for n, node in zip(slots, nodes, strict=True)
+        ]
+    most = max(1, min(int((free - 1.0) / need + 1e-6), sum(slots) // workers))
+    usual = max(1, min(most, int(free / (need + 1.0) + 1e-6)))
+    if asked is None or asked <= most:
+        return asked or usual, most, ""
+    gpus = f" and {workers * gpus_per_worker:g} GPUs" if gpus_per_worker else ""
+    return (
+        most,
+        most,
+        f"tune.concurrent {asked}: a trial takes {need:g} CPUs{gpus}, and loading needs 1 CPU more, but {free:g} CPUs are free: "
+        f"{most} at a time",
+    )
+
+
 def refuse_unfitting(
     nodes: list[Mapping[str, float]],
     workers: int,

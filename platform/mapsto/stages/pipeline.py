@@ -46,20 +46,32 @@ class Pipeline:
             self.tuned()
         if reason := task_class(self.recipe.task.kind).unsupported.get(name):
             raise UserError(f"{name} is not supported for {self.recipe.task.kind}: {reason}")
-        what = stage(name)
-        wanted = what.needs(self.recipe, options)
-        parents = {parent: self.produce(*need, force=False) for parent, need in wanted.items()}
-        section = what.section(self.recipe, options)
-        address = fingerprint(section, {k: v.identity() for k, v in parents.items()})
-        artifact = Artifact(
-            join(absolute(self.recipe.root), self.recipe.name, name, address), self.recipe.storage.open()
-        )
+        parents = self.parents(name, options)
+        artifact, what, section = self._placed(name, options, parents)
         force = self.force if force is None else force
         if artifact.uri in self.made and not force:
             return artifact
         self._make(what, artifact, section, parents, options, force)
         self.made[artifact.uri] = artifact
         return artifact
+
+    def parents(self, name: str, options: Mapping[str, Any]) -> dict[str, Artifact]:
+        """What a stage needs, made where it is missing."""
+        wanted = stage(name).needs(self.recipe, options)
+        return {parent: self.produce(*need, force=False) for parent, need in wanted.items()}
+
+    def planned(self, name: str, options: Mapping[str, Any]) -> Artifact:
+        """Where a stage's artifact is, or will be; its parents are made first where they are missing."""
+        return self._placed(name, options, self.parents(name, options))[0]
+
+    def _placed(
+        self, name: str, options: Mapping[str, Any], parents: Mapping[str, Artifact]
+    ) -> tuple[Artifact, Stage, dict[str, Any]]:
+        what = stage(name)
+        section = what.section(self.recipe, options)
+        address = fingerprint(section, {k: v.identity() for k, v in parents.items()})
+        uri = join(absolute(self.recipe.root), self.recipe.name, name, address)
+        return Artifact(uri, self.recipe.storage.open()), what, section
 
     def _trains(self, name: str, options: Mapping[str, Any]) -> bool:
         """Whether a stage works with this recipe's trained model."""

@@ -25,9 +25,14 @@ from .train_time import bottleneck
 from .train_worker import WEIGHTS, Setup, Share, train, under_ray
 
 if TYPE_CHECKING:
+    from ..config.training import TrainConfig
+    from ..core.artifact import Artifact
     from ..core.item import Item
     from ..core.sample import Batch
+    from ..core.task import Task
+    from ..data.dataset import Dataset
     from ..engine.world import World
+    from ..runtime.trackers import Trackers
 
 HOW = (
     "workers",
@@ -39,6 +44,7 @@ HOW = (
     "max_failures",
     "keep",
     "checkpoint_every",
+    "trackers",
 )
 """Settings of `train` that say how it is run, not what comes out: they are no part of the fingerprint, so that a run
 can be resumed on other machines."""
@@ -49,17 +55,19 @@ class Train:
     and killed drivers.
 
     Options: `on_epoch(record)` is called on the driver after each epoch; `in_process` trains in this process, with one
-    worker and without Ray Train (a trial that needs no more).
+    worker and without Ray Train (a trial that needs no more). A member of a population has `population`, which is a part
+    of its address, and `state`, a local folder with the training state that it starts from.
     """
 
     name: ClassVar[str] = "train"
     about: ClassVar[str] = "train the task's model on the cluster"
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {
+        section = {
             "task": recipe.task.model_dump(mode="json"),
             "train": recipe.train.model_dump(mode="json", exclude=set(HOW)),
         }
+        return section | {name: options[name] for name in ("population",) if name in options}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
         """The data; the artifacts that the task and `init` name: new content at their URIs makes a new run."""
@@ -69,27 +77,38 @@ class Train:
         return datasets_of(recipe) | named
 
     def run(self, job: Job) -> Done:
-        from ..data.dataset import Dataset
-
         start = time.monotonic()
         config = job.recipe.train
-        datasets = {
-            name.removeprefix("data."): Dataset.open(parent)
-            for name, parent in job.parents.items()
-            if name.startswith("data.")
-        }
-        task = task_class(job.recipe.task.kind)(job.recipe.task, {k: v.info() for k, v in datasets.items()})
-        task.check()
+        task, datasets = task_of(job.recipe, job.parents)
         if config.init and config.init.weights:  # the workers have another working directory
             init = config.init.model_copy(update={"weights": absolute(config.init.weights)})
             config = config.model_copy(update={"init": init})
         setup = Setup(task, config, job.artifact, datasets, job.parents, source)
-        tell = teller(job, config.epochs, task.metrics().primary)
-        if job.options.get("in_process"):
-            alone(setup, tell, job.say)
-        else:
-            distributed(setup, tell, job.say)
-        return conclude(job, setup, time.monotonic() - start)
+        if "state" in job.options:
+            from ..engine.checkpoints import Checkpoints
+
+            Checkpoints(job.artifact, config.keep, task.metrics().mode).take(Path(job.options["state"]))
+        with tracked(job) as trackers:
+            tell = teller(job, config.epochs, task.metrics().primary, trackers)
+            if job.options.get("in_process"):
+                alone(setup, tell, job.say)
+            else:
+                distributed(setup, tell, job.say)
+            done = conclude(job, setup, time.monotonic() - start)
+            trackers.close(done.metrics)
+        return done
+
+
+def task_of(recipe: Any, parents: Mapping[str, Artifact]) -> tuple[Task, dict[str, Dataset]]:
+    """The recipe's task, checked against its data, and the data sets by role."""
+    from ..data.dataset import Dataset
+
+    datasets = {
+        name.removeprefix("data."): Dataset.open(parent) for name, parent in parents.items() if name.startswith("data.")
+    }
+    task = task_class(recipe.task.kind)(recipe.task, {role: dataset.info() for role, dataset in datasets.items()})
+    task.check()
+    return task, datasets
 
 
 def source(setup: Setup, world: World, share: Share, epoch: int, step: int) -> tuple[Iterable[tuple[Item, Batch]], int]:
@@ -116,9 +135,29 @@ def source(setup: Setup, world: World, share: Share, epoch: int, step: int) -> t
     return items, run.steps_per_epoch
 
 
-def teller(job: Job, epochs: int, primary: str) -> Callable[[dict[str, float]], None]:
-    """What is done on the driver after each epoch: a line, and the caller's own `on_epoch`; before the first one, what
-    became of `init.weights`."""
+@contextmanager
+def tracked(job: Job) -> Generator[Trackers]:
+    """The recipe's trackers of this run; left by an error, they are closed as failed."""
+    from ..runtime.trackers import Run, Trackers
+
+    artifact, given = job.artifact, job.recipe.train.trackers
+    before = [json.loads(text) for text in _history(artifact)] if given else []
+    trackers = Trackers(given, Run(artifact, job.recipe.name, job.recipe.public()), before, job.say)
+    try:
+        yield trackers
+    finally:
+        trackers.close({}, failed=True)  # nothing where it is closed already
+
+
+def _history(artifact: Artifact) -> list[bytes]:
+    if not artifact.storage.exists(artifact.path("history.jsonl")):
+        return []
+    return artifact.read("history.jsonl").splitlines()
+
+
+def teller(job: Job, epochs: int, primary: str, trackers: Trackers) -> Callable[[dict[str, float]], None]:
+    """What is done on the driver after each epoch: a line, the trackers, and the caller's own `on_epoch`; before the first
+    one, what became of `init.weights`."""
     told = False
 
     def tell(record: dict[str, float]) -> None:
@@ -127,6 +166,7 @@ def teller(job: Job, epochs: int, primary: str) -> Callable[[dict[str, float]], 
             tell_init(job)
         told = True
         job.say(line(record, epochs, primary))
+        trackers.log(record)
         if "on_epoch" in job.options:
             job.options["on_epoch"](record)
 
@@ -211,22 +251,22 @@ def conclude(job: Job, setup: Setup, seconds: float) -> Done:
     if not history:
         tell_init(job)
         return Done({"epochs": 0, "seconds": seconds}, digest(artifact.read("model.safetensors")))
-    last = kept(history, setup)
+    metrics = setup.task.metrics()
+    last = kept(history, setup.config, metrics.primary, metrics.mode)
     val = {name.removeprefix("val/"): value for name, value in last.items() if name.startswith("val/")}
     speed = sum(r["images_per_s"] * r["seconds"] for r in history) / sum(r["seconds"] for r in history)
-    metrics = {**val, "epochs": len(history), "images_per_s": speed, "seconds": seconds}
-    metrics["bottleneck"] = bottleneck(history)
-    return Done(metrics, digest(artifact.read("model.safetensors")))
+    shown = {**val, "epochs": len(history), "images_per_s": speed, "seconds": seconds}
+    shown["bottleneck"] = bottleneck(history)
+    return Done(shown, digest(artifact.read("model.safetensors")))
 
 
-def kept(history: Sequence[dict[str, float]], setup: Setup) -> dict[str, float]:
+def kept(history: Sequence[dict[str, float]], config: TrainConfig, primary: str, mode: str) -> dict[str, float]:
     """The record of the weights that were kept: the last one, or with early stopping the best evaluation's."""
-    metrics = setup.task.metrics()
-    name = f"val/{metrics.primary}"
+    name = f"val/{primary}"
     measured = [record for record in history if name in record]
-    if setup.config.early_stop is None or not measured:
+    if config.early_stop is None or not measured:
         return history[-1]
-    return (max if metrics.mode == "max" else min)(measured, key=lambda record: record[name])
+    return (max if mode == "max" else min)(measured, key=lambda record: record[name])
 
 
 @contextmanager

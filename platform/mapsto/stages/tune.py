@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import yaml
-
+from ..config.document import dump
 from ..config.load import override
 from ..core.artifact import digest
 from ..core.errors import UserError
 from ..core.stage import Done, Job
-from .train import Train
+from .train import Train, task_of
+from .tune_measure import MEASURED, exported
 from .tune_page import page
-from .tune_space import draw, optuna_search
-from .tune_trial import Trials, trial
+from .tune_space import draw
+from .tune_trial import trial
+from .tune_trials import Trial, Trials
 
 
 class Tune:
     """A trial's train artifact has the address of its settings, so a setting is never trained twice. A sweep that was
-    interrupted goes on: finished trials are read, interrupted ones resumed, the search told of both."""
+    interrupted goes on: finished trials are read, interrupted ones resumed, the search and the scheduler told of them."""
 
     name: ClassVar[str] = "tune"
-    about: ClassVar[str] = "search the settings of training: random, grid or Optuna, with early stopping"
+    about: ClassVar[str] = "search the settings of training: random, grid, Optuna or a population, with early stopping"
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         tune = recipe.tune.model_dump(mode="json", exclude={"concurrent", "workers"})
@@ -40,48 +40,59 @@ class Tune:
 
     def run(self, job: Job) -> Done:
         recipe, artifact = job.recipe, job.artifact
-        metric, mode = objective(job)
-        trials = Trials(artifact, metric, mode, job.say, recipe.tune.epochs or recipe.train.epochs)
-        sweep(job, trials)
+        goals, primary = objectives(job)
+        population = recipe.tune.scheduler.kind == "pbt"
+        epochs = recipe.tune.epochs or recipe.train.epochs
+        trials = Trials(artifact, goals, job.say, epochs, population=population)
+        sweep(job, trials, primary)
         best = trials.best()
         if best is None:
             reasons = sorted({t.failed for t in trials.all() if t.failed})
             raise UserError(
-                f"tune: no trial came to an end: {reasons[0] if reasons else f'none was measured by {metric} on val'}"
+                f"tune: no trial came to an end: {reasons[0] if reasons else f'none was measured by {trials.metric} on val'}"
             )
-        chosen = override(recipe, {**best.overrides, "tune": None})
-        artifact.write_json([t.row() for t in trials.all()], "trials.json")
-        artifact.write_json({"overrides": best.overrides, "metric": best.value, "trial_uri": best.uri}, "best.json")
-        recipe_text = yaml.safe_dump(json.loads(json.dumps(chosen.public())), sort_keys=False, allow_unicode=True)
-        artifact.write(recipe_text.encode(), "best.yaml")
+        trials.clear()
+        artifact.write_json(trials.rows(), "trials.json")
+        chosen = chosen_settings(best, population=population)
+        artifact.write_json(
+            {"overrides": chosen, "metric": best.values[trials.metric], "values": best.values, "trial_uri": best.uri},
+            "best.json",
+        )
+        artifact.write(dump(override(recipe, {**chosen, "tune": None}).public()).encode(), "best.yaml")
         artifact.write(page(recipe, trials, best).html().encode(), "report.html")
         shown = ", ".join(
             f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
             for name, value in best.overrides.items()
         )
-        metrics = {metric: best.value, "trials": len(trials.all()), "best": shown}
+        front = {"front": len(trials.front())} if len(goals) > 1 else {}
+        metrics = {**best.values, "trials": len(trials.all()), **front, "best": shown}
         return Done(metrics, digest(artifact.read("best.json")))
 
 
-def objective(job: Job) -> tuple[str, str]:
-    """The metric and whether more of it is better: the recipe's, or the task's primary one."""
-    from ..core.registry import task_class
-    from ..data.dataset import Dataset
+def chosen_settings(best: Trial, *, population: bool) -> dict[str, Any]:
+    """What the recipe goes on with: the trial's settings; of a population, whose settings changed on the way, its weights."""
+    if population and best.uri:
+        return {**best.overrides, "train.init.weights": best.uri, "train.epochs": 0}
+    return best.overrides
 
-    infos = {k.removeprefix("data."): Dataset.open(v).info() for k, v in job.parents.items() if k.startswith("data.")}
-    task = task_class(job.recipe.task.kind)(job.recipe.task, infos)
-    task.check()
+
+def objectives(job: Job) -> tuple[dict[str, str], tuple[str, str]]:
+    """What trials are measured by, metric → max or min, the recipe's own first; and the task's primary metric."""
+    task, _ = task_of(job.recipe, job.parents)
     metrics, tune = task.metrics(), job.recipe.tune
-    if tune.metric in (None, metrics.primary):
-        return metrics.primary, tune.mode or metrics.mode
-    if tune.mode is None:
+    metric = tune.metric or metrics.primary
+    if tune.mode is None and metric != metrics.primary:
         raise UserError(
-            f"tune.mode: say max or min for '{tune.metric}' (the task's primary metric is {metrics.primary}, {metrics.mode})"
+            f"tune.mode: say max or min for '{metric}' (the task's primary metric is {metrics.primary}, {metrics.mode})"
         )
-    return tune.metric, tune.mode
+    if metric in tune.objectives:
+        raise UserError(f"tune.objectives: '{metric}' is the sweep's metric already; name others")
+    if any(name in MEASURED for name in tune.objectives):
+        exported(task)
+    return {metric: tune.mode or metrics.mode, **tune.objectives}, (metrics.primary, metrics.mode)
 
 
-def sweep(job: Job, trials: Trials) -> None:
+def sweep(job: Job, trials: Trials, primary: tuple[str, str]) -> None:
     """Run the trials that are not finished yet."""
     config = job.recipe.tune
     found = trials.load()
@@ -92,83 +103,121 @@ def sweep(job: Job, trials: Trials) -> None:
     if config.search == "optuna":
         left = config.trials - len(finished)
         if left > 0:
-            _tune(job, trials, {}, left, optuna_search(config, trials.metric, trials.mode, finished, interrupted))
+            from .tune_optuna import Search
+
+            search = Search(config, trials.goals, finished, interrupted)
+            _tune(job, trials, primary, [], left, search, finished)
         return
-    done = [t.overrides for t in finished]
-    listed = [overrides for overrides in draw(config) if overrides not in done]
+    if trials.population:
+        listed = _members(draw(config), trials)
+    else:
+        done = [t.overrides for t in finished]
+        listed = [{"overrides": overrides} for overrides in draw(config) if overrides not in done]
     if listed:
-        from ray import tune
-
-        _tune(job, trials, {"overrides": tune.grid_search(listed)}, 1, None)
+        _tune(job, trials, primary, listed, 1, None, finished)
 
 
-def _tune(job: Job, trials: Trials, space: dict[str, Any], samples: int, searcher: Any) -> None:
-    """`space` as Ray Tune takes it (empty: the searcher has its own), `samples` times."""
+def _members(drawn: Sequence[dict[str, Any]], trials: Trials) -> list[dict[str, Any]]:
+    """A population's members as they start, or go on: with the settings and from the state that they had come to."""
+    listed = []
+    for number, overrides in enumerate(drawn, 1):
+        before = trials.found.get(number, Trial(number, overrides))
+        if not before.finished:
+            at = before.starts[-1] if before.starts else None
+            listed.append({"overrides": before.overrides, "member": number, "donor": None, "at": at})
+    return listed
+
+
+def _tune(
+    job: Job,
+    trials: Trials,
+    primary: tuple[str, str],
+    listed: list[dict[str, Any]],
+    samples: int,
+    searcher: Any,
+    finished: Sequence[Trial],
+) -> None:
+    """The `listed` trials, or `samples` of the searcher's."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a table even at verbosity 0
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # our record is in the artifact
     import ray
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
 
-    from ..runtime.resources import require_cpus
+    from .tune_schedule import recall, scheduler_of
 
-    recipe, config = job.recipe, job.recipe.tune
+    recipe, config, artifact = job.recipe, job.recipe.tune, job.artifact
     train, workers = recipe.train, config.workers or recipe.train.workers
-    require_cpus(workers, train.cpus_per_worker, train.gpus_per_worker, 1.0 if workers == 1 else 1.1, section="tune")
-    alone = workers == 1
+    alone, population = workers == 1, trials.population
+    concurrent = _at_once(job, workers, len(listed) if population else None)
     resources = {"CPU": train.cpus_per_worker if alone else 0.1}
     if alone and train.gpus_per_worker:
         resources["GPU"] = train.gpus_per_worker
-    scheduler = None
-    if config.scheduler.kind == "asha":
-        grace = min(config.scheduler.grace, trials.epochs)
-        scheduler = ASHAScheduler(
-            "epoch", max_t=trials.epochs, grace_period=grace, reduction_factor=config.scheduler.reduction
-        )
+    scheduler = scheduler_of(config, trials.metric, trials.mode, trials.epochs)
+    recall(scheduler, trials.metric, finished)
     # Tune pickles the trainable and the space to its folder: the recipe, which may hold keys, goes by reference
     fixed = ray.put(
         {
             "recipe": recipe.model_dump(),
             "epochs": trials.epochs,
             "workers": workers,
-            "metric": trials.metric,
-            "worst": float("-inf") if trials.mode == "max" else float("inf"),
+            "goals": trials.goals,
+            "primary": primary,
+            "sweep": artifact.fingerprint if population else "",
         }
     )
     folder = tempfile.mkdtemp(prefix="mapsto-tune-")  # Tune's own notes, on this node only; ours are in the artifact
+    storage: dict[str, Any] = {"storage_path": folder}
+    if population:  # members hand each other their states, from node to node
+        filesystem, path = artifact.storage.arrow(artifact.path("ray"))
+        artifact.storage.delete(artifact.path("ray"))
+        storage = {"storage_path": path, "storage_filesystem": filesystem}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, fixed=[fixed]), resources),
-        param_space=space,
+        param_space={"trial": tune.grid_search(listed)} if listed else {},
         tune_config=tune.TuneConfig(
-            metric=trials.metric,
-            mode=trials.mode,
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=samples,
-            max_concurrent_trials=config.concurrent or at_once(workers, train.cpus_per_worker, train.gpus_per_worker),
+            max_concurrent_trials=None if population else concurrent,  # all at once; its limit counts paused ones, too
             reuse_actors=alone,  # the next trial finds torch imported
         ),
         run_config=tune.RunConfig(
             name="sweep",
-            storage_path=folder,
             verbose=0,
             callbacks=[trials.callback()],
             failure_config=tune.FailureConfig(max_failures=1),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if population else None),
+            **storage,
         ),
     )
     try:
         tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if population:
+        artifact.storage.delete(artifact.path("ray"))
 
 
-def at_once(workers: int, cpus: float, gpus: float) -> int:
-    """Trials that the cluster holds at a time, each with a CPU for its data."""
+def _at_once(job: Job, workers: int, population: int | None) -> int:
+    """Trials at a time on the connected cluster. Raises UserError where not even one fits, or not the whole population."""
     import ray
 
-    have = ray.cluster_resources()
-    by_cpu = have.get("CPU", 1.0) / (workers * cpus + (1.0 if workers == 1 else 1.1))
-    by_gpu = have.get("GPU", 0.0) / (workers * gpus) if gpus else by_cpu
-    return max(1, int(min(by_cpu, by_gpu) + 1e-6))
+    from ..runtime.resources import require_cpus, trials_at_once
+
+    train, own = job.recipe.train, 0.0 if workers == 1 else 0.1
+    require_cpus(workers, train.cpus_per_worker, train.gpus_per_worker, 1.0 + own, section="tune")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    asked = population or job.recipe.tune.concurrent
+    free = ray.available_resources().get("CPU", 0.0)
+    count, most, line = trials_at_once(nodes, free, workers, train.cpus_per_worker, train.gpus_per_worker, asked, own)
+    if population and population > most:
+        raise UserError(
+            f"tune.trials {population}: a population trains at once, and of these trials ({workers} x "
+            f"{train.cpus_per_worker:g} CPUs, and 1 CPU for all their loading) the {free:g} free CPUs hold {most}: "
+            f"set tune.trials={most}, or a smaller train.cpus_per_worker"
+        )
+    if line:
+        job.say(f"tune: {line}")
+    return count

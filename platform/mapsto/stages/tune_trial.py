@@ -1,194 +1,168 @@
-"""A sweep's trials: what runs one, and what is kept of each in the artifact."""
+"""One trial of a sweep, in a Ray Tune actor: makes the train artifact of its settings, and reports every epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 
+if TYPE_CHECKING:
+    from ..config.schema import Recipe
+    from .pipeline import Pipeline
+
+PATIENCE_S = 120.0
+"""How long a member of a population waits for the checkpoint that is written behind its training."""
+
 
 def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
-    """One trial, in a Ray Tune actor: makes the train artifact of its settings and reports every epoch.
+    """Ray Tune's function. `config["trial"]`: `overrides`, and of a population `member`, `donor` and `at`.
 
     With one worker it trains right here; with more it drives Ray Train. A UserError (a setting that diverges, say)
     fails this trial, not the sweep.
     """
     import ray
-    from ray import tune
 
     from ..config.load import override
     from ..config.schema import recipe_model
-    from .pipeline import produce
+    from .pipeline import Pipeline
 
-    given = ray.get(fixed[0])
-    overrides = overrides_of(config)
-    epochs, workers, metric = given["epochs"], given["workers"], given["metric"]
-    reported = 0
-
-    def report(record: Mapping[str, float]) -> None:
-        nonlocal reported
-        value = record.get(f"val/{metric}")
-        if (
-            value is not None and int(record["epoch"]) < epochs
-        ):  # the last one once the artifact is complete: it may stop us
-            reported = int(record["epoch"])
-            tune.report({metric: value, "epoch": reported, "overrides": overrides, "uri": ""})
-
+    given, mine = ray.get(fixed[0]), config["trial"]
+    changed = {"tune": None, "train.epochs": given["epochs"], "train.workers": given["workers"]}
+    reports = Reports(given, mine)
     try:
-        recipe = override(
-            recipe_model()(**given["recipe"]),
-            {**overrides, "tune": None, "train.epochs": epochs, "train.workers": workers},
-        )
-        options = {"on_epoch": report, "in_process": workers == 1}
-        artifact = produce(recipe, "train", options, say=lambda line: None)
-        history = [r for r in read_history(artifact) if int(r["epoch"]) > reported]
-        for record in history:  # an artifact of these settings was there: tell what it was measured at
-            report(record)
-        tune.report({**_last(artifact, metric, epochs), "overrides": overrides, "uri": artifact.uri})
+        recipe = override(recipe_model()(**given["recipe"]), {**mine["overrides"], **changed})
+        with tempfile.TemporaryDirectory(prefix="mapsto-trial-") as folder:
+            options = {"on_epoch": reports.epoch, "in_process": given["workers"] == 1}
+            if given["sweep"]:
+                options |= member_options(given["sweep"], mine, recipe, Path(folder))
+            pipeline = Pipeline(recipe, say=lambda line: None)
+            reports.artifact = pipeline.planned("train", options)
+            reports.fixed = measured(pipeline, recipe, options, given["goals"])
+            pipeline.produce("train", options)
+        reports.end(recipe)
     except UserError as error:
-        tune.report({metric: given["worst"], "epoch": max(reported, 1), "overrides": overrides, "failed": str(error)})
+        reports.fail(str(error))
+
+
+class Reports:
+    """What a trial tells Ray Tune."""
+
+    def __init__(self, given: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+        self.epochs, self.goals, self.population = given["epochs"], given["goals"], bool(given["sweep"])
+        self.primary = given["primary"]
+        self.told = {"overrides": mine["overrides"], "donor": mine.get("donor")}
+        self.artifact: Artifact | None = None
+        self.fixed: dict[str, float] = {}
+        """What does not change while it trains."""
+        self.reported = 0
+
+    def epoch(self, record: Mapping[str, float]) -> None:
+        """After each epoch but the last, which is told once the artifact is complete: what hears it may stop us."""
+        values = self._values(record)
+        if None in values.values() or int(record["epoch"]) >= self.epochs:
+            return
+        self.reported = int(record["epoch"])
+        self._report({**values, "epoch": self.reported, "uri": ""}, state=self.population)
+
+    def end(self, recipe: Recipe) -> None:
+        assert self.artifact is not None
+        history = read_history(self.artifact)
+        for record in history:  # an artifact of these settings was there: tell what it was measured at
+            if int(record["epoch"]) > self.reported:
+                self.epoch(record)
+        kept = kept_record(recipe, history, self.primary)
+        values = self._values(kept)
+        for name in [name for name, value in values.items() if value is None]:
+            known = ", ".join(sorted(n.removeprefix("val/") for n in kept if n.startswith("val/"))) or "none"
+            raise UserError(f"tune: '{name}' is not measured on val; measured: {known}")
+        self._report({**values, "epoch": len(history), "uri": self.artifact.uri})
+
+    def fail(self, reason: str) -> None:
+        worst = {name: float("-inf") if mode == "max" else float("inf") for name, mode in self.goals.items()}
+        self._report({**worst, "epoch": max(self.reported, 1), "failed": reason})
+
+    def _values(self, record: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: self.fixed.get(name, record.get(f"val/{name}")) for name in self.goals}
+
+    def _report(self, result: Mapping[str, Any], *, state: bool = False) -> None:
+        from ray import tune
+
+        told = {**self.told, **result, "at": self.artifact.uri if self.artifact else ""}
+        if not state:
+            tune.report(told)
+            return
+        with tempfile.TemporaryDirectory(prefix="mapsto-state-") as folder:
+            self._state(Path(folder))
+            # Without a checkpoint Ray's population-based training never exploits, and says nothing
+            tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
+
+    def _state(self, folder: Path) -> None:
+        """Put this epoch's training state, once it is written, into the folder."""
+        from ..engine.checkpoints import Checkpoints
+
+        assert self.artifact is not None
+        checkpoints, deadline = Checkpoints(self.artifact, 1, "max"), time.monotonic() + PATIENCE_S
+        while True:
+            name = checkpoints.newest()
+            if name is not None and checkpoints.done(name)["epoch"] >= self.reported:
+                checkpoints.give(name, folder)
+                return
+            if time.monotonic() > deadline:
+                raise UserError(f"tune: the state after epoch {self.reported} was not written to {self.artifact.uri}")
+            time.sleep(0.05)
+
+
+def member_options(sweep: str, mine: Mapping[str, Any], recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """A population's member starts in an artifact of its own each time, from the state that it is handed.
+
+    In the same one it would find, and go on from, the weights that it is to leave; and what its stopped workers still
+    write would fall among its own.
+    """
+    from ray import tune
+
+    from ..engine.checkpoints import Checkpoints
+
+    options: dict[str, Any] = {"population": {"sweep": sweep, "member": mine["member"], "start": uuid.uuid4().hex[:12]}}
+    handed, at = tune.get_checkpoint(), mine.get("at")
+    if handed is not None:
+        handed.to_directory(str(folder))
+        options["state"] = str(folder)
+    elif at:  # of a driver that was killed
+        before = Checkpoints(Artifact(at, recipe.storage.open()), 1, "max")
+        if name := before.newest():
+            before.give(name, folder)
+            options["state"] = str(folder)
+    return options
+
+
+def measured(
+    pipeline: Pipeline, recipe: Recipe, options: Mapping[str, Any], goals: Mapping[str, str]
+) -> dict[str, float]:
+    """Those of the goals that a model's shape decides, measured before it trains."""
+    from .train import task_of
+    from .tune_measure import MEASURED, measure
+
+    wanted = [name for name in goals if name in MEASURED]
+    if not wanted:
+        return {}
+    task, _ = task_of(recipe, pipeline.parents("train", options))
+    found = measure(task)
+    return {name: found[name] for name in wanted}
 
 
 def read_history(artifact: Artifact) -> list[dict[str, float]]:
-    import json
-
     return [json.loads(text) for text in artifact.read("history.jsonl").splitlines()]
 
 
-def _last(artifact: Artifact, metric: str, epochs: int) -> dict[str, Any]:
-    last = read_history(artifact)[-1]
-    value = last.get(f"val/{metric}")
-    if value is None:
-        known = ", ".join(sorted(name.removeprefix("val/") for name in last if name.startswith("val/"))) or "none"
-        raise UserError(f"tune.metric: '{metric}' is not measured on val; measured: {known}")
-    return {metric: value, "epoch": epochs}
+def kept_record(recipe: Recipe, history: list[dict[str, float]], primary: tuple[str, str]) -> dict[str, float]:
+    """The record of the weights that were kept: with early stopping the best epoch's, not the last one's."""
+    from .train import kept
 
-
-@dataclass
-class Trial:
-    """What is known of one trial; `trials/<number>.json`."""
-
-    number: int
-    overrides: dict[str, Any]
-    epochs: int = 0
-    value: float | None = None
-    uri: str = ""
-    failed: str = ""
-    finished: bool = False
-    """It came to its end, was stopped early, or failed: not to be run again."""
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    """(epoch, metric) as reported."""
-
-    def row(self) -> dict[str, Any]:
-        state = (
-            "failed" if self.failed else "complete" if self.uri else "stopped early" if self.finished else "interrupted"
-        )
-        return {**asdict(self), "state": state}
-
-
-class Trials:
-    """The sweep's record, kept in the artifact as it goes."""
-
-    def __init__(self, artifact: Artifact, metric: str, mode: str, say: Callable[[str], None], epochs: int) -> None:
-        self.artifact, self.metric, self.mode, self.say, self.epochs = artifact, metric, mode, say, epochs
-        self.found: dict[int, Trial] = {}
-
-    def load(self) -> list[Trial]:
-        """The trials of an earlier, interrupted run of this sweep."""
-        for name in self.artifact.storage.names(self.artifact.path("trials")):
-            saved = Trial(**self.artifact.read_json("trials", name))
-            self.found[saved.number] = saved
-        return self.all()
-
-    def all(self) -> list[Trial]:
-        return [self.found[number] for number in sorted(self.found)]
-
-    def of(self, overrides: Mapping[str, Any]) -> Trial:
-        for each in self.found.values():
-            if each.overrides == overrides and not each.finished:
-                return each
-        number = max(self.found, default=0) + 1
-        self.found[number] = Trial(number, dict(overrides))
-        return self.found[number]
-
-    def best(self) -> Trial | None:
-        """The best of those that came to their end; only where there is none, of those stopped early."""
-        measured = [t for t in self.all() if t.value is not None and not t.failed]
-        ended = [t for t in measured if t.uri] or measured
-        sign = 1 if self.mode == "max" else -1
-        return max(ended, key=lambda t: sign * (t.value or 0.0), default=None)
-
-    def save(self, trial: Trial) -> None:
-        self.artifact.write_json(asdict(trial), "trials", f"{trial.number:04d}.json")
-
-    def hear(self, mine: Trial, result: Mapping[str, Any]) -> None:
-        """One report of a trial."""
-        mine.failed, mine.uri = result.get("failed", ""), result.get("uri") or mine.uri
-        if mine.failed:
-            return
-        mine.value, epoch = float(result[self.metric]), int(result["epoch"])
-        if epoch > mine.epochs:
-            mine.epochs = epoch
-            mine.curve.append((epoch, mine.value))
-            shown = f"epoch {epoch}/{self.epochs}  {self.metric} {mine.value:.4f}  {_shown(mine.overrides)}"
-            self.say(f"trial {mine.number}  {shown}")
-
-    def end(self, mine: Trial) -> None:
-        mine.finished = True
-        self.save(mine)
-        if mine.failed:
-            self.say(f"trial {mine.number}  failed: {mine.failed}")
-        elif not mine.uri:
-            self.say(f"trial {mine.number}  stopped early after epoch {mine.epochs}")
-
-    def callback(self) -> Any:
-        """Hears Ray Tune's events, on the driver."""
-        from ray.tune import Callback
-
-        record = self
-
-        class Hear(Callback):
-            def __init__(self) -> None:
-                self.current: dict[str, Trial] = {}
-
-            def of(self, trial: Any) -> Trial:
-                if trial.trial_id not in self.current:
-                    self.current[trial.trial_id] = record.of(overrides_of(trial.config))
-                return self.current[trial.trial_id]
-
-            def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-                record.save(self.of(trial))
-
-            def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-                record.hear(self.of(trial), result)
-
-            def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-                record.end(self.of(trial))
-
-            def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-                mine = self.of(trial)
-                mine.failed = mine.failed or f"it ended with an error: {_first_line(trial)}"
-                record.end(mine)
-
-        return Hear()
-
-
-def overrides_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's settings out of what Ray Tune calls its config: a listed one, or one that Optuna suggested."""
-    return dict(config.get("overrides") or config)
-
-
-def _shown(overrides: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{k.rsplit('.', 1)[-1]}={v:.4g}" if isinstance(v, float) else f"{k.rsplit('.', 1)[-1]}={v}"
-        for k, v in overrides.items()
-    )
-
-
-def _first_line(trial: Any) -> str:
-    error = getattr(trial, "get_pickled_error", lambda: None)()
-    text = str(error or "").strip().splitlines()
-    return text[-1][:200] if text else "see its log"
+    return kept(history, recipe.train, *primary)

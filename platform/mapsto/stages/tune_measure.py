@@ -1,0 +1,44 @@
+"""What a model's shape decides, trained or not: its size, and its latency of one row on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.errors import UserError
+from ..core.task import ExportSpec, Unsupported
+
+if TYPE_CHECKING:
+    from ..core.task import Task
+
+MEASURED = ("latency_p50_ms", "size_mb")
+REPEATS = 30
+
+
+def exported(task: Task) -> ExportSpec:
+    """The task's export specification. Raises UserError where it has none."""
+    spec = task.export()
+    if isinstance(spec, Unsupported):
+        raise UserError(
+            f"tune.objectives: {' and '.join(MEASURED)} need a model to export, and {task.config.kind} has none: {spec.reason}"
+        )
+    return spec
+
+
+def measure(task: Task, repeats: int = REPEATS) -> dict[str, float]:
+    """`size_mb`: the weights' file, in 10⁶ bytes. `latency_p50_ms`: the median of calls with the export specification's
+    first row, in torch as it serves the float model, one thread. Leaves torch's thread count as it was."""
+    import torch
+    from safetensors.torch import save
+
+    from ..compress.measure import latencies
+    from ..serving.runtimes import open_variant
+
+    spec, threads = exported(task), torch.get_num_threads()
+    weights = save({name: value.contiguous() for name, value in task.build({}).state_dict().items()})
+    try:
+        runtime = open_variant(task, {"kind": "torch", "precision": "fp32"}, weights)
+        row = {name: value[:1] for name, value in spec.inputs.items()}
+        timing = latencies({"float": runtime}, row, repeats)["float"]
+    finally:
+        torch.set_num_threads(threads)
+    return {"latency_p50_ms": timing.latency_p50_ms, "size_mb": len(weights) / 1e6}

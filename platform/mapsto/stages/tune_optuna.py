@@ -1,0 +1,130 @@
+"""Optuna's TPE over the recipe's space: several objectives, branches, and what an earlier run of the sweep found.
+
+A parameter's name in the study is its dotted path; within a branch the branch stands before it
+(`train.optimizer.kind=sgd/train.optimizer.lr`), so that each branch's range is modelled by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ray.tune.search import Searcher
+
+if TYPE_CHECKING:
+    import optuna
+
+    from ..config.tuning import Space, TuneConfig
+    from .tune_trials import Trial
+
+SCALARS = (str, int, float, bool, type(None))
+
+
+def study_of(config: TuneConfig, goals: Mapping[str, str], trials: Sequence[Trial]) -> optuna.Study:
+    """The measured trials as an Optuna study. `goals`: metric → max or min, the recipe's own first."""
+    import optuna
+    from optuna.study import StudyDirection as Direction
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions = [Direction.MAXIMIZE if mode == "max" else Direction.MINIMIZE for mode in goals.values()]
+    # TPE with one seed would draw the same again after a resume
+    startup = max(
+        3, min(10, config.trials // 4)
+    )  # random ones before it models; Optuna's own 10 would be all of a short sweep
+    sampler = optuna.samplers.TPESampler(seed=config.seed + len(trials), n_startup_trials=startup)
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    for each in trials:
+        values = [each.values.get(name, math.nan) for name in goals]
+        if not each.failed and all(math.isfinite(value) for value in values):
+            found = described(config.space, each.overrides)
+            study.add_trial(
+                optuna.create_trial(
+                    params={name: value for name, (value, _) in found.items()},
+                    distributions={name: distribution for name, (_, distribution) in found.items()},
+                    values=values,
+                )
+            )
+    return study
+
+
+def described(space: Mapping[str, Space], overrides: Mapping[str, Any], above: str = "") -> dict[str, tuple[Any, Any]]:
+    """A trial's settings by their names in the study: (value, distribution)."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for path, each in space.items():
+        value, name = overrides[path], above + path
+        found[name] = coded(value), distribution(each)
+        if each.kind == "branch":
+            below = next(inner for option, inner in each.options() if option == value)
+            found |= described(below, overrides, f"{name}={value}/")
+    return found
+
+
+def distribution(space: Space) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if space.kind == "branch":
+        return CategoricalDistribution([coded(value) for value, _ in space.options()])
+    if space.kind == "choice":
+        return CategoricalDistribution([coded(value) for value in space.values])
+    if space.kind == "integers":
+        return IntDistribution(space.low, space.high)
+    return FloatDistribution(space.low, space.high, log=space.kind == "loguniform")
+
+
+def coded(value: Any) -> Any:
+    """A value as Optuna's categories take it: lists and mappings as JSON text."""
+    return value if isinstance(value, SCALARS) else json.dumps(value)
+
+
+class Search(Searcher):
+    """Asks the study for each trial's settings, the interrupted ones first, and tells it what the trials came to."""
+
+    def __init__(
+        self, config: TuneConfig, goals: Mapping[str, str], finished: Sequence[Trial], interrupted: Sequence[Trial]
+    ) -> None:
+        first = next(iter(goals))
+        super().__init__(metric=first, mode=goals[first])
+        self.config, self.goals = config, dict(goals)
+        self.study = study_of(config, goals, finished)
+        for each in interrupted:
+            self.study.enqueue_trial({n: value for n, (value, _) in described(config.space, each.overrides).items()})
+        self.asked: dict[str, optuna.Trial] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        self.asked[trial_id] = self.study.ask()
+        return {"trial": {"overrides": self._drawn(self.asked[trial_id], self.config.space)}}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        from optuna.trial import TrialState
+
+        asked = self.asked.pop(trial_id, None)
+        if asked is None:
+            return
+        values = [float((result or {}).get(name, math.nan)) for name in self.goals]
+        if error or (result or {}).get("failed") or not all(math.isfinite(value) for value in values):
+            self.study.tell(asked, state=TrialState.FAIL)
+        else:
+            self.study.tell(asked, values)
+
+    def _drawn(self, asked: optuna.Trial, space: Mapping[str, Space], above: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for path, each in space.items():
+            name = above + path
+            if each.kind == "branch" or each.kind == "choice":
+                options = each.options() if each.kind == "branch" else [(value, {}) for value in each.values]
+                chosen = asked.suggest_categorical(name, [coded(value) for value, _ in options])
+                found[path], below = next(pair for pair in options if coded(pair[0]) == chosen)
+                found |= self._drawn(asked, below, f"{name}={found[path]}/")
+            elif each.kind == "integers":
+                found[path] = asked.suggest_int(name, each.low, each.high)
+            else:
+                found[path] = asked.suggest_float(name, each.low, each.high, log=each.kind == "loguniform")
+        return found
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the sweep's artifact holds what a resumed one is told."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See save."""

@@ -1,0 +1,100 @@
+"""When trials are stopped, and what a population's worst go on from: Ray Tune's schedulers, by the recipe's settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+
+from .tune_space import perturb
+
+if TYPE_CHECKING:
+    from ..config.tuning import PopulationScheduler, TuneConfig
+    from .tune_trials import Trial
+
+
+def scheduler_of(config: TuneConfig, metric: str, mode: str, epochs: int) -> TrialScheduler:
+    """The recipe's scheduler for trials of `epochs` epochs, with its metric set."""
+    given = config.scheduler
+    if given.kind == "none":
+        return FIFOScheduler()
+    if given.kind == "pbt":
+        return Population(given, config, metric, mode)
+    grace = min(given.grace, epochs)
+    if given.kind == "median":
+        return MedianStoppingRule("epoch", metric, mode, grace_period=grace, min_samples_required=given.samples)
+    brackets = int(np.log(epochs / grace) / np.log(given.reduction) + 1) if given.kind == "hyperband" else 1
+    return HyperBand(config.seed, metric, mode, grace, epochs, given.reduction, brackets)
+
+
+class HyperBand(AsyncHyperBandScheduler):
+    """Ray's, with one bracket (ASHA) or several, and the brackets drawn by the recipe's seed."""
+
+    def __init__(
+        self, seed: int, metric: str, mode: str, grace: int, epochs: int, reduction: int, brackets: int
+    ) -> None:
+        super().__init__("epoch", metric, mode, epochs, grace, reduction, brackets)
+        self._rng = np.random.default_rng(seed)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        rungs = np.array([len(bracket._rungs) for bracket in self._brackets])
+        share = np.exp(rungs - rungs.max())  # as Ray weighs them: bold brackets hold more trials
+        self._trial_info[trial.trial_id] = self._brackets[self._rng.choice(len(rungs), p=share / share.sum())]
+
+
+class Population(PopulationBasedTraining):
+    """Ray's, with settings that stay within the space, by the recipe's seed; a member keeps its number."""
+
+    def __init__(self, given: PopulationScheduler, config: TuneConfig, metric: str, mode: str) -> None:
+        logging.getLogger("ray.tune.schedulers.pbt").setLevel(logging.WARNING)
+        super().__init__(
+            "epoch",
+            metric,
+            mode,
+            perturbation_interval=given.every,
+            quantile_fraction=given.quantile,
+            custom_explore_fn=lambda settings: settings,  # see _get_new_config
+            log_config=False,
+        )
+        self._space, self._resample, self._rng = config.space, given.resample, np.random.default_rng(config.seed)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result.get("uri") or result.get("failed"):
+            return TrialScheduler.CONTINUE  # it has come to its end: nothing to go on from
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        own, donor = trial.config["trial"], trial_to_clone.config["trial"]
+        overrides = perturb(self._space, donor["overrides"], self._resample, self._rng)
+        return {"trial": {**own, "overrides": overrides, "donor": donor["member"]}}, {}
+
+
+class Earlier:
+    """A trial of an earlier run of the sweep, as schedulers know one."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id = f"earlier-{number}"
+
+
+def recall(scheduler: TrialScheduler, metric: str, finished: Sequence[Trial]) -> None:
+    """Tell a new scheduler what the finished trials of an interrupted sweep were measured at, epoch by epoch."""
+    controller: Any = None
+    for each in finished:
+        trial: Any = Earlier(each.number)
+        for epoch, value in each.curve:
+            result = {"epoch": epoch, metric: value}
+            if isinstance(scheduler, MedianStoppingRule):
+                scheduler.on_trial_complete(controller, trial, result)  # which only notes it
+            elif isinstance(scheduler, HyperBand):
+                if trial.trial_id not in scheduler._trial_info:
+                    scheduler.on_trial_add(controller, trial)
+                scheduler.on_trial_result(controller, trial, result)
