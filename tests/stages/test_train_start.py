@@ -163,7 +163,11 @@ def test_early_stopping_reports_what_it_kept(tmp_path: Path) -> None:
     assert len(history) < 12
     said: list[str] = []
     done = conclude(job(setup, said), setup, 1.0)
-    assert done.metrics["top1"] == max(r["val/top1"] for r in history) == kept(history, setup)["val/top1"]
+    assert (
+        done.metrics["top1"]
+        == max(r["val/top1"] for r in history)
+        == kept(history, setup.config, "top1", "max")["val/top1"]
+    )
     assert "a step takes" in done.metrics["bottleneck"]
     assert "The bottleneck is " in (tmp_path / "report.html").read_text()
     alone(setup, lambda record: pytest.fail("a finished run trained again"))

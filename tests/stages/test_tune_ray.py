@@ -49,10 +49,10 @@ def test_a_population_goes_on_from_the_weights_of_its_best(tmp_path: Path, scene
         assert change["donor"] != each["number"]
         assert any("goes on from trial" in line for line in said)
     histories = {t["number"]: history(t["uri"]) for t in trials}
-    for each, change in changes[-1:]:
-        # the donor's epochs are now this member's past, to the bit: its weights came along, not its settings only
-        past = [r["train/loss"] for r in histories[each["number"]] if r["epoch"] <= change["epoch"]]
-        assert past == [r["train/loss"] for r in histories[change["donor"]] if r["epoch"] <= change["epoch"]]
+    each, change = max(changes, key=lambda pair: pair[1]["epoch"])
+    # the donor's epochs are now this member's past, to the bit: its weights came along, not its settings only
+    past = [r["train/loss"] for r in histories[each["number"]] if r["epoch"] <= change["epoch"]]
+    assert past == [r["train/loss"] for r in histories[change["donor"]] if r["epoch"] <= change["epoch"]]
     for each in trials:
         last = histories[each["number"]][-1]
         assert last["lr"] == pytest.approx(each["overrides"]["train.optimizer.lr"])

@@ -179,24 +179,28 @@ def test_median_stopping_is_the_papers_rule() -> None:
 @pytest.mark.parametrize("kind", ["asha", "hyperband", "median"])
 def test_a_resumed_sweeps_scheduler_knows_the_finished(kind: str) -> None:
     good = [Trial(i, {}, 3, {"top1": 0.9}, "u", finished=True, curve=[(1, 0.8), (2, 0.85), (3, 0.9)]) for i in range(9)]
-    scheduler = scheduler_of(tune(PLAIN, scheduler={"kind": kind}), "top1", "max", 3)
-    recall(scheduler, "top1", good)
-    stopped = 0
-    for number in range(30):
-        trial: Any = Earlier(100 + number)
-        scheduler.on_trial_add(None, trial)
-        stopped += scheduler.on_trial_result(None, trial, {"epoch": 1, "top1": 0.1}) == TrialScheduler.STOP
-    assert stopped >= (15 if kind == "hyperband" else 30)  # hyperband's other bracket stops none after one epoch
+    stopped = {}
+    for told in (good, []):
+        scheduler, controller = scheduler_of(tune(PLAIN, scheduler={"kind": kind}), "top1", "max", 3), Idle()
+        recall(scheduler, "top1", told)
+        stopped[len(told)] = 0
+        for number in range(6):  # bad ones, fewer than the good
+            trial: Any = Earlier(100 + number)
+            scheduler.on_trial_add(controller, trial)  # type: ignore[arg-type]
+            action = scheduler.on_trial_result(controller, trial, {"epoch": 1, "top1": 0.1})  # type: ignore[arg-type]
+            stopped[len(told)] += action == TrialScheduler.STOP
+    assert stopped[9] >= (1 if kind == "hyperband" else 6)  # hyperband's other bracket stops none after one epoch
+    assert stopped[0] == 0
 
 
 def test_a_member_takes_its_donors_settings_and_keeps_its_number() -> None:
     config = tune(PLAIN, scheduler={"kind": "pbt", "resample": 0})
     scheduler = scheduler_of(config, "top1", "max", 4)
     assert isinstance(scheduler, Population)
-    own: Any = type("T", (), {"config": {"trial": {"overrides": {LR: 0.001}, "member": 1, "at": "x"}}})
-    donor: Any = type("T", (), {"config": {"trial": {"overrides": {LR: 0.1}, "member": 2, "at": "y"}}})
+    own: Any = type("T", (), {"config": {"trial": {"overrides": {LR: 0.001}, "member": 1, "turn": 3, "at": "x"}}})
+    donor: Any = type("T", (), {"config": {"trial": {"overrides": {LR: 0.1}, "member": 2, "turn": 0, "at": "y"}}})
     new = scheduler._get_new_config(own, donor)[0]["trial"]
-    assert (new["member"], new["donor"]) == (1, 2)
+    assert (new["member"], new["donor"], new["turn"]) == (1, 2, 4)
     assert new["overrides"][LR] in (pytest.approx(0.08), pytest.approx(0.12))
     done: Any = {"epoch": 4, "top1": 0.1, "uri": "somewhere"}
     assert scheduler.on_trial_result(None, own, done) == TrialScheduler.CONTINUE  # the end is no time to exploit

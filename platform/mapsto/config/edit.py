@@ -103,7 +103,7 @@ def _inline(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_inline, value)) + "]"
     if isinstance(value, str):
-        return value if _plain(value) else json.dumps(value, ensure_ascii=False)
+        return value if _plain(value) else json.dumps(value, ensure_ascii=not value.isprintable())
     return json.dumps(value)
 
 

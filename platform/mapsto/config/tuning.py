@@ -103,6 +103,9 @@ class PopulationScheduler(Section):
     """Share of the population that is the worst, and that is the best."""
     resample: Fraction = 0.25
     """Probability that a perturbed setting is drawn anew; otherwise it is multiplied by 0.8 or 1.2, or moves to the next choice."""
+    synchronous: bool = True
+    """Members wait for each other at each such moment, so that they are compared at one age and by the seed; otherwise the
+    slow ones are compared with what the quick ones were measured at last, and nobody waits."""
 
 
 class NoScheduler(Section):

@@ -123,8 +123,9 @@ def _members(drawn: Sequence[dict[str, Any]], trials: Trials) -> list[dict[str, 
     for number, overrides in enumerate(drawn, 1):
         before = trials.found.get(number, Trial(number, overrides))
         if not before.finished:
-            at = before.starts[-1] if before.starts else None
-            listed.append({"overrides": before.overrides, "member": number, "donor": None, "at": at})
+            last = before.settings[-1] if before.settings else {"turn": 0, "donor": None}
+            own = {"member": number, "donor": last["donor"], "turn": last["turn"]}
+            listed.append({"overrides": before.overrides, "at": before.starts[-1] if before.starts else None, **own})
     return listed
 
 

@@ -64,6 +64,7 @@ class Population(PopulationBasedTraining):
             quantile_fraction=given.quantile,
             custom_explore_fn=lambda settings: settings,  # see _get_new_config
             log_config=False,
+            synch=given.synchronous,
         )
         self._space, self._resample, self._rng = config.space, given.resample, np.random.default_rng(config.seed)
 
@@ -75,7 +76,7 @@ class Population(PopulationBasedTraining):
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         own, donor = trial.config["trial"], trial_to_clone.config["trial"]
         overrides = perturb(self._space, donor["overrides"], self._resample, self._rng)
-        return {"trial": {**own, "overrides": overrides, "donor": donor["member"]}}, {}
+        return {"trial": {**own, "overrides": overrides, "donor": donor["member"], "turn": own["turn"] + 1}}, {}
 
 
 class Earlier:

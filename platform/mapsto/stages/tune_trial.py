@@ -22,7 +22,8 @@ PATIENCE_S = 120.0
 
 
 def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
-    """Ray Tune's function. `config["trial"]`: `overrides`, and of a population `member`, `donor` and `at`.
+    """Ray Tune's function. `config["trial"]`: `overrides`, and of a population `member`, `donor`, `turn` (how often it
+    took another's weights) and `at` (where it trained before a driver was killed).
 
     With one worker it trains right here; with more it drives Ray Train. A UserError (a setting that diverges, say)
     fails this trial, not the sweep.
@@ -35,6 +36,8 @@ def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
 
     given, mine = ray.get(fixed[0]), config["trial"]
     changed = {"tune": None, "train.epochs": given["epochs"], "train.workers": given["workers"]}
+    if given["sweep"]:
+        changed["train.checkpoint_every"] = 1  # each report hands on the state it tells of
     reports = Reports(given, mine)
     try:
         recipe = override(recipe_model()(**given["recipe"]), {**mine["overrides"], **changed})
@@ -57,7 +60,7 @@ class Reports:
     def __init__(self, given: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
         self.epochs, self.goals, self.population = given["epochs"], given["goals"], bool(given["sweep"])
         self.primary = given["primary"]
-        self.told = {"overrides": mine["overrides"], "donor": mine.get("donor")}
+        self.told = {"overrides": mine["overrides"], "donor": mine.get("donor"), "turn": mine.get("turn", 0)}
         self.artifact: Artifact | None = None
         self.fixed: dict[str, float] = {}
         """What does not change while it trains."""

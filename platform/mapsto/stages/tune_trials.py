@@ -25,7 +25,7 @@ class Trial:
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(epoch, metric) as reported."""
     settings: list[dict[str, Any]] = field(default_factory=list)
-    """Of a population's member, each time they changed: `epoch` (after which), `overrides`, `donor` (whose weights)."""
+    """Of a population's member, each time they changed: `turn`, `epoch` (after which), `overrides`, `donor` (whose weights)."""
     starts: list[str] = field(default_factory=list)
     """Of a population's member: the artifacts that it trained in, newest last."""
 
@@ -121,16 +121,17 @@ class Trials:
 
     def _follow(self, mine: Trial, result: Mapping[str, Any], epoch: int) -> None:
         """Note what a member goes on with, where that changed; its curve is then its donor's age's."""
-        if result["at"] not in mine.starts:
-            mine.starts.append(result["at"])
-            if not mine.settings or dict(result["overrides"]) != mine.overrides:
-                donor = result.get("donor") if mine.settings else None
-                mine.settings.append({"epoch": epoch - 1, "overrides": dict(result["overrides"]), "donor": donor})
-                if donor:
-                    self.say(f"trial {mine.number}  goes on from trial {donor}: {_short(result['overrides'])}")
-            mine.overrides = dict(result["overrides"])
-            mine.curve = [point for point in mine.curve if point[0] < epoch]
-            mine.epochs = epoch - 1
+        if result["at"] in mine.starts:
+            return
+        mine.starts.append(result["at"])
+        mine.overrides, donor = dict(result["overrides"]), result["donor"]
+        mine.curve = [point for point in mine.curve if point[0] < epoch]
+        mine.epochs = epoch - 1
+        if not mine.settings or mine.settings[-1]["turn"] != result["turn"]:
+            changed = {"turn": result["turn"], "epoch": epoch - 1, "overrides": mine.overrides, "donor": donor}
+            mine.settings.append(changed)
+            if donor:
+                self.say(f"trial {mine.number}  goes on from trial {donor}: {_short(mine.overrides)}")
 
     def end(self, mine: Trial) -> None:
         mine.finished = True
