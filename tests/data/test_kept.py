@@ -112,7 +112,7 @@ def test_boxes_masks_and_keypoints_follow_and_other_columns_stay() -> None:
 
 def test_an_image_that_cannot_be_decoded_is_named() -> None:
     table = pa.table({"image": pa.array([b"no image"], pa.binary()), "row_id": [12]})
-    with pytest.raises(UserError, match="^row 12: not an image that can be read"):
+    with pytest.raises(UserError, match=r"^row 12: not an image that can be read"):
         kept(table, Kept(40, 90))
 
 

@@ -155,19 +155,21 @@ def read_group(index: SplitIndex, number: int, columns: Sequence[str]) -> pa.Tab
     filesystem, path = index.storage.arrow(file.uri)
 
     def read() -> pa.Table:
-        with pq.ParquetFile(
-            path, filesystem=filesystem, pre_buffer=True, page_checksum_verification=True
-        ) as parquet:
+        with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True, page_checksum_verification=True) as parquet:
             found = [parquet.metadata.row_group(k).num_rows for k in range(parquet.num_row_groups)]
             if found != list(file.groups):
-                raise UserError(f"{file.uri}: {sum(found)} rows where the data set's manifest has {file.rows}: replaced")
+                raise UserError(
+                    f"{file.uri}: {sum(found)} rows where the data set's manifest has {file.rows}: replaced"
+                )
             have = set(parquet.schema_arrow.names)
             return parquet.read_row_group(group, columns=[c for c in columns if c in have])
 
     try:
         return index.storage.retry(file.uri, read)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{file.uri}: cut short or damaged, no whole Parquet file ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{file.uri}: cut short or damaged, no whole Parquet file ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _first(index: SplitIndex, columns: list[str], limit: int | None) -> Iterator[Sample]:

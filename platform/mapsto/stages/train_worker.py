@@ -101,8 +101,8 @@ def train(
 
     def on_epoch(done: Epoch) -> None:
         if world.rank == 0 and (done.last or done.number % config.checkpoint_every == 0):
-            state = done.state() | {"data": versions}
-            checkpoints.save(state, done.number, int(done.record["step"]), done.score)
+            state = done.state()
+            checkpoints.save(state | {"data": versions}, done.number, int(done.record["step"]), done.score)
             publish(artifact, state["history"])
         report(done.record)
 
