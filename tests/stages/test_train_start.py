@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -194,3 +196,16 @@ def test_a_weights_artifact_that_is_compressed_is_refused(tmp_path: Path) -> Non
     setup.parents["train.init.weights"] = artifact
     with pytest.raises(UserError, match="a model of kind 'onnx'; give a train artifact"):
         alone(setup, print)
+
+
+def test_a_position_in_other_data_is_refused(tmp_path: Path) -> None:
+    def reading(version: str) -> Any:
+        setup = fakes.setup(tmp_path, fakes.cut_off, CONFIG)
+        return replace(setup, datasets={"train": SimpleNamespace(fingerprint=version)})
+
+    with pytest.raises(ConnectionError):
+        alone(reading("v1"), lambda record: None)
+    with pytest.raises(UserError, match=r"checkpoints/\d+-\d+: its position is one in data.train of version v1, .*v2"):
+        alone(reading("v2"), lambda record: pytest.fail("trained on"))
+    alone(reading("v1"), lambda record: None)
+    assert (tmp_path / "model.safetensors").exists()

@@ -165,7 +165,9 @@ def _start(num_cpus: int | None, verbose: bool) -> Session:
         except Exception as error:
             if not any(sign in str(error) for sign in ("timed out during startup", "dashboard.log")):
                 raise
-            log.warning("Ray did not start in 30 s on this busy machine; try %d of %d", attempt + 2, START_TRIES)
+            log.warning(
+                "Ray did not start in 30 s on this busy machine; that was try %d of %d", attempt + 1, START_TRIES
+            )
             _end(processes(folder))
             continue
         # What a job's supervisor and Tune's cleaner read; without it they guess among the machine's clusters.

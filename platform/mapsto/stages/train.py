@@ -120,7 +120,7 @@ def source(setup: Setup, world: World, share: Share, epoch: int, step: int) -> t
 
     config = setup.config
     cache = config.cache
-    kept = Kept(cache.longest_side, cache.quality if cache.kind == "packed" else None) if cache else None
+    kept = None if cache is None else Kept(cache.longest_side, cache.quality if cache.kind == "packed" else None)
     feed = Feed.of(setup.task, setup.datasets, ("train", "val"), kept)
     run = Run.of(feed.streams["train"], feed.streams.get("val"), config, world.size)
     items = worker_batches(
