@@ -148,8 +148,10 @@ def train(
             saved = failed[-1] if failed else f"saved after step {midway.step} (epoch {midway.epoch + 1})"
             raise UserError(f"train: asked to end; {saved}, and the same command goes on from the newest checkpoint")
 
-    history = fit(task, model, config, items, world, steps, resume, on_epoch, notice, on_notice)
-    written.wait()
+    try:
+        history = fit(task, model, config, items, world, steps, resume, on_epoch, notice, on_notice)
+    finally:
+        written.wait()  # what is saved when a run breaks off is what it goes on from
     if world.rank == 0:
         from safetensors.torch import save
 
