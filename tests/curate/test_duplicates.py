@@ -48,7 +48,7 @@ def test_copies_are_found_and_only_they(photographs, kind):
 
 
 def test_the_small_picture_is_the_image_in_grey_and_in_colour():
-    image = numbered(3, 7, (320, 320)).image
+    image = cv2.resize(numbered(3, 7, (320, 320)).image, (320, 320))
     thumb = thumbnail(image)
     linear = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     assert thumb.shape == (THUMB_BYTES,) and np.abs(greys(thumb).astype(int) - linear).mean() < 1
