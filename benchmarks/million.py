@@ -40,7 +40,7 @@ name: million
 root: {folder}/artifacts
 data: {{train: {{source: {folder}/images, layout: webdataset}}}}
 task: {{kind: classify, image_size: 32, model: {{name: airbench_tiny}}}}
-clean: {{rules: {{near_duplicate: {{policy: quarantine}}}}}}
+clean: {{rules: {{near_duplicate: {{policy: quarantine}}, leakage: {{policy: quarantine}}}}}}
 index: {{features: colour}}
 """
 

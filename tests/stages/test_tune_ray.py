@@ -1,4 +1,4 @@
-"""Sweeps over Ray Tune as it is: a stopped trial of several workers, a population, objectives, and what a resume finds."""
+"""Sweeps over Ray Tune as it is: a population, objectives, and what a resume finds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_population_goes_on_from_the_weights_of_its_best(tmp_path: Path, scene
     member would go on from its own weights."""
     space = {"train.optimizer.lr": {"kind": "choice", "values": [1e-7, 0.02]}}
     tune = {"search": "grid", "scheduler": {"kind": "pbt", "every": 1, "quantile": 0.5, "resample": 0}, "space": space}
-    recipe, artifact, said = sweep(tmp_path, scenes, tune)
+    _, artifact, said = sweep(tmp_path, scenes, tune)
     trials = artifact.read_json("trials.json")
     assert [t["state"] for t in trials] == ["complete", "complete"], said
     changes = [(t, s) for t in trials for s in t["settings"] if s["donor"]]
@@ -65,37 +65,6 @@ def test_a_population_goes_on_from_the_weights_of_its_best(tmp_path: Path, scene
 
     chosen = load(artifact.read("best.yaml").decode())
     assert (chosen.train.epochs, chosen.train.init.weights) == (0, best["trial_uri"])
-
-    # A killed driver: the first member was at epoch 2, the second had not begun
-    for name in ("artifact.json", "trials/0002.json"):
-        Path(artifact.uri, name).unlink()
-    first = json.loads(Path(artifact.uri, "trials/0001.json").read_text())
-    first |= {"finished": False, "uri": ""}
-    Path(artifact.uri, "trials/0001.json").write_text(json.dumps(first))
-    said.clear()
-    again = Pipeline(recipe, said.append).produce("tune")
-    assert "tune: 0 trials finished before, 1 to resume" in said
-    assert [t["state"] for t in again.read_json("trials.json")] == ["complete", "complete"]
-    assert not any(line.startswith("trial 1  epoch 1/4") for line in said)  # it went on from its newest state
-
-
-def test_a_stopped_trial_of_two_workers_leaves_no_placement_group(tmp_path: Path, scenes: Path, cluster: str) -> None:
-    """Ray's cleaner guesses the cluster's address unless told; a group that leaks starves the next trial for ever."""
-    from ray.util import placement_group_table
-
-    space = {"train.optimizer.lr": {"kind": "choice", "values": [0.02, 1e-7, 2e-7]}}
-    tune = {
-        "search": "grid", "concurrent": 1, "workers": 2, "scheduler": {"kind": "asha", "reduction": 2}, "space": space
-    }  # fmt: skip
-    _, artifact, said = sweep(tmp_path, scenes, tune, "train.checkpoint_every=3")
-    trials = artifact.read_json("trials.json")
-    states = [t["state"] for t in trials]
-    assert states[0] == "complete", said
-    assert "stopped early" in states, said
-    # Ray Train forgets metrics reported without a checkpoint: epochs 1 and 2 had none
-    assert [epoch for epoch, _ in trials[0]["curve"]] == [1, 2, 3, 4]
-    alive = [g for g in placement_group_table().values() if g["state"] not in ("REMOVED",)]
-    assert alive == []
 
 
 def test_objectives_give_a_front(tmp_path: Path, scenes: Path, cluster: str) -> None:

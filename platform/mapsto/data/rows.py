@@ -111,7 +111,7 @@ def _scanned(split: SplitIndex, number: int, file: ShardFile) -> Iterator[np.nda
     """The records of a shard that has no index, from its column of ids; where the images lie is not known."""
     before = sum(len(f.groups) for f in split.files[:number])
     for group, rows in enumerate(file.groups):
-        part: Any = np.full(rows, -1, RECORD)
+        part: Any = np.zeros(rows, RECORD)
         part["row_id"] = read_group(split, before + group, ["row_id"])["row_id"].to_numpy()
-        part["group"], part["place"] = group, np.arange(rows)
+        part["group"], part["place"], part["offset"] = group, np.arange(rows), -1
         yield part
