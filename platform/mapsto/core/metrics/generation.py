@@ -77,7 +77,8 @@ class ReconstructionMetrics(GenerationMetrics):
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
         mse = states["mse"].astype(np.float64)
         psnr = -10 * np.log10(np.maximum(mse, (0.5 / 255) ** 2))  # an exact copy: as if half a level off
-        return {**super().compute(states), "mse": mse.mean(), "mae": states["mae"].mean(), "psnr": psnr.mean()}
+        means = {"mse": mse, "mae": states["mae"].astype(np.float64), "psnr": psnr}
+        return super().compute(states) | {name: float(values.mean()) for name, values in means.items()}
 
     def badness(self, states: Mapping[str, np.ndarray]) -> np.ndarray:
         return states["mse"]
