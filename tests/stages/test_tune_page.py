@@ -37,7 +37,7 @@ def built(count: int, **settings: Any) -> str:
 @pytest.mark.parametrize(
     ("count", "objectives", "pictures"),
     # lr, momentum and batch size against the metric; curves; and from two trials on parallel coordinates, from ten on importance
-    [(12, {}, 3 + 1 + 1 + 1), (4, {}, 3 + 1 + 1), (4, {"size_mb": "min", "latency_p50_ms": "min"}, 3 + 1 + 1 + 2)],
+    [(12, {}, 3 + 1 + 1 + 1), (8, {}, 3 + 1 + 1), (8, {"size_mb": "min", "latency_p50_ms": "min"}, 3 + 1 + 1 + 2)],
 )
 def test_the_pages_pictures(count: int, objectives: dict[str, str], pictures: int) -> None:
     html = built(count, objectives=objectives)
