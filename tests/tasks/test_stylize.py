@@ -283,7 +283,8 @@ def test_settings_that_do_not_fit():
 
 
 def test_recoloured_pictures_have_the_others_colours():
-    cv2 = pytest.importorskip("cv2")
+    import cv2
+
     ours, theirs = picture(40, 60, 1) // 4 + 90, picture(30, 20, 2) // 4 + np.array([120, 60, 20], np.uint8)
     found = recolour(ours, theirs)
     lab = [cv2.cvtColor(i.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for i in (found, theirs)]

@@ -124,6 +124,8 @@ class MLflow:
             self._client.log_batch(made.info.run_id, params=params[start : start + 100])
         if self._folder is None:
             artifact.storage.write_json(self._note, {"run_id": made.info.run_id})
+        else:  # MLflow wants a run's folder `artifacts`, and an object store has no empty folders
+            self._client.log_dict(made.info.run_id, dict(self._run.settings), "recipe.json")
         return made.info.run_id
 
     def known(self, history: Sequence[Record]) -> int:
