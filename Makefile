@@ -35,10 +35,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# First what needs no cluster, two at a time; then what needs the session's one cluster, and the machine to itself.
+# Two processes: one has the session's one cluster and all that needs it, in order; the other has the rest.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not system and not alone" -n 2
-	$(BIN)/python -m pytest -m "alone and not system"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not system" -n 2 --dist loadgroup
 
 # Needs Debian packages (chromium, ...), which .ci/run installs.
 test-system: setup

@@ -34,8 +34,8 @@ os.environ |= early_environment(str(INGRESS)) | {"RAY_AUTH_MODE": "token", "RAY_
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.alone)
+        if "cluster" in getattr(item, "fixturenames", ()) or item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 def pytest_unconfigure() -> None:

@@ -1,7 +1,7 @@
 """Every task through every stage, on a tiny drawn data set over S3. A new task is a row in RECIPES.
 
 What is the same for all is started once: the set is ingested once, Ray Serve stays up, and only the task in DISTRIBUTED
-trains in Ray Train's workers; the others train in this process, by the same loop, feed and stage."""
+trains and is evaluated in Ray's workers; the others in this process, by the same loop, feed and stages."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from mapsto.compress.export import random_inputs
 from mapsto.config.load import load
 from mapsto.core.codecs import decode
 from mapsto.core.registry import STAGES, TASKS, load_task, task_class
+from mapsto.data.dataset import Dataset
 from mapsto.data.scenes import CLASSES, numbered, write
 from mapsto.serving.predictor import draws
 from mapsto.serving.runtimes import open_runtime
+from mapsto.stages import states
 from mapsto.stages.pipeline import Pipeline
 
 SIZE, COUNT, SPOILED = (48, 48), 120, 3
@@ -46,7 +48,7 @@ RECIPES = {
 
 
 DISTRIBUTED = {"gan"}
-"""The one with several phases. A training of one phase in Ray Train's workers is tests/stages/test_train.py's."""
+"""The one with several phases. It is evaluated by Ray actors, too; the others' few rows are measured in this process."""
 
 
 @pytest.fixture(scope="session")
@@ -95,9 +97,13 @@ def chain(request, bucket, served, free_port):
     )
     lines: list[str] = []
     pipeline = Pipeline(load(text, []), lines.append)
-    if request.param not in DISTRIBUTED:
-        pipeline.produce("train", {"in_process": True})
-    yield request.param, pipeline, pipeline.run(), lines
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param in DISTRIBUTED:
+            patch.setattr(states, "IN_PROCESS", 0)
+        else:
+            pipeline.produce("train", {"in_process": True})
+        found = pipeline.run()
+    yield request.param, pipeline, found, lines
     from ray import serve
 
     serve.delete(f"mapsto-{request.param}")
@@ -133,6 +139,15 @@ def test_a_second_run_reuses_everything(chain):
         assert again.produce(name).uri == found[name].uri
     assert not any(": making" in line or ": resuming" in line for line in lines), lines
     assert any(line.startswith("train: reused") for line in lines)
+
+
+@pytest.mark.parametrize("chain", sorted(DISTRIBUTED), indirect=True)
+def test_actors_measure_what_this_process_does(chain):
+    _, pipeline, found, _ = chain
+    task, config = load_task(found["train"]), pipeline.recipe.evaluate
+    here = states.collect(found["train"], task, {"train": Dataset.open(found["ingest train"])}, "test", config)
+    for name, value in task.metrics().compute(here).items():
+        assert found["evaluate"].meta()["metrics"][name] == pytest.approx(value, rel=1e-6), name
 
 
 def test_the_compressed_model_answers_as_the_float_one(chain):

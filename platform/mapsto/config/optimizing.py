@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from ..core import heavy
 from ..core.errors import nearest
 from .section import Fraction, Pattern, Section
 
@@ -51,9 +52,7 @@ class OptimizerConfig(Section):
     def _known(cls, value: str) -> str:
         if value in TORCHS:
             return value
-        from timm.optim import list_optimizers  # seconds: only where torch's own are not meant
-
-        known = {*TORCHS, *map(str, list_optimizers())} - {"adahessian"}
+        known = {*TORCHS, *map(str, heavy.timm().optim.list_optimizers())} - {"adahessian"}
         if value == "adahessian":
             raise ValueError("'adahessian' needs second derivatives, which this loop does not take")
         if value not in known:

@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 from torch import nn
 
+from ..core import heavy
+
 
 def layer_scales(model: nn.Module, names: Collection[str], decay: float) -> dict[str, float]:
     """Parameter name → `decay` to the power of its layer's distance from the top (Bao et al., BEiT, arXiv 2106.08254).
@@ -16,8 +18,7 @@ def layer_scales(model: nn.Module, names: Collection[str], decay: float) -> dict
     for prefix, module in model.named_modules():
         matcher = getattr(module, "group_matcher", None)
         if matcher is not None:
-            from timm.models import group_parameters
-
+            group_parameters = heavy.timm().models.group_parameters
             layers: dict[str, int] = group_parameters(module, matcher(coarse=False), reverse=True)
             top = max(layers.values())
             inner = {_under(prefix, name): layer for name, layer in layers.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..core import heavy
 from ..core.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,8 +75,6 @@ def _made(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.
     if config.kind in ("adam", "adamw"):
         made = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
         return made(groups, config.lr, fused=True, **options)
-    from timm.optim import create_optimizer_v2
-
-    return create_optimizer_v2(
+    return heavy.timm().optim.create_optimizer_v2(
         groups, config.kind, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum, **options
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..core import heavy
 from ..core.errors import UserError, nearest
 
 AIRBENCH = {"airbench": (64, 256, 256), "airbench_small": (64, 128, 256), "airbench_tiny": (32, 64, 128)}
@@ -42,7 +43,7 @@ def classifier(
             return _own(name, classes, image_size, drop_rate, settings or {})
         except ValueError as error:
             raise UserError(f"task.model: {name}: {error}") from error
-    import timm
+    timm = heavy.timm()
 
     if not timm.is_model(name.split(".")[0]):
         raise UserError(
@@ -94,7 +95,7 @@ def features(
     `output_stride`: where the deepest map ends; beyond it strides become dilations (8, 16; 32: as it is). Raises
     UserError for an unknown name, a model without feature maps, and one that cannot be dilated.
     """
-    import timm
+    timm = heavy.timm()
 
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"task.model.backbone: '{name}' is no timm model{nearest(name, timm.list_models())}")
@@ -120,7 +121,7 @@ def _levels(net: Any) -> Any:
 
 
 def _weights_exist(name: str, pretrained: bool) -> None:
-    import timm
+    timm = heavy.timm()
 
     if pretrained and name not in timm.list_models(pretrained=True) and name not in timm.list_pretrained():
         raise UserError(f"task.model.pretrained: timm has no pretrained weights for '{name}'; set it to false")

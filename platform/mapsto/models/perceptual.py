@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from ..core import heavy
 from ..core.errors import UserError, nearest
 from .normalize import Normalized
 
@@ -29,8 +30,7 @@ class Perceptual(nn.Module):
 
     def __init__(self, net: nn.Module, layers: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        from timm.models import create_feature_extractor
-
+        create_feature_extractor = heavy.timm().models.create_feature_extractor
         names = dict.fromkeys(layers)
         have = [name for name, _ in net.named_modules() if name]
         for name in names:

@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
+from ..core import heavy
 from ..core.errors import UserError, nearest
 
 
@@ -21,7 +22,7 @@ class Maps(nn.Module):
         """Raises UserError for a model that timm does not have or that has no map at a stride, and for pretrained
         weights that cannot be had."""
         super().__init__()
-        import timm
+        timm = heavy.timm()
 
         if not timm.is_model(name.split(".")[0]):
             raise UserError(f"task.model.backbone: '{name}' is no timm model{nearest(name, timm.list_models())}")
@@ -43,7 +44,7 @@ class Maps(nn.Module):
 
 
 def _features(name: str, pretrained: bool, at: tuple[int, ...] | None = None) -> Any:
-    import timm
+    timm = heavy.timm()
 
     some: dict[str, Any] = {} if at is None else {"out_indices": at}
     try:

@@ -7,7 +7,9 @@ ONNX replica never pays for torch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,6 +64,18 @@ def in_parts(run: Callable[[Mapping[str, np.ndarray]], Arrays], inputs: Mapping[
         return run(inputs)
     parts = [run({k: v[start : start + ROWS] for k, v in inputs.items()}) for start in range(0, count, ROWS)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@contextmanager
+def threads_kept() -> Generator[None]:
+    """Torch's thread count is afterwards as it was before: a TorchRuntime sets it for the whole process."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    try:
+        yield
+    finally:
+        if torch and before:
+            torch.set_num_threads(before)
 
 
 class TorchRuntime:

@@ -22,7 +22,7 @@ from ..core.task import ExportSpec, Task, Unsupported
 from ..core.task import rows as rows_of
 from ..data.dataset import Dataset
 from ..data.feed import Feed
-from ..serving.runtimes import Runtime, direct, open_runtime, open_variant
+from ..serving.runtimes import Runtime, direct, open_runtime, open_variant, threads_kept
 
 FLOAT = "float"
 ROWS_AT_ONCE = 64
@@ -42,13 +42,8 @@ class Compress:
         return {"model": ("train", {}), **roles}
 
     def run(self, job: Job) -> Done:
-        import torch
-
-        threads = torch.get_num_threads()
-        try:
+        with threads_kept():
             return self._run(job)
-        finally:
-            torch.set_num_threads(threads)
 
     def _run(self, job: Job) -> Done:
         config, parent = job.recipe.compress, job.parents["model"]

@@ -27,18 +27,15 @@ def exported(task: Task) -> ExportSpec:
 def measure(task: Task, repeats: int = REPEATS) -> dict[str, float]:
     """`size_mb`: the weights' file, in 10⁶ bytes. `latency_p50_ms`: the median of calls with the export specification's
     first row, in torch as it serves the float model, one thread. Leaves torch's thread count as it was."""
-    import torch
     from safetensors.torch import save
 
     from ..compress.measure import latencies
-    from ..serving.runtimes import open_variant
+    from ..serving.runtimes import open_variant, threads_kept
 
-    spec, threads = exported(task), torch.get_num_threads()
+    spec = exported(task)
     weights = save({name: value.contiguous() for name, value in task.build({}).state_dict().items()})
-    try:
+    with threads_kept():
         runtime = open_variant(task, {"kind": "torch", "precision": "fp32"}, weights)
         row = {name: value[:1] for name, value in spec.inputs.items()}
         timing = latencies({"float": runtime}, row, repeats)["float"]
-    finally:
-        torch.set_num_threads(threads)
     return {"latency_p50_ms": timing.latency_p50_ms, "size_mb": len(weights) / 1e6}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..core import heavy
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.instances import Patch, from_segment, to_counts, to_polygons
@@ -70,7 +71,7 @@ class Detect(Task):
         if model.mirror or config.sides != (config.image_size,):
             net = Views(net, model.mirror, config.sides)
         if model.pretrained:
-            import timm
+            timm = heavy.timm()
 
             pretrained = timm.get_pretrained_cfg(model.backbone)
             if pretrained is not None:

@@ -1,0 +1,19 @@
+"""Libraries that take seconds to import: imported where they are used, and without what they take along for nothing."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+
+def timm() -> Any:
+    """The timm package. Where W&B is installed, timm imports it for its own scripts' log, which takes as long as all the
+    rest; it is kept away meanwhile."""
+    if "timm" in sys.modules or "wandb" in sys.modules:
+        return import_module("timm")
+    sys.modules["wandb"] = None  # ty: ignore[invalid-assignment]  # the import system's own way to say: not here
+    try:
+        return import_module("timm")
+    finally:
+        del sys.modules["wandb"]
