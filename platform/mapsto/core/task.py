@@ -236,7 +236,8 @@ class Task:
 
     def parts(self, batch: Batch) -> Iterator[dict[str, Any]]:
         """What the model is asked for a batch of requests, call by call; `decode` gets the answers end to end. One call,
-        where a request is one row; more where it becomes several, such as the tiles of a large picture."""
+        where a request is one row; more where it becomes several that need each other, such as a large picture's tiles,
+        whose calls see the whole picture beside them. Rows of `windows` do not: any of them may go into one call."""
         yield self.inputs(batch)
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
@@ -260,7 +261,8 @@ class Task:
     def windows(self) -> Windows | None:
         """How evaluate, predict and serve look at large images, if not at once. With windows a sample's `image` has one
         row of the model's for each of them (K×H×W×3), so `collate` makes it ragged, and `decode` puts an image's rows
-        together again: `windows.cut(height, width)` says which they are."""
+        together again: `windows.cut(height, width)` says which they are. They are in the data of an evaluation, too, where
+        `parts` is of requests alone."""
         return None
 
     def signature(self) -> Signature:
