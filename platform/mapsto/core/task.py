@@ -12,11 +12,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from .errors import UserError
 from .preprocess import Preprocess
 from .sample import Arrays, Batch, DatasetInfo, Geometry, Prediction, Sample, Split
+from .section import Section
 from .windows import Windows, looks
 
 if TYPE_CHECKING:
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from .page import Page
 
 
-class TaskConfig(BaseModel):
+class TaskConfig(Section):
     """The recipe's `task` section; every task's own configuration extends it and narrows `kind` to a literal."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     kind: str
 
@@ -273,9 +271,7 @@ class Task:
         windows the sample has the `original`, too, for `render`; `collate` leaves it out."""
         if self.preprocess is None:
             raise NotImplementedError(f"{type(self).__name__} has no preprocess specification and no prepare()")
-        data = request.get("image")
-        if data is None or len(data) == 0:
-            raise UserError("the request has no image: send an encoded image (JPEG, PNG, WebP, ...) as `image`")
+        data = image_of(request)
         if self.windows is None:
             image, geometry = self.preprocess(data)
             return {"image": image}, geometry
@@ -300,6 +296,14 @@ class Task:
 
     def initialise(self, model: nn.Module, batch: Batch) -> None:
         """Set weights from the first training batch before training begins (whitening); nothing by default."""
+
+
+def image_of(request: Mapping[str, Any]) -> Any:
+    """A request's `image`, as it came. UserError where there is none."""
+    data = request.get("image")
+    if data is None or len(data) == 0:
+        raise UserError("the request has no image: send an encoded image (JPEG, PNG, WebP, ...) as `image`")
+    return data
 
 
 def stack(samples: Sequence[Sample], ragged: Sequence[str] = ()) -> Batch:

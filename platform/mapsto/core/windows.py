@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Setting
 
 from .preprocess import Preprocess
+from .section import Section
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,8 @@ class Window:
     height: int
 
 
-class Windows(BaseModel):
+class Windows(Section):
     """Look at a larger image through windows, each prepared as an image of its own; one that fits is seen whole."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     size: int = Setting(ge=32)
     """Side of a window, pixels of the image."""
