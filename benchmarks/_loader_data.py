@@ -1,14 +1,10 @@
-"""What the loader's benchmark reads: photographs, an S3 server over them, and data sets ingested from them."""
+"""What the loader's benchmark reads: photographs, and data sets ingested from them."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import secrets
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,35 +41,6 @@ def photographs(folder: Path, count: int) -> None:
         else:
             source = number % len(files)
             os.link(folder / "s3" / "images" / f"class{source % 4}" / f"{source:06d}.jpg", target)
-
-
-class S3:
-    """rclone's S3 server over `folder/s3`, with keys; enters with the environment of its clients."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> dict[str, str]:
-        for bucket in ("images", "artifacts"):
-            (self.folder / "s3" / bucket).mkdir(parents=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        key, secret = secrets.token_hex(8), secrets.token_hex(16)
-        command = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
-        command += ["--vfs-cache-mode", "off", "--dir-cache-time", "24h", "--config", os.devnull]
-        self.process = subprocess.Popen(
-            [*command, str(self.folder / "s3")], env={**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'},
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret,
-            "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-        }  # fmt: skip
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait()
 
 
 def recipe(folder: Path, which: str) -> Any:

@@ -29,7 +29,8 @@ if quick := os.environ.get("QUICK"):
 
 from . import _loader_ours as ours  # reads the settings
 from ._common import Figure, publish, ratio
-from ._loader_data import S3, ingest, photographs
+from ._loader_data import ingest, photographs
+from ._s3 import served
 
 COUNT = int(os.environ.get("COUNT", "6000"))
 REPETITIONS = int(os.environ.get("REPETITIONS", "3"))
@@ -67,7 +68,10 @@ def main() -> None:
     if "PEERS_PYTHON" not in os.environ:
         print(f"left out, for want of PEERS_PYTHON: {', '.join(each for each in only if each in ELSEWHERE)}")
         only = [each for each in only if each not in ELSEWHERE]
-    with tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as name, S3(Path(name)) as environment:
+    with (
+        tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as name,
+        served(Path(name) / "s3", ("images", "artifacts")) as environment,
+    ):
         folder = Path(name)
         photographs(folder, COUNT)
         for which in SETS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from mapsto.data.shards import ShardJob
 from mapsto.data.sources import listing
 from mapsto.data.tally import Tally
 
+from .layouts import put, tar
+
 STORE = Storage(retries=0)
 PICTURE = encode(np.full((8, 9, 3), 90, np.uint8), "png")
 
@@ -37,22 +38,6 @@ def told(layout: str, source: Path) -> str:
         found(layout, source)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def put(path: Path, data: bytes | str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return path
-
-
-def tar(members: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
 
 
 def zipped(members: dict[str, bytes]) -> bytes:

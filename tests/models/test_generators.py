@@ -10,8 +10,8 @@ import torch
 
 from mapsto.models import diffaugment
 from mapsto.models.diffusion import Diffusion, UNet
-from mapsto.models.gan import gan, to_pixels
-from mapsto.models.vae import VAE, pixels
+from mapsto.models.gan import gan, pixels, to_pixels
+from mapsto.models.vae import VAE
 
 
 @pytest.mark.parametrize("name", ["dcgan", "residual"])

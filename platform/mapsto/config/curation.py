@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .section import Section
+from ..core.section import Section
 
 
 class CleanRule(Section):

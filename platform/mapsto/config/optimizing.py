@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from ..core import heavy
 from ..core.errors import nearest
-from .section import Fraction, Pattern, Section
+from ..core.section import Fraction, Pattern, Section
 
 TORCHS = ("sgd", "adam", "adamw", "adagrad", "rmsprop")
 """Optimizers by torch's own classes; any other name is timm's."""

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, create_model
 
 from ..core.registry import TASKS, task_class
+from ..core.section import Fraction, Section
 from ..core.storage import Storage
 from ..core.task import TaskConfig
 from .curation import CleanConfig, IndexConfig
-from .section import Fraction, Section
 from .training import TrainConfig
 from .tuning import TuneConfig
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ..core.section import Pattern, Section
 from .optimizing import FixedSchedule, OptimizerConfig, Schedule
-from .section import Pattern, Section
 
 FILES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ..core.section import Fraction, Section
 from .document import parse_value
-from .section import Fraction, Section
 
 
 class Uniform(Section):

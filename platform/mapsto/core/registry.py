@@ -65,6 +65,15 @@ def save_task(task: Task, artifact: Artifact) -> None:
     )
 
 
+def weights_of(artifact: Artifact, setting: str, uri: str) -> str:
+    """URI of a train artifact's weights, safetensors. UserError, with the setting that names the artifact and the address
+    as given there, where it is of another kind."""
+    variant = artifact.read_json("variant.json")
+    if variant["kind"] != "torch":
+        raise UserError(f"{setting}: {uri}: a model of kind '{variant['kind']}'; give a train artifact")
+    return artifact.path(variant["file"])
+
+
 def _tuples(saved: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
 

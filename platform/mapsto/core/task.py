@@ -12,11 +12,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from .errors import UserError
 from .preprocess import Preprocess
 from .sample import Arrays, Batch, DatasetInfo, Geometry, Prediction, Sample, Split
+from .section import Section
 from .windows import Windows, looks
 
 if TYPE_CHECKING:
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from .page import Page
 
 
-class TaskConfig(BaseModel):
+class TaskConfig(Section):
     """The recipe's `task` section; every task's own configuration extends it and narrows `kind` to a literal."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     kind: str
 
@@ -236,7 +234,8 @@ class Task:
 
     def parts(self, batch: Batch) -> Iterator[dict[str, Any]]:
         """What the model is asked for a batch of requests, call by call; `decode` gets the answers end to end. One call,
-        where a request is one row; more where it becomes several, such as the tiles of a large picture."""
+        where a request is one row; more where it becomes several that need each other, such as a large picture's tiles,
+        whose calls see the whole picture beside them. Rows of `windows` do not: any of them may go into one call."""
         yield self.inputs(batch)
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
@@ -260,7 +259,8 @@ class Task:
     def windows(self) -> Windows | None:
         """How evaluate, predict and serve look at large images, if not at once. With windows a sample's `image` has one
         row of the model's for each of them (K×H×W×3), so `collate` makes it ragged, and `decode` puts an image's rows
-        together again: `windows.cut(height, width)` says which they are."""
+        together again: `windows.cut(height, width)` says which they are. They are in the data of an evaluation, too, where
+        `parts` is of requests alone."""
         return None
 
     def signature(self) -> Signature:
@@ -271,9 +271,7 @@ class Task:
         windows the sample has the `original`, too, for `render`; `collate` leaves it out."""
         if self.preprocess is None:
             raise NotImplementedError(f"{type(self).__name__} has no preprocess specification and no prepare()")
-        data = request.get("image")
-        if data is None or len(data) == 0:
-            raise UserError("the request has no image: send an encoded image (JPEG, PNG, WebP, ...) as `image`")
+        data = image_of(request)
         if self.windows is None:
             image, geometry = self.preprocess(data)
             return {"image": image}, geometry
@@ -298,6 +296,14 @@ class Task:
 
     def initialise(self, model: nn.Module, batch: Batch) -> None:
         """Set weights from the first training batch before training begins (whitening); nothing by default."""
+
+
+def image_of(request: Mapping[str, Any]) -> Any:
+    """A request's `image`, as it came. UserError where there is none."""
+    data = request.get("image")
+    if data is None or len(data) == 0:
+        raise UserError("the request has no image: send an encoded image (JPEG, PNG, WebP, ...) as `image`")
+    return data
 
 
 def stack(samples: Sequence[Sample], ragged: Sequence[str] = ()) -> Batch:

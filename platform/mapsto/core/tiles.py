@@ -1,4 +1,4 @@
-"""A large picture as overlapping tiles of one size, and back without seams."""
+"""A large picture as overlapping tiles of one size, and back without seams; why these are no windows, `windows` says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from .windows import evenly
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,11 @@ class Tiles:
     @property
     def corners(self) -> list[tuple[int, int]]:
         """(top, left) of each, row by row."""
-        return [(y, x) for y in _starts(self.height, self) for x in _starts(self.width, self)]
+        down, across = (self._starts(length) for length in (self.height, self.width))
+        return [(y, x) for y in down for x in across]
 
     def __len__(self) -> int:
-        return len(_starts(self.height, self)) * len(_starts(self.width, self))
+        return len(self.corners)
 
     def cut(self, image: np.ndarray) -> np.ndarray:
         """height×width×3 → T×size×size×3."""
@@ -55,10 +58,5 @@ class Tiles:
                 out *= np.clip((distance - self.overlap / 4) / (self.overlap / 2), 0, 1)
         return out
 
-
-def _starts(length: int, tiles: Tiles) -> list[int]:
-    """Where tiles begin along a side, evenly."""
-    if length <= tiles.size:
-        return [0]
-    count = -(-(length - tiles.overlap) // (tiles.size - tiles.overlap))
-    return [round(k * (length - tiles.size) / (count - 1)) for k in range(count)]
+    def _starts(self, length: int) -> list[int]:
+        return evenly(max(length, self.size), self.size, self.size - self.overlap)

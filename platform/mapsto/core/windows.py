@@ -1,14 +1,18 @@
-"""Large images through overlapping windows, each seen as an image of its own."""
+"""Large images through overlapping windows, each seen as an image of its own.
+
+Tiles (`tiles`) are another thing: all of the model's own size, with a share in the pixels of one picture, where a window is
+answered by itself, in whatever terms the task has, and the task merges the answers.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Setting
 
 from .preprocess import Preprocess
+from .section import Section
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,8 @@ class Window:
     height: int
 
 
-class Windows(BaseModel):
+class Windows(Section):
     """Look at a larger image through windows, each prepared as an image of its own; one that fits is seen whole."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     size: int = Setting(ge=32)
     """Side of a window, pixels of the image."""
@@ -34,12 +36,16 @@ class Windows(BaseModel):
     def cut(self, height: int, width: int) -> tuple[Window, ...]:
         """The windows of an image, row by row: all of one size, evenly spaced, from edge to edge."""
         w, h = min(self.size, width), min(self.size, height)
-        across, down = self._starts(width, w), self._starts(height, h)
+        new = 1 - self.overlap
+        across, down = evenly(width, w, int(w * new)), evenly(height, h, int(h * new))
         return tuple(Window(left, top, w, h) for top in down for left in across)
 
-    def _starts(self, length: int, side: int) -> list[int]:
-        count = 1 + int(np.ceil((length - side) / max(1, int(side * (1 - self.overlap)))))
-        return np.linspace(0, length - side, count).round().astype(int).tolist()
+
+def evenly(length: int, side: int, step: int) -> list[int]:
+    """Where pieces of `side` pixels begin that cover `length`, no shorter than a piece: from end to end, evenly, at most
+    `step` apart, rounded to pixels."""
+    count = 1 + int(np.ceil((length - side) / max(1, step)))
+    return np.linspace(0, length - side, count).round().astype(int).tolist()
 
 
 def looks(data: bytes | np.ndarray, preprocess: Preprocess, windows: Windows) -> tuple[np.ndarray, np.ndarray]:

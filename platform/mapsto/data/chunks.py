@@ -137,10 +137,8 @@ class Chooser:
             self._need[name] = [to_val, out - to_val]
 
     def split(self, reference: Reference) -> Split:
-        if reference.split in ("val", "test"):
-            return reference.split
-        if reference.reason:
-            return "train"
+        if (own := _own(reference)) is not None:
+            return own
         name = reference.label or ""
         need, left = self._need[name], self._left[name]
         self._left[name] = left - 1
@@ -173,11 +171,16 @@ class Grouped:
                     break
 
     def split(self, reference: Reference) -> Split:
-        if reference.split in ("val", "test"):
-            return reference.split
-        if reference.reason:
-            return "train"
+        if (own := _own(reference)) is not None:
+            return own
         return self._of.get(_member(reference, self._column), "train")
+
+
+def _own(reference: Reference) -> Split | None:
+    """The split that is not drawn: the source's own to evaluate on, and train for a row that is refused."""
+    if reference.split in ("val", "test"):
+        return reference.split
+    return "train" if reference.reason else None
 
 
 def _has(reference: Reference, column: str) -> bool:

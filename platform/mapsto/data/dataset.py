@@ -56,6 +56,11 @@ class ShardFile:
         } | {name: list(value) for name, value in places.items() if value is not None}  # fmt: skip
 
 
+def starts(groups: np.ndarray) -> np.ndarray:
+    """Rows of every row group → the row number at which each begins, and the number of rows at the end: G+1 int64."""
+    return np.concatenate([[0], np.cumsum(groups)]).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class SplitIndex:
     """Where the rows of one split lie. Small and picklable; row number i is the i-th in file and row-group order."""
@@ -79,8 +84,7 @@ class SplitIndex:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Row number at which each row group begins, and the number of rows at the end: G+1 int64."""
-        return np.concatenate([[0], np.cumsum(self.groups)]).astype(np.int64)
+        return starts(self.groups)
 
     @cached_property
     def places(self) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from ..core.artifact import digest
 from ..core.errors import UserError
 from ..core.task import Sampling, Stream
-from .dataset import SplitIndex
+from .dataset import SplitIndex, starts
 from .strata import strata
 
 WINDOW_BYTES = 256 * 2**20
@@ -76,8 +76,7 @@ class StreamPlan:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Row number at which each row group begins, and the number of rows at the end: G+1 int64."""
-        return np.concatenate([[0], np.cumsum(self.groups)]).astype(np.int64)
+        return starts(self.groups)
 
     @cached_property
     def stream_key(self) -> int:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .gan import to_pixels
-from .vae import groups, pixels
+from .gan import pixels, to_pixels
+from .vae import groups
 
 ATTENTION = 8
 """Largest side of a level with self-attention, pixels."""

@@ -29,3 +29,8 @@ def gan(name: str, latent: int, size: int, width: int, classes: int, spectral: b
 def to_pixels(x: torch.Tensor) -> torch.Tensor:
     """N×3×H×W float in -1..1 → N×H×W×3 uint8."""
     return ((x.float().permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def pixels(image: torch.Tensor) -> torch.Tensor:
+    """N×H×W×3 uint8 → N×3×H×W float in -1..1."""
+    return image.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+
+from ..core.sample import DatasetInfo
 
 
 class Normalized(nn.Module):
@@ -27,3 +30,10 @@ class Normalized(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.net(self.normalize(image))
+
+
+def normalized(net: nn.Module, info: DatasetInfo, weights: Mapping[str, Any] | None) -> Normalized:
+    """The net behind the mean and standard deviation with which its pretrained weights were trained, as timm's account of
+    them (`default_cfg`) says; without any, behind the training set's."""
+    mean, std = (weights["mean"], weights["std"]) if weights else (info.mean, info.std)
+    return Normalized(net, mean, std)

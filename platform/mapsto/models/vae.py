@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .gan import to_pixels
+from .gan import pixels, to_pixels
 
 WIDEST = 4
 
@@ -91,11 +91,6 @@ class VAE(nn.Module):
         likelihood = apart / (2 * (2 * log_sigma).exp()) + log_sigma + math.log(2 * math.pi) / 2
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
         return likelihood, divergence / x[0].numel(), apart
-
-
-def pixels(image: torch.Tensor) -> torch.Tensor:
-    """N×H×W×3 uint8 → N×3×H×W float in -1..1."""
-    return image.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def groups(channels: int) -> int:

@@ -12,6 +12,7 @@ from ..config.training import TrainConfig
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.item import Item
+from ..core.registry import weights_of
 from ..core.sample import Batch
 from ..core.task import Task
 from .train_events import events
@@ -179,10 +180,7 @@ def initialise(model: nn.Module, setup: Setup) -> None:
         return
     uri = init.weights
     if parent is not None:
-        variant = parent.read_json("variant.json")
-        if variant["kind"] != "torch":
-            raise UserError(f"train.init.weights: {uri}: a model of kind '{variant['kind']}'; give a train artifact")
-        uri = parent.path(variant["file"])
+        uri = weights_of(parent, "train.init.weights", uri)
     report = transfer(model, load_weights(uri, setup.artifact.storage), uri, strict=init.strict)
     setup.artifact.write_json({**report.to_json(), "lines": report.lines()}, "init.json")
 

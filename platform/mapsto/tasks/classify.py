@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Setting
 
 from ..core.artifact import Artifact
@@ -20,19 +19,17 @@ from ..data.transforms import (
     AutoAugment,
     ColorJitter,
     Compose,
-    GaussianBlur,
     Keep,
     PadCrop,
     Prepare,
     RandAugment,
     RandomErasing,
     RandomFlip,
-    RandomPerspective,
     RandomResizedCrop,
-    RandomRotate,
     Step,
     TrivialAugment,
 )
+from .augment import Changes
 from .classify_model import Model, network
 from .distill import Distill, distilled
 
@@ -41,10 +38,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Augment(BaseModel):
+class Augment(Changes):
     """What a training image goes through; geometry is drawn anew for every draw."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     crop: Literal["random_resized", "pad", "none"] = "random_resized"
     """`pad`: pad by `pad` pixels (reflected) and crop back, for small images."""
@@ -52,14 +47,6 @@ class Augment(BaseModel):
     """Of random_resized: share of the image's area."""
     ratio: tuple[float, float] = (0.75, 1.3333)
     pad: int = Setting(4, ge=0)
-    flip: float = Setting(0.5, ge=0, le=1)
-    """Probability of a mirror image, left and right exchanged."""
-    vertical_flip: float = Setting(0.0, ge=0, le=1)
-    """Probability of top and bottom exchanged."""
-    rotate: float = Setting(0.0, ge=0, le=180)
-    """Largest angle, degrees."""
-    perspective: float = Setting(0.0, ge=0, le=1)
-    """Largest way of a corner inward, as a share of half the side."""
     policy: Literal["none", "randaugment", "autoaugment", "trivialaugment"] = "none"
     """A published policy of operations, after the crop and the flips."""
     operations: int = Setting(2, ge=0, le=14)
@@ -68,13 +55,6 @@ class Augment(BaseModel):
     """Of randaugment: how strong."""
     policy_for: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
     """Of autoaugment: the data set for which its policy was found."""
-    brightness: float = Setting(0.0, ge=0, le=1)
-    contrast: float = Setting(0.0, ge=0, le=1)
-    saturation: float = Setting(0.0, ge=0, le=1)
-    hue: float = Setting(0.0, ge=0, le=0.5)
-    """Largest turn of the hue, as a share of the circle."""
-    blur: float = Setting(0.0, ge=0, le=1)
-    """Probability of a Gaussian blur by 0.1 to 2 pixels."""
     erase: float = Setting(0.0, ge=0, le=1)
     """Probability of a rectangle filled with the data set's mean colour."""
     mixup: float = Setting(0.0, ge=0)
@@ -146,12 +126,7 @@ class Classify(Task):
             yield PadCrop(augment.pad)
         if augment.flip:
             yield RandomFlip(augment.flip)
-        if augment.vertical_flip:
-            yield RandomFlip(augment.vertical_flip, "vertical")
-        if augment.rotate:
-            yield RandomRotate(augment.rotate)
-        if augment.perspective:
-            yield RandomPerspective(augment.perspective)
+        yield from augment.turns()
         if augment.policy == "randaugment":
             yield RandAugment(augment.operations, augment.magnitude)
         elif augment.policy == "autoaugment":
@@ -160,8 +135,7 @@ class Classify(Task):
             yield TrivialAugment()
         if augment.brightness or augment.contrast or augment.saturation or augment.hue:
             yield ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)
-        if augment.blur:
-            yield GaussianBlur(augment.blur)
+        yield from augment.blurs()
         if augment.erase:
             red, green, blue = (round(255 * v) for v in self.datasets[self.config.role].mean)
             yield RandomErasing(augment.erase, value=(red, green, blue))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..core.sample import DatasetInfo
+from ..core.section import Section
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,9 +21,7 @@ SETTINGS = {
 Triple = tuple[float, float, float]
 
 
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
+class Model(Section):
     name: str = "resnet18"
     """A timm model (resnet50, vgg16_bn, inception_v3, vit_small_patch16_224, ...) or one of our own: `airbench`, a small fast
     net for images of 32 to 64 pixels; `resnet20`, 32, 44, 56 and 110, the ResNets for 32 pixels; the plain `mlp`, `cnn` and
@@ -79,7 +78,7 @@ class Model(BaseModel):
 def network(model: Model, info: DatasetInfo, image_size: int) -> nn.Module:
     """uint8 N×H×W×3 images → N×classes logits, for the data set's classes."""
     from ..models.backbones import classifier
-    from ..models.normalize import Normalized
+    from ..models.normalize import Normalized, normalized
     from ..models.views import Views
 
     net = classifier(
@@ -92,11 +91,9 @@ def network(model: Model, info: DatasetInfo, image_size: int) -> nn.Module:
         image_size=image_size,
         settings=model.settings(),
     )
-    pretrained: Any = getattr(net, "default_cfg", None)
+    pretrained: Any = getattr(net, "default_cfg", None) if model.pretrained else None
     if model.mirror:
         net = Views(net)
     if model.mean is not None and model.std is not None:
         return Normalized(net, model.mean, model.std)
-    if model.pretrained and pretrained:
-        return Normalized(net, pretrained["mean"], pretrained["std"])
-    return Normalized(net, info.mean, info.std)
+    return normalized(net, info, pretrained)

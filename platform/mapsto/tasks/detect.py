@@ -22,7 +22,7 @@ from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Ta
 from ..core.windows import Windows
 from ..data.transforms import ColorJitter, Compose, Keep, Placed, Prepare, RandomFlip, RandomResizedCrop, Step
 from .detect_answers import MEASURED, Answers
-from .detect_config import DetectConfig
+from .detect_config import STEP, DetectConfig
 from .detect_targets import RAGGED, Objects, Packed
 
 if TYPE_CHECKING:
@@ -63,20 +63,15 @@ class Detect(Task):
         return self.config.windows
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
-        from ..models.normalize import Normalized
-        from ..models.views import Views
+        from ..models.normalize import normalized
 
-        config, model, info = self.config, self.config.model, self.datasets[self.config.role]
-        net = self._net()
-        if model.mirror or config.sides != (config.image_size,):
-            net = Views(net, model.mirror, config.sides)
+        config, model, own = self.config, self.config.model, None
+        net = model.around(self._net(), config.image_size, STEP)
         if model.pretrained:
             timm = heavy.timm()
 
-            pretrained = timm.get_pretrained_cfg(model.backbone)
-            if pretrained is not None:
-                return Normalized(net, pretrained.mean, pretrained.std)
-        return Normalized(net, info.mean, info.std)
+            own = timm.get_pretrained_cfg(model.backbone)
+        return normalized(net, self.datasets[config.role], vars(own) if own else None)
 
     def _net(self) -> nn.Module:
         config, model, classes = self.config, self.config.model, len(self.classes)

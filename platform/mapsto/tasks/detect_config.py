@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from pydantic import Field as Setting
+from pydantic import field_validator, model_validator
 
+from ..core.section import Section
 from ..core.task import TaskConfig
 from ..core.windows import Windows
+from .looks import Looks
 
 OWN = {
     "yolo": ("widths", "blocks"),
@@ -18,11 +20,11 @@ OWN = {
     "maskrcnn": ("backbone", "pretrained", "channels", "anchor", "proposals", "hidden"),
 }
 """Model → the settings that it has of its own."""
+STEP = 32
+"""What the side of the input is a multiple of, pixels."""
 
 
-class DetectModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
+class DetectModel(Looks):
     name: Literal["yolo", "retinanet", "ssd", "fasterrcnn", "maskrcnn"] = "yolo"
     widths: tuple[int, ...] = Setting((16, 32, 64, 128, 256), min_length=5, max_length=5)
     """Of yolo: channels at strides 2, 4, 8, 16, 32; even."""
@@ -42,13 +44,6 @@ class DetectModel(BaseModel):
     hidden: int = Setting(256, ge=8)
     """Of fasterrcnn and maskrcnn: width of the layers that judge a region."""
 
-    mirror: bool = False
-    """Outside training, look at the image and at its mirror image, and put the answers of both together, for twice the
-    time: part of the model, and exported with it."""
-    scales: tuple[Annotated[float, Setting(ge=0.25, le=4)], ...] = ()
-    """Outside training, look at the input resized by each of these factors, too, as `mirror` does: `[0.75, 1.0, 1.5]`.
-    Default: at its own size alone."""
-
     @field_validator("widths")
     @classmethod
     def _even(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
@@ -64,10 +59,8 @@ class DetectModel(BaseModel):
         return self
 
 
-class DetectAugment(BaseModel):
+class DetectAugment(Section):
     """What a training image goes through; boxes and masks move with the pixels, and are cut at its edges."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     crop: Literal["random_resized", "none"] = "random_resized"
     """`none`: the whole image, as evaluation sees it."""
@@ -83,7 +76,7 @@ class DetectAugment(BaseModel):
 class DetectConfig(TaskConfig):
     kind: Literal["detect"]
     model: DetectModel = DetectModel()
-    image_size: int = Setting(320, ge=64, le=2048, multiple_of=32)
+    image_size: int = Setting(320, ge=64, le=2048, multiple_of=STEP)
     """Side of the square input, pixels."""
     resize: Literal["letterbox", "stretch"] = "letterbox"
     """`letterbox` keeps the image's proportions and fills up with grey."""
@@ -111,5 +104,5 @@ class DetectConfig(TaskConfig):
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Of the input, one for each of the model's scales: multiples of 32, pixels; at least the input's own."""
-        return tuple(32 * max(1, round(scale * self.image_size / 32)) for scale in self.model.scales or (1.0,))
+        """Of the input, one for each of the model's scales, pixels."""
+        return self.model.sides(self.image_size, STEP)

@@ -110,9 +110,6 @@ class Diffusion(Generative):
         fills = ("image", "mask") if self.config.inpaint else ()
         return {name: batch[name] for name in ("z", *label, *fills)}
 
-    def forward(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"generated": model(**self.inputs(batch))}
-
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         return (Phase("train", self._loss),)
 
@@ -153,9 +150,7 @@ class Diffusion(Generative):
     def export(self) -> ExportSpec:
         """The whole sampler, unrolled; the weights lie in the file once."""
         size = self.config.image_size
-        inputs: dict[str, np.ndarray] = {"z": np.zeros((2, *self.shape), np.float32)}
-        if self.classes:
-            inputs["label"] = np.arange(len(self.classes))
+        inputs = self.traced()
         if self.config.inpaint:
             inputs |= {"image": np.zeros((2, size, size, 3), np.uint8), "mask": np.zeros((2, size, size), np.uint8)}
         return ExportSpec(inputs, ("generated",), quantize=False)

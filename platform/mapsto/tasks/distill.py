@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
-from ..core.registry import load_task
+from ..core.registry import load_task, weights_of
 from ..core.sample import Batch
+from ..core.section import Section
 from ..core.task import Context, Loss, Task
 
 if TYPE_CHECKING:
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Distill(BaseModel):
+class Distill(Section):
     """Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     teacher: str
     """URI of a train artifact of the same task, with the same classes and image size."""
@@ -67,10 +66,8 @@ def open_teacher(config: Distill, parents: Mapping[str, Artifact], student: Task
     from safetensors.torch import load
 
     artifact = parents["task.distill.teacher"]
-    task, variant = load_task(artifact), artifact.read_json("variant.json")
+    task, weights = load_task(artifact), weights_of(artifact, "task.distill.teacher", config.teacher)
     where = f"task.distill.teacher: {config.teacher}"
-    if variant["kind"] != "torch":
-        raise UserError(f"{where}: a model of kind '{variant['kind']}'; give a train artifact")
     for what in ("kind", "image_size"):
         theirs, ours = getattr(task.config, what, None), getattr(student.config, what)
         if theirs != ours:
@@ -79,7 +76,7 @@ def open_teacher(config: Distill, parents: Mapping[str, Artifact], student: Task
     if theirs != ours:
         raise UserError(f"{where}: its classes are {_some(theirs)}, the student's {_some(ours)}; they must be the same")
     module = task.build({})
-    module.load_state_dict(load(artifact.read(variant["file"])))
+    module.load_state_dict(load(artifact.storage.read(weights)))
     return module.eval().requires_grad_(False)
 
 

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Setting
+from pydantic import model_validator
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
@@ -16,6 +16,7 @@ from ..core.metrics.folds import Pairs, parse_pairs
 from ..core.metrics.verification import VerificationMetrics
 from ..core.preprocess import Preprocess
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
+from ..core.section import Section
 from ..core.storage import Storage
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
 from ..data.transforms import ColorJitter, Compose, IdentityKey, Keep, Prepare, RandomFlip, RandomResizedCrop, Step
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 MARGINS = {"arcface": 0.5, "cosface": 0.35, "triplet": 0.2}
 
 
-class EmbedModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
+class EmbedModel(Section):
     name: str = "resnet18"
     """A timm model, or `airbench`, a small fast net for images of 32 to 64 pixels."""
     pretrained: bool = False
@@ -39,9 +38,7 @@ class EmbedModel(BaseModel):
     """Keep the stem's resolution; default: for images of at most 64 pixels."""
 
 
-class EmbedLoss(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
+class EmbedLoss(Section):
     name: Literal["arcface", "cosface", "triplet"] = "arcface"
     """arcface and cosface learn a direction for each training label; triplet compares the rows of a batch, over all
     workers, and needs batches that hold several rows of an identity."""
@@ -61,9 +58,7 @@ class EmbedLoss(BaseModel):
         return self
 
 
-class EmbedAugment(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
+class EmbedAugment(Section):
     scale: tuple[float, float] = (0.7, 1.0)
     """Share of the image's area that a training crop takes."""
     flip: float = Setting(0.5, ge=0, le=1)
@@ -125,7 +120,7 @@ class Embed(Task):
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         from ..models.backbones import classifier
         from ..models.embedder import Embedder
-        from ..models.normalize import Normalized
+        from ..models.normalize import normalized
 
         model, info = self.config.model, self.datasets[self.config.role]
         small = self.config.image_size <= 64 if model.small_input is None else model.small_input
@@ -137,9 +132,8 @@ class Embed(Task):
             image_size=self.config.image_size,
         )
         own: Any = getattr(net, "default_cfg", None) if model.pretrained else None
-        mean, std = (own["mean"], own["std"]) if own else (info.mean, info.std)
         directions = 0 if self.config.loss.name == "triplet" else len(self.known)
-        return Embedder(Normalized(net, mean, std), model.dimensions, directions)
+        return Embedder(normalized(net, info, own), model.dimensions, directions)
 
     def streams(self, split: Split) -> Mapping[str, Stream]:
         config, augment, column = self.config, self.config.augment, self.config.column

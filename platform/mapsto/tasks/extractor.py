@@ -6,20 +6,19 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.metrics.generation import INCEPTION, Features
 from ..core.registry import load_task
+from ..core.section import Section
 from ..core.storage import Storage
 
 ROWS_AT_ONCE = 64
 
 
-class Extractor(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
+class Extractor(Section):
     name: str = Field("random_conv", pattern=r"^[A-Za-z0-9_.-]+$")
     """`random_conv` (fixed random filters), `pixels8` (8×8 pixels), `inception` (needs `weights`; only this gives FID and KID),
     or a timm model, by its pretrained weights. With `artifact`: what to call its features. Metrics carry the name."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..config.training import FILES
 from ..core.artifact import Artifact
 from ..core.errors import UserError
+from ..core.registry import weights_of
+from ..core.section import Section
 from .classify_model import Model
 
 if TYPE_CHECKING:
@@ -20,10 +22,8 @@ PARENT = "features.weights"
 """The path, below `task`, of weights that are an artifact's."""
 
 
-class Features(BaseModel):
+class Features(Section):
     """A classifier, of which the layers named are looked at. Its weights go into the trained model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: Model = Model(name="vgg19")
     """As a classifier's task.model. `mean` and `std` are needed for a file of weights that wants others than ImageNet's."""
@@ -77,12 +77,7 @@ class Features(BaseModel):
         uri, storage = self.weights, next(iter(parents.values())).storage
         artifact = parents.get(f"task.{PARENT}")
         if artifact is not None:
-            variant = artifact.read_json("variant.json")
-            if variant["kind"] != "torch":
-                raise UserError(
-                    f"task.features.weights: {uri}: a model of kind '{variant['kind']}'; give a train artifact"
-                )
-            uri, storage = artifact.path(variant["file"]), artifact.storage
+            uri, storage = weights_of(artifact, "task.features.weights", uri), artifact.storage
         report = transfer(made, load_weights(uri, storage), uri, setting="task.features.weights")
         if report.missing or report.mismatched:
             told = "; ".join(line.removeprefix("init: ") for line in report.lines()[1:] if "unexpected" not in line)

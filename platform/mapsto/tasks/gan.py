@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field as Setting
 
 from ..core.artifact import Artifact
@@ -47,10 +46,6 @@ class Gan(Generative):
     about: ClassVar[str] = "new images like those of a data set: DCGAN, residual GAN, by class"
     config: GanConfig
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.config.latent,)
-
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         from ..models.gan import gan
 
@@ -61,9 +56,6 @@ class Gan(Generative):
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         return {name: batch[name] for name in (("z", "label") if self.classes else ("z",))}
-
-    def forward(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"generated": model(**self.inputs(batch))}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         slow = {"lr": self.config.discriminator_lr}
@@ -94,8 +86,10 @@ class Gan(Generative):
         import torch
         import torch.nn.functional as F
 
+        from ..models.gan import pixels
+
         config, valid = self.config, batch["valid"].float()
-        real = _real(batch)
+        real = pixels(batch["image"])
         with torch.no_grad():
             fake = model.generator(**self.inputs(batch)).float()
         penalised = config.r1 > 0 or config.r2 > 0
@@ -124,10 +118,12 @@ class Gan(Generative):
         import torch
         import torch.nn.functional as F
 
+        from ..models.gan import pixels
+
         valid = batch["valid"].float()
         z = torch.randn(batch["z"].shape, generator=context.generator).to(batch["z"].device)
         fake = model.generator(**self.inputs({**batch, "z": z})).float()
-        on_real, on_fake = self._scores(model, _real(batch), fake, batch, context)
+        on_real, on_fake = self._scores(model, pixels(batch["image"]), fake, batch, context)
         loss = (-on_fake if self.config.loss == "hinge" else F.softplus(on_real.detach() - on_fake)) * valid
         return loss.sum(), valid.sum(), {"G_loss": loss.detach().sum()}
 
@@ -138,10 +134,4 @@ class Gan(Generative):
         return self.drawn(request), self.geometry()
 
     def export(self) -> ExportSpec:
-        label = {"label": np.arange(len(self.classes))} if self.classes else {}
-        return ExportSpec({"z": np.zeros((2, *self.shape), np.float32), **label}, ("generated",), quantize=False)
-
-
-def _real(batch: Batch) -> torch.Tensor:
-    """N×3×H×W in -1..1."""
-    return batch["image"].permute(0, 3, 1, 2).float() / 127.5 - 1
+        return ExportSpec(self.traced(), ("generated",), quantize=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field as Setting
@@ -13,10 +13,14 @@ from pydantic import field_validator
 from ..core.errors import UserError, nearest
 from ..core.metrics.generation import GenerationMetrics
 from ..core.preprocess import Preprocess
-from ..core.sample import Arrays, Geometry, Prediction, Sample, Split
+from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
 from ..core.task import Field, Stream, Task, TaskConfig
 from ..data.transforms import Compose, Keep, Prepare, RandomFlip, Step
 from .extractor import Extractor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 SEED = Field("seed", "seed", about="an integer; the same seed, the same image")
 SHOWN, PER_CLASS, CLASSES = 64, 8, 10
@@ -71,8 +75,8 @@ class Generative(Task):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one draw's noise."""
-        raise NotImplementedError
+        """Of one draw's noise: a vector, where not said otherwise."""
+        return (self.config.latent,)
 
     @property
     def square(self) -> Preprocess:
@@ -97,6 +101,14 @@ class Generative(Task):
         transform = Compose(Prepare(self.square), *flip, *self.steps(split), Keep(*columns, *self.names(split)))
         sampling = "shuffled" if split == "train" else "sequential"
         return {"": Stream(self.config.role, split, transform, columns, sampling)}
+
+    def forward(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"generated": model(**self.inputs(batch))}
+
+    def traced(self) -> dict[str, np.ndarray]:
+        """The noise, and the classes where there are some, on which an export is traced."""
+        label = {"label": np.arange(len(self.classes))} if self.classes else {}
+        return {"z": np.zeros((2, *self.shape), np.float32), **label}
 
     def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
         return [{"image": np.asarray(image, np.uint8)} for image in output["generated"]]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic import Field as Setting
+from pydantic import field_validator
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
@@ -23,17 +23,14 @@ from ..data.transforms import (
     AsVoid,
     ColorJitter,
     Compose,
-    GaussianBlur,
     Keep,
     Placed,
     Prepare,
     RandomFlip,
-    RandomPerspective,
     RandomResizedCrop,
-    RandomRotate,
-    Step,
     mask_of,
 )
+from .augment import Changes
 from .segment_model import SegmentLoss, SegmentModel
 
 if TYPE_CHECKING:
@@ -41,26 +38,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class SegmentAugment(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
+class SegmentAugment(Changes):
     scale: tuple[float, float] = (0.5, 1.0)
     """Share of the image's area that a training crop takes."""
-    flip: float = Setting(0.5, ge=0, le=1)
-    """Probability of a mirror image, left and right exchanged."""
-    vertical_flip: float = Setting(0.0, ge=0, le=1)
-    """Probability of top and bottom exchanged."""
-    rotate: float = Setting(0.0, ge=0, le=180)
-    """Largest angle, degrees; what turns in from outside is void."""
-    perspective: float = Setting(0.0, ge=0, le=1)
-    """Largest way of a corner inward, as a share of half the side."""
     brightness: float = Setting(0.2, ge=0, le=1)
     contrast: float = Setting(0.2, ge=0, le=1)
-    saturation: float = Setting(0.0, ge=0, le=1)
-    hue: float = Setting(0.0, ge=0, le=0.5)
-    """Largest turn of the hue, as a share of the circle."""
-    blur: float = Setting(0.0, ge=0, le=1)
-    """Probability of a Gaussian blur by 0.1 to 2 pixels."""
 
 
 class SegmentConfig(TaskConfig):
@@ -152,17 +134,13 @@ class Segment(Task):
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         from ..models.crf import CRF, WithCRF
-        from ..models.normalize import Normalized
+        from ..models.normalize import normalized
         from ..models.segmenters import segmenter
-        from ..models.views import Views
 
         info, model, classes = self.datasets[self.config.role], self.config.model, len(self.config.classes)
         net = segmenter(classes=classes, **model.model_dump(exclude={"crf", "mirror", "scales"}))
-        pretrained: Any = getattr(getattr(net, "backbone", None), "default_cfg", None)
-        own, size = model.pretrained and pretrained, self.config.image_size
-        if model.mirror or model.sides(size) != (size,):
-            net = Views(net, model.mirror, model.sides(size))
-        whole = Normalized(net, pretrained["mean"], pretrained["std"]) if own else Normalized(net, info.mean, info.std)
+        own: Any = getattr(getattr(net, "backbone", None), "default_cfg", None) if model.pretrained else None
+        whole = normalized(model.around(net, self.config.image_size, model.step), info, own)
         return WithCRF(whole, CRF(classes, **model.crf.model_dump())) if model.crf else whole
 
     def streams(self, split: Split) -> Mapping[str, Stream]:
@@ -175,13 +153,10 @@ class Segment(Task):
         if split != "train":
             transform = Compose(Prepare(self.preprocess), *void, keep)
             return {"": Stream(self.config.role, split, transform, columns, "sequential")}
-        moving: list[Step] = [RandomResizedCrop(self.config.image_size, augment.scale), RandomFlip(augment.flip)]
-        moving += [RandomFlip(augment.vertical_flip, "vertical")] if augment.vertical_flip else []
-        moving += [RandomRotate(augment.rotate)] if augment.rotate else []
-        moving += [RandomPerspective(augment.perspective)] if augment.perspective else []
-        colour = [ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)]
-        blur = [GaussianBlur(augment.blur)] if augment.blur else []
-        return {"": Stream(self.config.role, split, Compose(*moving, *colour, *blur, *void, keep), columns)}
+        moving = [RandomResizedCrop(self.config.image_size, augment.scale), RandomFlip(augment.flip)]
+        colour = ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)
+        steps = Compose(*moving, *augment.turns(), colour, *augment.blurs(), *void, keep)
+        return {"": Stream(self.config.role, split, steps, columns)}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         return (Phase("train", self._loss),)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from pydantic import Field as Setting
+from pydantic import field_validator, model_validator
+
+from ..core.section import Section
+from .looks import Looks
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "unet": ("widths",),
@@ -16,11 +19,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 """Network → the settings that it has of its own."""
 
 
-class CrfModel(BaseModel):
+class CrfModel(Section):
     """Mean-field iterations over the network, trained with it (CRF-RNN, arXiv 1502.03240) within a window
     (Convolutional CRFs, arXiv 1805.04777)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     iterations: int = Setting(5, ge=1, le=20)
     window: int = Setting(7, ge=3, le=31)
@@ -40,9 +41,7 @@ class CrfModel(BaseModel):
         return value
 
 
-class SegmentModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
+class SegmentModel(Looks):
     name: Literal["unet", "segnet", "deeplabv3plus", "segformer"] = "unet"
     widths: tuple[Annotated[int, Setting(ge=1)], ...] | None = Setting(None, min_length=2, max_length=6)
     """Channels per level, from the finest down; default: 16, 32, 64, 128 (unet), 32, 64, 128, 128 (segnet), MiT-B0's 32,
@@ -56,12 +55,6 @@ class SegmentModel(BaseModel):
     decoder: int | None = Setting(None, ge=8, le=1024)
     """deeplabv3plus, segformer: channels of the decoder; default: 128."""
     crf: CrfModel | None = None
-    mirror: bool = False
-    """Outside training, average the logits for the image and for its mirror image, for twice the time: part of the model,
-    and exported with it."""
-    scales: tuple[Annotated[float, Setting(ge=0.25, le=4)], ...] = ()
-    """Outside training, average the logits for the input resized by each of these factors: `[0.75, 1.0, 1.25]`. Default:
-    at its own size alone."""
 
     @model_validator(mode="after")
     def _own(self) -> SegmentModel:
@@ -73,10 +66,6 @@ class SegmentModel(BaseModel):
             raise ValueError(f"widths: segformer has four stages, each a multiple of 32; not {list(self.widths)}")
         return self
 
-    def sides(self, size: int) -> tuple[int, ...]:
-        """Of an input of this size, one for each of the scales: multiples of `step`, pixels; at least its own."""
-        return tuple(self.step * max(1, round(scale * size / self.step)) for scale in self.scales or (1.0,))
-
     @property
     def step(self) -> int:
         """What the side of the input must be a multiple of."""
@@ -84,10 +73,8 @@ class SegmentModel(BaseModel):
         return {"unet": 2 ** (levels - 1), "segnet": 2**levels, "segformer": 32, "deeplabv3plus": 1}[self.name]
 
 
-class SegmentLoss(BaseModel):
+class SegmentLoss(Section):
     """How much of each loss; their sum is trained on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     cross_entropy: float = Setting(1.0, ge=0)
     focal: float = Setting(0.0, ge=0)

@@ -12,6 +12,7 @@ import numpy as np
 from ..core.errors import UserError
 from ..core.preprocess import Preprocess, resize
 from ..core.sample import Batch, Geometry, Sample
+from ..core.task import image_of
 from ..core.tiles import Tiles
 
 ROWS = 8
@@ -51,9 +52,7 @@ class Requests:
         from ..core import codecs
         from ..core.picture import recolour
 
-        data = request.get("image")
-        if data is None or len(data) == 0:
-            raise UserError("the request has no image: send an encoded image (JPEG, PNG, WebP, ...) as `image`")
+        data = image_of(request)
         image = data if isinstance(data, np.ndarray) else codecs.decode(data)
         geometry = Geometry(np.eye(3), *image.shape[:2])
         tiles = self._tiles(geometry)

@@ -38,10 +38,6 @@ class Vae(Generative):
     config: VaeConfig
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.config.latent,)
-
-    @property
     def preprocess(self) -> Preprocess:
         return self.square
 
@@ -107,8 +103,7 @@ class Vae(Generative):
     def export(self) -> ExportSpec:
         size = self.config.image_size
         image = np.zeros((2, size, size, 3), np.uint8)
-        inputs = {"image": image, "other": image, "weight": np.zeros((2, 3), np.float32)}
-        inputs["z"] = np.zeros((2, *self.shape), np.float32)
+        inputs = {"image": image, "other": image, "weight": np.zeros((2, 3), np.float32), **self.traced()}
         return ExportSpec(inputs, ("decoded", "generated"), quantize=False)
 
     def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:

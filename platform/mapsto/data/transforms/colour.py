@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 from ...core import codecs
 from ...core.sample import Sample
 from . import pixels
+from .crop import rectangles
 from .moving import image_of
 
 
@@ -144,11 +144,7 @@ class RandomErasing:
         data = sample["image"]
         image = data.copy() if isinstance(data, np.ndarray) else codecs.decode(data)
         height, width = image.shape[:2]
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        for _ in range(10):
-            area = height * width * (self.scale[0] + rng.random() * (self.scale[1] - self.scale[0]))
-            ratio = math.exp(low + rng.random() * (high - low))
-            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        for h, w in rectangles(height * width, self.scale, self.ratio, rng):
             if 0 < h < height and 0 < w < width:
                 y, x = int(rng.random() * (height - h + 1)), int(rng.random() * (width - w + 1))
                 noise = rng.integers(0, 256, (h, w, 3), np.uint8) if self.value is None else self.value

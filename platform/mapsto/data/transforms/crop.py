@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,16 +54,23 @@ class RandomResizedCrop:
 
     def part(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) in pixels; the largest centred part of a fitting ratio when ten draws miss."""
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        for _ in range(10):
-            area = height * width * (self.scale[0] + rng.random() * (self.scale[1] - self.scale[0]))
-            ratio = math.exp(low + rng.random() * (high - low))
-            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        for w, h in rectangles(height * width, self.scale, self.ratio, rng):
             if 0 < w <= width and 0 < h <= height:
                 return int(rng.random() * (height - h + 1)), int(rng.random() * (width - w + 1)), h, w
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
         w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
         return (height - h) // 2, (width - w) // 2, max(h, 1), max(w, 1)
+
+
+def rectangles(
+    area: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> Iterator[tuple[int, int]]:
+    """Ten random pairs of sides, the first over the second within `ratio`, evenly by its logarithm; of `scale` of the area."""
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        part = area * (scale[0] + rng.random() * (scale[1] - scale[0]))
+        shape = math.exp(low + rng.random() * (high - low))
+        yield round(math.sqrt(part * shape)), round(math.sqrt(part / shape))
 
 
 @dataclass(frozen=True)

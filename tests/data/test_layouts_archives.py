@@ -1,0 +1,116 @@
+"""Layouts that pack many images into a file, drawn here: idx, CIFAR's binary files, NumPy's, tar archives; broken ones."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from mapsto.core.codecs import decode
+from mapsto.core.errors import UserError
+from mapsto.data.sources import listing
+
+from .layouts import HEIGHT, STORE, WIDTH, ingested, mask, picture, put, tar
+
+
+def test_idx(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 7), np.uint8)
+    root = tmp_path / "mnist"
+    put(root / "t10k-images-idx3-ubyte.gz", gzip.compress(struct.pack(">4I", 0x0803, 5, 6, 7) + pixels.tobytes()))
+    put(root / "t10k-labels-idx1-ubyte.gz", gzip.compress(struct.pack(">2I", 0x0801, 5) + bytes([3, 1, 4, 1, 5])))
+    rows, _, _, classes = ingested(root, tmp_path, "raw")
+    assert classes == ("1", "3", "4", "5") and len(rows) == 5
+    for name, row in rows.items():
+        k = int(name.rsplit("!", 1)[1])
+        assert classes[row["label"]] == "31415"[k] and row["split"] == "test"
+        np.testing.assert_array_equal(decode(row["image"]), np.repeat(pixels[k][:, :, None], 3, 2))
+
+
+def test_broken_idx(tmp_path):
+    put(tmp_path / "train-images-idx3-ubyte", struct.pack(">4I", 0x0803, 5, 6, 7) + b"short")
+    with pytest.raises(UserError, match="not idx images"):
+        list(listing("raw", str(tmp_path), STORE, ""))
+
+
+def test_cifar_binary(tmp_path):
+    planes = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
+    root = tmp_path / "cifar"
+    put(root / "data_batch_1.bin", b"".join(bytes([k]) + planes[k].tobytes() for k in range(2)))
+    put(root / "test_batch.bin", bytes([1]) + planes[2].tobytes())
+    put(root / "batches.meta.txt", "plane\ncar\n")
+    rows, _, _, classes = ingested(root, tmp_path, "raw")
+    assert classes == ("car", "plane")
+    np.testing.assert_array_equal(decode(rows["data_batch_1.bin!1"]["image"]), planes[1].transpose(1, 2, 0))
+    assert rows["test_batch.bin!0"]["split"] == "test" and classes[rows["test_batch.bin!0"]["label"]] == "car"
+
+
+def test_npz(tmp_path):
+    train = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    file = tmp_path / "pathmnist.npz"
+    np.savez_compressed(
+        file, train_images=train, train_labels=np.array([[0], [2], [1], [2]]), test_images=train[:1, :, :, 0],
+        test_labels=np.array([[1]]),
+    )  # fmt: skip
+    rows, _, _, classes = ingested(file, tmp_path, "raw")
+    assert classes == ("0", "1", "2") and len(rows) == 5
+    np.testing.assert_array_equal(decode(rows["pathmnist.npz!train!3"]["image"]), train[3])
+    assert rows["pathmnist.npz!train!3"]["label"] == 2 and rows["pathmnist.npz!test!0"]["split"] == "test"
+
+
+def test_imagenet_as_handed_out(tmp_path):
+    from scipy.io import savemat
+
+    root = tmp_path / "imagenet"
+    classes = {f"n0000000{k}": {f"n0000000{k}_{i}.JPEG": picture(10 * k + i) for i in range(2)} for k in (1, 2)}
+    inner = {f"{name}.tar": tar(members) for name, members in classes.items()}
+    put(root / "ILSVRC2012_img_train.tar", tar({**inner, "notes.txt": b"hello"}))
+    put(root / "ILSVRC2012_img_val.tar", tar({f"ILSVRC2012_val_{k:08d}.JPEG": picture(k) for k in (1, 2, 3)}))
+    with pytest.raises(UserError, match=r"ILSVRC2012_devkit_t12\.tar\.gz beside it"):
+        list(listing("imagenet", str(root), STORE, ""))
+    meta = io.BytesIO()
+    synsets = np.array([(1, "n00000002"), (2, "n00000001")], [("ILSVRC2012_ID", "f8"), ("WNID", "O")])
+    savemat(meta, {"synsets": synsets})
+    data = "ILSVRC2012_devkit_t12/data"
+    kit = tar({f"{data}/meta.mat": meta.getvalue(), f"{data}/ILSVRC2012_validation_ground_truth.txt": b"2\n1\n"})
+    put(root / "ILSVRC2012_devkit_t12.tar.gz", gzip.compress(kit))
+    rows, reasons, _, names = ingested(root, tmp_path, "imagenet")
+    assert names == ("n00000001", "n00000002") and len(rows) == 6
+    for name, row in rows.items():
+        tail = name.rsplit("!", 1)[1]
+        if row["split"] == "train":
+            assert names[row["label"]] == tail[:9] and row["image"] == classes[tail[:9]][tail]
+    assert [names[rows[f"ILSVRC2012_img_val.tar!ILSVRC2012_val_{k:08d}.JPEG"]["label"]] for k in (1, 2)] == [*names]
+    told = " | ".join(reasons)
+    assert "not a class's archive" in told and "no line for its number" in told
+
+
+def test_webdataset(tmp_path):
+    root = tmp_path / "wds"
+    ids = mask(np.ones((HEIGHT, WIDTH), int))
+    members = {
+        "a/001.jpg": picture(1), "a/001.cls": b"4", "a/001.txt": b"a red leaf",
+        "a/002.json": json.dumps({"label": "7", "boxes": [[1, 2, 3, 4]], "box_labels": ["x"]}).encode(),
+        "a/002.png": picture(2, "png"), "a/002.mask.png": ids,
+        "a/003.txt": b"no picture", "../004.jpg": picture(4),
+    }  # fmt: skip
+    put(root / "set-val-000000.tar", tar(members))
+    rows, reasons, _, classes = ingested(root, tmp_path, "webdataset")
+    assert classes == ("4", "7", "x")  # not all are numbers: by name
+    first, second = (rows[next(n for n in rows if f"00{k}." in n)] for k in (1, 2))
+    assert first["caption"] == "a red leaf" and classes[first["label"]] == "4" and first["split"] == "val"
+    assert first["image"] == members["a/001.jpg"]
+    assert second["boxes"] == [[1, 2, 3, 4]] and second["mask"] == ids and classes[second["label"]] == "7"
+    told = " | ".join(reasons)
+    assert "without an image (txt)" in told and "leaves the archive" in told
+
+
+def test_a_truncated_shard_is_one_line(tmp_path):
+    data = tar({"1.jpg": picture(), "1.cls": b"0", "2.jpg": picture(), "2.cls": b"1"})
+    put(tmp_path / "t/x.tar", data[:1200])
+    with pytest.raises(UserError, match=r"x\.tar: the archive is broken") as told:
+        list(listing("webdataset", str(tmp_path / "t"), STORE, ""))
+    assert "\n" not in str(told.value)
