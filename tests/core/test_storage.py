@@ -69,6 +69,20 @@ def test_transient_errors_are_retried_and_lasting_ones_named(monkeypatch):
         Storage().retry("x", lambda: 1 / 0)
 
 
+def test_to_arrow_a_store_that_is_away_is_no_file_that_is_gone():
+    storage = Storage(endpoint_url="http://127.0.0.1:9", key="k", secret="s", retries=0)  # nobody listens there
+    filesystem, path = storage.arrow("s3://bucket/key")
+    with pytest.raises(UserError, match="s3://bucket/key: the storage endpoint cannot be reached"):
+        storage.retry("s3://bucket/key", lambda: filesystem.open_input_file(path))
+    assert type(pickle.loads(pickle.dumps(filesystem)).handler) is type(filesystem.handler)
+
+
+def test_to_arrow_a_file_that_is_gone_is_not_found(s3):
+    filesystem, path = s3.storage.arrow(join(s3.uri("arrow"), "gone"))
+    with pytest.raises(FileNotFoundError):
+        filesystem.open_input_file(path)
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     from pathlib import Path
 

@@ -6,6 +6,7 @@ from ray.data import DataContext
 
 from mapsto.data import pace
 from mapsto.data.execution import data_context
+from mapsto.data.retire import Retire
 
 
 def test_rests_while_output_waits_and_never_while_the_consumer_does(monkeypatch):
@@ -17,5 +18,8 @@ def test_rests_while_output_waits_and_never_while_the_consumer_does(monkeypatch)
 
 
 def test_every_execution_of_ours_has_it_once_and_the_users_own_none():
-    assert data_context().custom_execution_callback_classes == [pace.Pace]
+    ours = data_context()
+    assert ours.custom_execution_callback_classes == [pace.Pace, Retire]
     assert DataContext.get_current().custom_execution_callback_classes == []
+    with DataContext.current(ours):
+        assert data_context().custom_execution_callback_classes == [pace.Pace, Retire]

@@ -260,10 +260,12 @@ class Storage:
 
     def arrow(self, uri: str) -> tuple[Any, str]:
         """The same as a pyarrow file system and its path (Ray Train's storage, Parquet)."""
-        from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+        from pyarrow.fs import LocalFileSystem, PyFileSystem
+
+        from .arrow import Handler
 
         fs, path = self.fs(uri)
-        return (LocalFileSystem() if _local(fs) else PyFileSystem(FSSpecHandler(fs))), path
+        return (LocalFileSystem() if _local(fs) else PyFileSystem(Handler(fs))), path
 
 
 def join(uri: str, *parts: str) -> str:

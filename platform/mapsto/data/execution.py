@@ -14,6 +14,7 @@ import numpy as np
 
 from ..core.errors import UserError
 from .pace import Pace
+from .retire import Retire
 
 if TYPE_CHECKING:
     from ray.data import DataContext
@@ -46,9 +47,9 @@ def data_context(cpus: float = 0.0, gpus: float = 0.0) -> DataContext:
     context.enable_operator_progress_bars = debug
     context.target_max_block_size = 1  # bytes
     context.raise_original_map_exception = True
-    ours: Any = Pace  # a callback by its shape
-    if ours not in context.custom_execution_callback_classes:
-        context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, ours]
+    ours: list[Any] = [Pace, Retire]  # callbacks by their shape
+    others = [each for each in context.custom_execution_callback_classes if each not in ours]
+    context.custom_execution_callback_classes = [*others, *ours]
     context.execution_options.preserve_order = True
     with warnings.catch_warnings():
         # Ray means to replace this in 2027 by labelled nodes, which a single machine does not have.

@@ -1,0 +1,375 @@
+"""What may happen under a run: a data worker killed, the store away, a node lost, a shard gone or damaged. The run goes
+on with the same batches, or stops and names the shard."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from ray import cloudpickle
+
+from mapsto.config.schema import TrainConfig
+from mapsto.core.artifact import Artifact
+from mapsto.core.errors import UserError
+from mapsto.core.task import Stream, Task, TaskConfig
+from mapsto.data import shard_cache
+from mapsto.data.dataset import Dataset
+from mapsto.data.execution import each
+from mapsto.data.feed import Feed
+from mapsto.data.loader import worker_batches
+from mapsto.data.plan import Run
+from mapsto.data.transforms import Compose, Decode, Keep, RandomFlip
+
+PATIENCE_S = 120
+AWAY_S = 2
+GROUP = 16
+"""Rows of a row group, and of a microbatch."""
+ROWS = 330
+
+
+@pytest.fixture(autouse=True)
+def by_value() -> Iterator[None]:
+    """What is defined here travels to the workers whole: they cannot import it."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    """A folder that no earlier test session had: a node's cache outlives them, and knows a shard by its path."""
+    return tmp_path / secrets.token_hex(4)
+
+
+def feed_of(dataset: Dataset, hold: Callable[[int], None] | None = None) -> Feed:
+    """Rows in stored order, so that a task reads row groups of its own; `hold(row_id)` is called before a row is decoded."""
+
+    class Hold:
+        def apply(self, sample: Any, rng: Any) -> Any:
+            if hold is not None:
+                hold(sample["row_id"])
+            return sample
+
+    class Held(Task):
+        def streams(self, split: Any) -> Any:
+            transform = Compose(Hold(), Decode(), RandomFlip(), Keep("image", "label"))
+            return {"main": Stream("train", split, transform, ("image", "label"), "sequential")}
+
+    feed = Feed.of(Held(TaskConfig(kind="held"), {}), {"train": dataset}, ("train",))
+    return feed.follow(Run.of(feed.streams["train"], None, TrainConfig(epochs=2, batch_size=GROUP), 1))
+
+
+def check_whole(got: list[tuple[Any, dict[str, np.ndarray]]], dataset: Dataset) -> None:
+    """Every microbatch of the run came once, in order, with the pixels that an undisturbed process makes."""
+    feed = feed_of(dataset)
+    assert feed.plan is not None
+    assert [item for item, _ in got] == [feed.plan.item(g) for g in range(len(feed.plan))]
+    for g, (_, batch) in enumerate(got):
+        expected = feed.batch(g)
+        assert batch.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_array_equal(batch[name], expected[name], err_msg=f"{name} of microbatch {g}")
+
+
+def say(path: Path, text: str = "yes") -> None:
+    """Write a file at once, for those who wait for it."""
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def wait_until(there: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := there()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(there)
+        time.sleep(0.02)
+    return found
+
+
+def heard(path: Path) -> str:
+    """The text of a file, once it is there."""
+    wait_until(path.exists)
+    return path.read_text()
+
+
+def logged(*texts: str) -> bool:
+    """Whether a line of the cluster's worker logs holds all the texts."""
+    files = Path(os.environ["RAY_TMPDIR"], "session_latest", "logs").glob("worker-*.err")
+    lines = [line for file in files for line in file.read_text(errors="replace").splitlines()]
+    return any(all(text in line for text in texts) for line in lines)
+
+
+@contextmanager
+def beside(disturb: Callable[[], None]) -> Iterator[None]:
+    """Runs `disturb` beside the block, and raises what it raised."""
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            disturb()
+        except Exception as error:  # noqa: BLE001 (raised below)
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    thread.join()
+    assert not raised, raised
+
+
+def away(folder: Path, first: int, fatal: int = -1) -> Callable[[int], None]:
+    """Every task waits at its first row from `first` on until `go` is there; one at row `fatal` waits to be killed."""
+
+    def hold(row: int) -> None:
+        if row >= first and not (folder / "go").exists():
+            say(folder / "waiting")
+            heard(folder / "go")
+        if row == fatal and not (folder / "pid").exists():
+            say(folder / "pid", str(os.getpid()))
+            time.sleep(PATIENCE_S)
+
+    return hold
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, write_dataset: Any) -> Dataset:
+    return write_dataset(tmp_path_factory.mktemp("faults"), {"train": ROWS}, per_group=GROUP, per_file=96)
+
+
+def test_a_killed_data_worker_and_a_store_that_was_away_change_nothing(
+    cluster: str, s3: Any, local: Dataset, tmp_path: Path
+) -> None:
+    bucket = s3.uri(f"faults-{secrets.token_hex(4)}")
+    for file in Path(local.artifact.uri).rglob("*"):
+        if file.is_file():
+            s3.storage.upload(file, f"{bucket}/set/{file.relative_to(local.artifact.uri)}")
+    remote = Dataset.open(Artifact(f"{bucket}/set", s3.storage))
+
+    def disturb() -> None:
+        heard(tmp_path / "waiting")
+        s3.stop()
+        try:
+            say(tmp_path / "go")
+            time.sleep(AWAY_S)
+        finally:
+            s3.start()
+        psutil.Process(int(heard(tmp_path / "pid"))).kill()
+
+    with beside(disturb):
+        got = list(worker_batches(feed_of(remote, away(tmp_path, 2 * GROUP, 300)), 0, 1))
+    check_whole(got, local)
+    assert logged(f"{bucket}/set/shards/", "; try 2 of 7 in 0.5 s")
+    assert logged("again, try 2: the worker or the node that made them was lost")
+
+
+def elsewhere(folder: Path, head: str) -> Callable[[int], None]:
+    """Tasks wait until one of them is on another node than `head`; that one makes a block and waits to be killed."""
+    rows = [0]
+
+    def hold(row: int) -> None:
+        import ray
+
+        if (folder / "dead").exists():
+            return
+        if ray.get_runtime_context().get_node_id() == head:
+            heard(folder / "there")
+            return
+        rows[0] += 1
+        if rows[0] == 2 * GROUP:  # the first block is whole, and lies in this node's memory only
+            say(folder / "there")
+            time.sleep(PATIENCE_S)
+
+    return hold
+
+
+NODE = """
+import sys, time
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+
+own_ports = dict(min_worker_port=0, max_worker_port=0, node_manager_port=0, dashboard_agent_listen_port=None)
+Node(
+    RayParams(
+        gcs_address=sys.argv[1], node_ip_address="127.0.0.1", num_cpus=2, num_gpus=0, object_store_memory=100_000_000,
+        include_log_monitor=False, **own_ports,
+    ),
+    head=False, shutdown_at_exit=False, spawn_reaper=False,
+)
+time.sleep(3600)
+"""
+"""`ray start --address`, which itself refuses a cluster on loopback, or takes the machine's outward address for it."""
+
+
+@pytest.fixture
+def second_node(cluster: str, tmp_path: Path) -> Iterator[psutil.Process]:
+    """A node beside the session's, with two CPUs."""
+    import ray
+
+    before = {node["NodeID"] for node in ray.nodes()}
+    log = tmp_path / "node.log"
+    with log.open("w") as output:
+        process = psutil.Popen([sys.executable, "-c", NODE, cluster], stdout=output, stderr=subprocess.STDOUT)
+
+    def there() -> bool:
+        assert process.poll() is None, log.read_text()
+        return any(node["Alive"] and node["NodeID"] not in before for node in ray.nodes())
+
+    try:
+        wait_until(there)
+        yield process
+    finally:
+        lose(process)
+
+
+def lose(node: psutil.Process) -> None:
+    """Kill all processes of a node."""
+    if node.is_running():
+        processes = [node, *node.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=10)
+
+
+def test_a_lost_node_changes_nothing(second_node: psutil.Process, new: Path, write_dataset: Any) -> None:
+    import ray
+
+    dataset = write_dataset(new, {"train": ROWS}, size=64, per_group=GROUP, per_file=96, seed=4)
+
+    def disturb() -> None:
+        heard(new / "there")
+        say(new / "dead")
+        lose(second_node)
+
+    with beside(disturb):
+        head = ray.get_runtime_context().get_node_id()
+        got = list(worker_batches(feed_of(dataset, elsewhere(new, head)), 0, 1))
+    check_whole(got, dataset)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [(Path.unlink, "not found"), (lambda shard: os.truncate(shard, 1000), "cut short or damaged")],
+    ids=["deleted", "truncated"],
+)
+def test_a_shard_lost_under_the_run_ends_it_with_the_shards_name(
+    cluster: str, new: Path, write_dataset: Any, damage: Callable[[Path], None], why: str
+) -> None:
+    dataset = write_dataset(new, {"train": ROWS}, per_group=GROUP, per_file=96, seed=3)
+    shard = Path(dataset.split("train").files[-1].uri)
+
+    def disturb() -> None:
+        heard(new / "waiting")
+        damage(shard)
+        say(new / "go")
+
+    with beside(disturb), pytest.raises(UserError, match=f"^{shard}: .*{why}"):
+        list(worker_batches(feed_of(dataset, away(new, 2 * GROUP)), 0, 1))
+
+
+CUT = f"""
+import os, pathlib, time
+from .part import VALUE
+here = pathlib.Path(__file__).parents[1]
+try:
+    for _ in range({PATIENCE_S * 10}):
+        if (here / "go").exists():
+            break
+        (here / f"importing-{{os.getpid()}}").touch()
+        time.sleep(0.1)
+finally:
+    (here / f"left-{{os.getpid()}}").touch()
+"""
+"""A package that takes its time, and says when its import ends, however it does."""
+
+
+def test_a_worker_interrupted_in_an_import_makes_nothing_more(cluster: str, new: Path) -> None:
+    """Ray interrupts the tasks that are under way when another one fails, and uses their workers again. A package whose
+    import was cut short and is repeated lacks the submodules that were there already."""
+    (new / "cut").mkdir(parents=True)
+    (new / "cut" / "__init__.py").write_text(CUT)
+    (new / "cut" / "part.py").write_text("VALUE = 1\n")
+
+    def use(number: int) -> None:
+        sys.path.insert(0, str(new))
+        import cut.part  # ty: ignore[unresolved-import]
+
+        assert cut.part.VALUE == 1
+
+    def fail(number: int) -> None:
+        if number:
+            use(number)
+        wait_until(lambda: any(new.glob("importing-*")))
+        raise UserError("one task failed")
+
+    with pytest.raises(UserError, match=r"^one task failed$"):
+        list(each(fail, range(4)))
+    interrupted = [int(path.name.split("-")[1]) for path in new.glob("importing-*")]
+    assert interrupted
+    for pid in interrupted:
+        wait_until(lambda pid=pid: not psutil.pid_exists(pid) or (new / f"left-{pid}").exists())
+    say(new / "go")
+    assert list(each(use, range(8))) == list(range(8))
+    assert not any(psutil.pid_exists(pid) for pid in interrupted)
+
+
+@pytest.fixture
+def shard(local: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Dataset]]:
+    """The last shard of a copy of the data set, the copy, and an empty cache."""
+    monkeypatch.setenv("MAPSTO_CACHE", str(tmp_path / "cache"))
+    shard_cache._folder.cache_clear()
+    shutil.copytree(local.artifact.uri, tmp_path / "copy")
+    dataset = Dataset.open(Artifact(str(tmp_path / "copy"), local.artifact.storage))
+    yield Path(dataset.split("train").files[-1].uri), dataset
+    shard_cache._folder.cache_clear()
+
+
+def whole_epoch(dataset: Dataset) -> list[int]:
+    feed = feed_of(dataset)
+    assert feed.plan is not None
+    return [int(row) for g in range(len(feed.plan) // 2) for row in feed.batch(g)["row_id"]]
+
+
+def test_a_shard_that_is_cut_short_damaged_or_another_is_named(shard: tuple[Path, Dataset]) -> None:
+    path, dataset = shard
+    good = path.read_bytes()
+    half = len(good) // 2
+    damaged = good[:half] + bytes(b ^ 255 for b in good[half : half + 50]) + good[half + 50 :]
+    another = Path(dataset.split("train").files[0].uri).read_bytes()
+    for bad, why in (
+        (good[:half], "cut short or damaged"),
+        (b"", "cut short or damaged"),
+        (damaged, "CRC checksum verification failed"),
+        (another, "96 rows where the data set's manifest has 42: replaced"),
+    ):
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match=f"^{path}: .*{why}"):
+            whole_epoch(dataset)
+    path.write_bytes(good)
+    assert whole_epoch(dataset) == list(range(ROWS))
+
+
+def test_a_cached_copy_that_was_cut_short_is_fetched_again(
+    shard: tuple[Path, Dataset], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, dataset = shard
+    index = dataset.split("train")
+    shard_cache.cached_group(index, 2, ("image", "row_id"))
+    (entry,) = (tmp_path / "cache").glob("*.arrow")
+    os.truncate(entry, entry.stat().st_size // 2)
+    assert shard_cache.cached_group(index, 2, ("image", "row_id")).num_rows == GROUP
+    assert f"{entry}: not readable" in caplog.text
+    assert shard_cache.cached_group(index, 2, ("image", "row_id")).column("row_id").to_pylist() == list(range(32, 48))
