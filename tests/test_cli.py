@@ -107,10 +107,8 @@ def test_quick_commands_load_neither_ray_nor_torch(arguments: list[str], recipe:
         f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
         "print([m for m in ('ray', 'torch', 'timm', 'pyarrow', 'matplotlib', 'onnx', 'fsspec') if m in sys.modules])"
     )
-    start = time.process_time(), os.times().children_user
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert os.times().children_user - start[1] < 2.0, "seconds of CPU; 0.6 on a quiet machine"
 
 
 def test_stage_options_reach_the_pipeline(recipe: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
