@@ -174,7 +174,7 @@ def test_a_killed_data_worker_and_a_store_that_was_away_change_nothing(
     with beside(disturb):
         got = list(worker_batches(feed_of(remote, away(tmp_path, 2 * GROUP, 300)), 0, 1))
     check_whole(got, local)
-    assert logged(AGAIN) == before + 1
+    assert logged(AGAIN) > before
 
 
 def elsewhere(folder: Path, head: str) -> Callable[[int], None]:
