@@ -8,7 +8,7 @@ COMPILE := uv pip compile --generate-hashes --no-emit-index-url --no-annotate --
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup lock lint format test test-system bench demo stop docs
+.PHONY: setup lock lint format test test-cluster test-rest test-system bench demo stop docs
 
 setup: $(STAMP)
 
@@ -35,9 +35,15 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Two processes: one has the session's one cluster and all that needs it, in order; the other has the rest.
+# Two processes at a time: one has the session's one cluster and all that needs it, in order; the other has the rest.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not system" -n 2 --dist loadgroup
+	$(MAKE) --no-print-directory --jobs 2 test-cluster test-rest
+
+test-cluster: setup
+	$(BIN)/python -m pytest -m "alone and not system"
+
+test-rest: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone and not system"
 
 # Needs Debian packages (chromium, ...), which .ci/run installs.
 test-system: setup

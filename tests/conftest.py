@@ -32,11 +32,10 @@ INGRESS = Path(tempfile.mkdtemp(prefix="mi-", dir="/tmp"))
 os.environ |= early_environment(str(INGRESS)) | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()) or item.get_closest_marker("alone"):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.alone)
 
 
 def pytest_unconfigure() -> None:
