@@ -91,6 +91,17 @@ def say(path: Path, text: str = "yes") -> None:
     partial.replace(path)
 
 
+def first_to_say(path: Path, text: str) -> bool:
+    """The same unless somebody else did: the row may be under way in two tasks, for two epochs."""
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(text)
+    try:
+        path.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    return True
+
+
 def wait_until(there: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + PATIENCE_S
     while not (found := there()):
@@ -138,8 +149,7 @@ def away(folder: Path, first: int, fatal: int = -1) -> Callable[[int], None]:
         if row >= first and not (folder / "go").exists():
             say(folder / "waiting")
             heard(folder / "go")
-        if row == fatal and not (folder / "pid").exists():
-            say(folder / "pid", str(os.getpid()))
+        if row == fatal and first_to_say(folder / "pid", str(os.getpid())):
             time.sleep(PATIENCE_S)
 
     return hold
