@@ -85,7 +85,9 @@ def test_objectives_give_a_front(tmp_path: Path, scenes: Path, cluster: str) -> 
 
 def test_a_population_that_does_not_fit_is_refused(tmp_path: Path, scenes: Path, cluster: str) -> None:
     tune = {"trials": 12, "scheduler": {"kind": "pbt"}, "space": lr(1e-3, 1e-1)}
-    with pytest.raises(UserError, match=r"tune.trials 12: a population trains at once, .* hold (\d): set tune.trials=\1"):
+    with pytest.raises(
+        UserError, match=r"tune.trials 12: a population trains at once, .* hold (\d): set tune.trials=\1"
+    ):
         sweep(tmp_path, scenes, tune)
 
 
