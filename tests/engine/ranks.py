@@ -1,4 +1,4 @@
-"""What two gloo processes compute for test_ranks.py: `python -m tests.engine.ranks RANK ADDRESS ANSWER`."""
+"""What two gloo processes compute for test_ranks.py: `python -m tests.engine.ranks RANK ADDRESS FOLDER`."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def everything(rank: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    rank, address, answer = sys.argv[1:]
+    rank, address, folder = sys.argv[1:]
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=address, rank=int(rank), world_size=2)
-    Path(answer).write_bytes(pickle.dumps(everything(int(rank))))
+    Path(folder, rank).write_bytes(pickle.dumps(everything(int(rank))))
     torch.distributed.destroy_process_group()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.gloo import two
 
 from .ranks import CONFIG, VAL, train
 from .toy import Adversaries, Regression
@@ -21,24 +17,8 @@ pytestmark = pytest.mark.alone
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    root, folder = Path(__file__).resolve().parents[2], tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "PYTHONPATH": str(root / "platform")}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.engine.ranks", str(rank), address, str(folder / str(rank))],
-            cwd=root,
-            env=environment,
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=120) for process in started] == [0, 0]
-    finally:
-        for process in started:
-            process.kill()
+    folder = tmp_path_factory.mktemp("ranks")
+    two("tests.engine.ranks", str(folder))
     return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(2)]
 
 

@@ -16,8 +16,10 @@ from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
 from mapsto.core.task import Task, Unsupported
 from mapsto.data.dataset import Dataset
+from mapsto.data.feed import Feed
 from mapsto.serving.runtimes import OnnxRuntime, TorchRuntime, open_runtime
-from mapsto.stages.compress import Compress, batches, evaluate
+from mapsto.stages.compress import Compress, evaluate
+from mapsto.stages.states import batches
 
 models: Any = SourceFileLoader("saved_models", str(Path(__file__).parents[1] / "serving" / "models.py")).load_module()
 ROWS = {"train": 60, "val": 20, "test": 0}
@@ -85,7 +87,7 @@ def test_none_within_the_drop_keeps_the_trained_weights(
 def test_accuracy_is_the_metrics_own_over_every_row_once(parents: dict[str, Artifact]) -> None:
     runtime = open_runtime(parents["model"])
     datasets = {"train": Dataset.open(parents["data.train"])}
-    found = list(batches(runtime.task, datasets, "train", 7))
+    found = list(batches(Feed.evaluating(runtime.task, datasets, "train"), "train", 7))
     assert [len(b["row_id"]) for b in found] == [7] * 8 + [4]
     assert np.concatenate([b["row_id"] for b in found]).tolist() == list(range(60))
     scores = evaluate({"a": runtime}, iter(found))["a"]

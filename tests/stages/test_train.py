@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tests.gloo import two
 
 from mapsto.config.schema import TrainConfig
 from mapsto.core.errors import UserError
@@ -20,7 +21,6 @@ from mapsto.stages.train import HOW, alone, distributed
 from mapsto.stages.train_page import line
 
 from . import fakes
-from .pair import pair
 
 CONFIG: dict[str, Any] = {
     "epochs": 4, "batch_size": fakes.BATCH, "optimizer": {"lr": 0.05}, "ema": 0.9, "threads": 1, "cpus_per_worker": 0.5
@@ -108,7 +108,7 @@ def test_a_killed_worker_is_survived_with_no_row_lost_or_repeated(tmp_path: Path
     said: list[str] = []
     told: list[float] = []
     distributed(fakes.setup(disturbed, fakes.slow, PAIR), lambda record: told.append(record["epoch"]), said.append)
-    pair(whole, PAIR)
+    two("tests.stages.pair", str(whole), json.dumps(PAIR))
     assert len(said) == 1
     assert said[0].startswith("train: worker")
     assert [r["epoch"] for r in history(disturbed)] == [1, 2, 3, 4]

@@ -44,7 +44,6 @@ def classifier(
         except ValueError as error:
             raise UserError(f"task.model: {name}: {error}") from error
     timm = heavy.timm()
-
     if not timm.is_model(name.split(".")[0]):
         raise UserError(
             f"task.model.name: '{name}' is no timm model and none of our own{nearest(name, [*OWN, *timm.list_models()])}"
@@ -96,7 +95,6 @@ def features(
     UserError for an unknown name, a model without feature maps, and one that cannot be dilated.
     """
     timm = heavy.timm()
-
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"task.model.backbone: '{name}' is no timm model{nearest(name, timm.list_models())}")
     _weights_exist(name, pretrained)
@@ -122,7 +120,6 @@ def _levels(net: Any) -> Any:
 
 def _weights_exist(name: str, pretrained: bool) -> None:
     timm = heavy.timm()
-
     if pretrained and name not in timm.list_models(pretrained=True) and name not in timm.list_pretrained():
         raise UserError(f"task.model.pretrained: timm has no pretrained weights for '{name}'; set it to false")
 

@@ -23,7 +23,6 @@ class Maps(nn.Module):
         weights that cannot be had."""
         super().__init__()
         timm = heavy.timm()
-
         if not timm.is_model(name.split(".")[0]):
             raise UserError(f"task.model.backbone: '{name}' is no timm model{nearest(name, timm.list_models())}")
         if pretrained and name not in timm.list_models(pretrained=True) and name not in timm.list_pretrained():
@@ -45,7 +44,6 @@ class Maps(nn.Module):
 
 def _features(name: str, pretrained: bool, at: tuple[int, ...] | None = None) -> Any:
     timm = heavy.timm()
-
     some: dict[str, Any] = {} if at is None else {"out_indices": at}
     try:
         return timm.create_model(name, features_only=True, pretrained=pretrained, **some)

@@ -19,10 +19,10 @@ from ..core.page import Page
 from ..core.sample import Batch, Split
 from ..core.stage import Done, Job, datasets_of
 from ..core.task import ExportSpec, Task, Unsupported
-from ..core.task import rows as rows_of
 from ..data.dataset import Dataset
 from ..data.feed import Feed
 from ..serving.runtimes import Runtime, direct, open_runtime, open_variant, threads_kept
+from .states import batches, unpadded
 
 FLOAT = "float"
 ROWS_AT_ONCE = 64
@@ -63,7 +63,7 @@ class Compress:
             job.say(
                 "compress: the data set has no val rows; the variants are compared on training rows, which flatters them"
             )
-        scores = evaluate(runtimes, batches(base.task, datasets, split))
+        scores = evaluate(runtimes, batches(Feed.evaluating(base.task, datasets, split), split, ROWS_AT_ONCE))
         example = {name: np.repeat(value[:1], config.target.batch_size, axis=0) for name, value in spec.inputs.items()}
         timings = latencies(runtimes, example, config.repeats)
 
@@ -162,14 +162,6 @@ def evaluate(runtimes: Mapping[str, Runtime], rows: Iterator[Batch]) -> dict[str
     }
 
 
-def batches(task: Task, datasets: Mapping[str, Dataset], split: Split, size: int = ROWS_AT_ONCE) -> Iterator[Batch]:
-    """Every row of a split once, in order, as evaluation prepares it, in batches of at most `size` rows."""
-    feed = Feed.evaluating(task, datasets, split).over(split, size)
-    assert feed.plan is not None
-    for number in range(len(feed.plan)):
-        yield _valid(feed.batch(number))
-
-
 def calibration_inputs(
     task: Task, datasets: Mapping[str, Dataset], rows: int, size: int = 8
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -179,12 +171,7 @@ def calibration_inputs(
     assert feed.plan is not None
     count = min(len(feed.plan), -(-rows // size))
     for number in np.random.default_rng(0).choice(len(feed.plan), count, replace=False):
-        yield task.inputs(_valid(feed.batch(int(number))))
-
-
-def _valid(batch: Batch) -> Batch:
-    keep = np.flatnonzero(batch["valid"])
-    return batch if len(keep) == len(batch["valid"]) else rows_of(batch, keep)
+        yield task.inputs(unpadded(feed.batch(int(number))))
 
 
 def _split(task: Task, datasets: Mapping[str, Dataset]) -> tuple[Split, int]:

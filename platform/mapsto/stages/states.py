@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..core.artifact import Artifact
 from ..core.sample import Batch, Split
-from ..core.task import Task
+from ..core.task import Task, rows
 from ..data.dataset import Dataset
 from ..data.feed import Feed
 from ..data.loader import evaluation_rows, opened
@@ -19,7 +19,7 @@ from ..runtime.session import connect
 from ..serving.runtimes import open_runtime, threads_kept
 
 IN_PROCESS = 256
-"""Up to so many rows are measured here: starting an actor takes longer."""
+"""A split of at most so many rows is measured in this process: starting an actor takes longer."""
 
 
 class Measurer:
@@ -31,17 +31,16 @@ class Measurer:
         self.metrics = self.runtime.task.metrics()
 
     def __call__(self, columns: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
-        state = self.state(opened(columns)[1])
-        return {"state": [pickle.dumps(state)] if state else []}
-
-    def state(self, batch: Batch) -> dict[str, np.ndarray] | None:
-        """The states of a microbatch's rows, or None where it holds only padding."""
+        _, batch = opened(columns)
         keep = batch["valid"].astype(bool)
         if not keep.any():
-            return None
+            return {"state": []}
+        return {"state": [pickle.dumps({name: value[keep] for name, value in self.state(batch).items()})]}
+
+    def state(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The states of a microbatch's rows, its padding among them."""
         output = self.runtime.run(self.runtime.task.inputs(batch))
-        state = {**self.metrics.state(output, batch), "row_id": batch["row_id"]}
-        return {name: value[keep] for name, value in state.items()}
+        return {**self.metrics.state(output, batch), "row_id": batch["row_id"]}
 
 
 def collect(
@@ -49,18 +48,15 @@ def collect(
 ) -> dict[str, np.ndarray]:
     """States of every row of a split, once each, sorted by `row_id`; `config`: an EvaluateConfig."""
     feed, threads = Feed.evaluating(task, datasets, split), max(1, int(config.cpus_per_worker))
-    following = feed.over(split, config.batch_size)
-    assert following.plan is not None
-    if len(following.plan) * config.batch_size <= IN_PROCESS:
+    _, index = next(iter(feed.streams[split].values()))
+    if index.rows <= IN_PROCESS:
         with threads_kept():
             measurer = Measurer(model, threads, "cpu")
-            states = [measurer.state(following.batch(number)) for number in range(len(following.plan))]
-        return in_row_order([state for state in states if state])
+            return in_row_order([measurer.state(batch) for batch in batches(feed, split, config.batch_size)])
     from ray.data import ActorPoolStrategy
 
     connect()
-    rows = evaluation_rows(feed, split, config.batch_size)
-    measured = rows.map_batches(
+    measured = evaluation_rows(feed, split, config.batch_size).map_batches(
         Measurer,
         batch_size=1,
         zero_copy_batch=True,
@@ -69,3 +65,16 @@ def collect(
         fn_constructor_args=(model, threads, "cpu"),
     )
     return in_row_order([pickle.loads(row["state"]) for row in measured.iter_rows()])
+
+
+def batches(feed: Feed, split: Split, size: int) -> Iterator[Batch]:
+    """Every row of a split once, in order, as the feed prepares it, in batches of at most `size` rows, without padding."""
+    following = feed.over(split, size)
+    assert following.plan is not None
+    for number in range(len(following.plan)):
+        yield unpadded(following.batch(number))
+
+
+def unpadded(batch: Batch) -> Batch:
+    keep = np.flatnonzero(batch["valid"])
+    return batch if len(keep) == len(batch["valid"]) else rows(batch, keep)

@@ -68,9 +68,7 @@ class Detect(Task):
         config, model, own = self.config, self.config.model, None
         net = model.around(self._net(), config.image_size, STEP)
         if model.pretrained:
-            timm = heavy.timm()
-
-            own = timm.get_pretrained_cfg(model.backbone)
+            own = heavy.timm().get_pretrained_cfg(model.backbone)
         return normalized(net, self.datasets[config.role], vars(own) if own else None)
 
     def _net(self) -> nn.Module:
