@@ -209,3 +209,21 @@ def test_a_position_in_other_data_is_refused(tmp_path: Path) -> None:
         alone(reading("v2"), lambda record: pytest.fail("trained on"))
     alone(reading("v1"), lambda record: None)
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_cpu_that_only_imitates_bf16_trains_in_fp32_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path / "fp32")
+    for emulated, name in ((True, "imitated"), (False, "native")):
+        monkeypatch.setattr("mapsto.engine.precision.emulated", lambda precision, device, is_so=emulated: is_so)
+        said: list[str] = []
+        alone(
+            fakes.setup(tmp_path / name, fakes.source, {**CONFIG, "precision": "bf16"}),
+            lambda record: None,
+            said.append,
+        )
+        assert [text for text in said if "trained in fp32" in text] == said[:1] * emulated
+    fp32, imitated, native = (load_file(tmp_path / n / "model.safetensors") for n in ("fp32", "imitated", "native"))
+    assert all(np.array_equal(fp32[name], imitated[name]) for name in fp32)
+    assert not all(np.array_equal(fp32[name], native[name]) for name in fp32)

@@ -119,7 +119,8 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Schedule = FixedSchedule()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """bf16 and fp16: mixed, weights stay fp32; fp16 scales the loss (Micikevicius et al., Mixed Precision Training, arXiv 1710.03740)."""
+    """bf16 and fp16: mixed, weights stay fp32; fp16 scales the loss (Micikevicius et al., Mixed Precision Training, arXiv 1710.03740).
+    A CPU without instructions for bf16 trains in fp32 instead, and says so."""
     channels_last: bool = True
     compile: bool = False
     """Compile the model with torch.compile: slow to start, quicker steps after."""

@@ -104,8 +104,13 @@ def train(
     from ..engine.behind import Behind
     from ..engine.checkpoints import Checkpoints, to_bytes
     from ..engine.fit import fit
+    from ..engine.precision import emulated
 
     config, task, artifact = setup.config, setup.task, setup.artifact
+    to_say = []
+    if emulated(config.precision, world.device):
+        config = config.model_copy(update={"precision": "fp32"})
+        to_say.append("this CPU has no instructions for bf16 and would take many times as long: trained in fp32")
     torch.set_num_threads(config.threads or max(1, int(config.cpus_per_worker)))
     checkpoints = Checkpoints(artifact, config.keep, task.metrics().mode)
     newest = share(checkpoints.newest() if world.rank == 0 else None)
@@ -138,7 +143,8 @@ def train(
     def on_epoch(done: Epoch) -> None:
         if world.rank == 0 and (done.last or done.number % config.checkpoint_every == 0):
             checkpoint(done.state(), done.number, int(done.record["step"]), done.score)
-        report(done.record, written.told())
+        report(done.record, [*to_say, *written.told()])
+        to_say.clear()
 
     def on_notice(midway: Midway) -> None:
         if world.rank == 0:
