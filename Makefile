@@ -40,10 +40,10 @@ test: lint
 	$(MAKE) --no-print-directory --jobs 2 test-cluster test-rest
 
 test-cluster: setup
-	$(BIN)/python -m pytest -m "alone and not system"
+	$(BIN)/python -m pytest -m "clustered and not system"
 
 test-rest: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone and not system"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not clustered and not system"
 
 # Needs Debian packages (chromium, ...), which .ci/run installs.
 test-system: setup

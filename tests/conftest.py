@@ -35,7 +35,7 @@ os.environ |= early_environment(str(INGRESS)) | {"RAY_AUTH_MODE": "token", "RAY_
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.alone)
+            item.add_marker(pytest.mark.clustered)
 
 
 def pytest_unconfigure() -> None:

@@ -168,7 +168,6 @@ def test_a_user_error_inside_a_ray_task_is_one_line(
     assert capsys.readouterr().err == "s3://x: the bucket does not exist\n"
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_leaves_no_process_and_no_folder(
     kind: signal.Signals, code: int, recipe: Path, tmp_path: Path

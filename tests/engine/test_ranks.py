@@ -12,8 +12,6 @@ from tests.gloo import two
 from .ranks import CONFIG, VAL, train
 from .toy import Adversaries, Regression
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:

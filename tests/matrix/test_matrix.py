@@ -40,7 +40,7 @@ RECIPES = {
     "detect": "task: {kind: detect, image_size: 64, model: {widths: [4, 8, 16, 16, 16]}, min_score: 0.01}",
     "gan": "task: {kind: gan, image_size: 16, latent: 8, width: 8}",
     "vae": "task: {kind: vae, image_size: 16, latent: 8, width: 8}",
-    "diffusion": "task: {kind: diffusion, image_size: 16, widths: [8, 16], blocks: 1, steps: 2, conditional: true}",
+    "diffusion": "task: {kind: diffusion, image_size: 16, widths: [8], blocks: 1, steps: 2, conditional: true}",
     "embed": "task: {kind: embed, image_size: 32, model: {name: resnet10t, dimensions: 16}}",
     "stylize": "task: {kind: stylize, image_size: 32, style_size: 32, overlap: 8, style_role: train, features: {model: "
     "{name: cnn, widths: [4, 8]}, content: [layers.4], style: [layers.1, layers.4]}}",

@@ -8,9 +8,11 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tests.gloo import two
@@ -19,6 +21,8 @@ from mapsto.config.schema import TrainConfig
 from mapsto.core.errors import UserError
 from mapsto.stages.train import HOW, alone, distributed
 from mapsto.stages.train_page import line
+from mapsto.stages.train_watch import Watch, follow
+from mapsto.stages.train_worker import under_ray
 
 from . import fakes
 
@@ -103,12 +107,14 @@ def test_a_killed_worker_is_survived_with_no_row_lost_or_repeated(tmp_path: Path
         while not held.exists() or not held.read_text():
             time.sleep(0.1)
         os.kill(int(held.read_text()), signal.SIGKILL)
+        two("tests.stages.pair", str(whole), json.dumps(PAIR))  # while Ray finds out and starts again
 
-    threading.Thread(target=kill, daemon=True).start()
+    beside = threading.Thread(target=kill, daemon=True)
+    beside.start()
     said: list[str] = []
     told: list[float] = []
     distributed(fakes.setup(disturbed, fakes.slow, PAIR), lambda record: told.append(record["epoch"]), said.append)
-    two("tests.stages.pair", str(whole), json.dumps(PAIR))
+    beside.join()
     assert len(said) == 1
     assert said[0].startswith("train: worker")
     assert [r["epoch"] for r in history(disturbed)] == [1, 2, 3, 4]
@@ -128,10 +134,30 @@ def test_a_workers_user_error_is_the_drivers_at_once(tmp_path: Path, by_value: N
     assert said == []  # not retried, whatever max_failures
 
 
-def test_a_bug_in_a_worker_keeps_its_type_and_traceback(tmp_path: Path, by_value: None) -> None:
-    with pytest.raises(KeyError) as error:
-        distributed(fakes.setup(tmp_path, fakes.broken, {**PAIR, "workers": 1}), lambda record: None, print)
-    assert "in broken" in error.value.__notes__[0]
+def test_a_bug_in_a_worker_keeps_its_type_and_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of the error, stop by stop: the worker, the wire to the controller, its end, the driver."""
+    import ray.cloudpickle
+    import ray.train.collective
+    import ray.train.torch
+    from ray.train.v2.api.exceptions import ControllerError
+
+    monkeypatch.setattr(ray.train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 3))
+    monkeypatch.setattr(ray.train.collective, "broadcast_from_rank_zero", lambda value: value)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    with pytest.raises(KeyError) as raised:
+        under_ray(fakes.setup(tmp_path, fakes.broken, CONFIG))
+    sent = ray.cloudpickle.loads(ray.cloudpickle.dumps(raised.value))
+    watch = Watch(str(tmp_path / "lines"))
+    with pytest.raises(KeyError) as ended:  # at once, not retried
+        watch.after_exception(None, {0: ConnectionError("its neighbour is gone"), 3: sent})
+
+    def fit() -> None:
+        raise ray.cloudpickle.loads(ray.cloudpickle.dumps(ControllerError(ended.value)))
+
+    with pytest.raises(KeyError, match="a bug") as told:
+        list(follow(fit, tmp_path / "lines"))
+    assert told.value.__notes__[0].startswith("in training worker 3:\n")
+    assert "in broken" in told.value.__notes__[0]
 
 
 def test_no_cpu_left_for_data_is_refused_with_the_arithmetic(tmp_path: Path, by_value: None) -> None:
