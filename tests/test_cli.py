@@ -173,7 +173,9 @@ def test_a_stopped_command_leaves_no_process_and_no_folder(
     kind: signal.Signals, code: int, recipe: Path, tmp_path: Path
 ) -> None:
     program = (
-        "import sys, time\nfrom mapsto import cli\nfrom mapsto.stages import pipeline\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which tests run in the background have ignored
+        "from mapsto import cli\nfrom mapsto.stages import pipeline\n"
         "def produce(*_, **__):\n"
         "    import os, ray\n"
         "    from mapsto.runtime import session\n"
