@@ -47,8 +47,8 @@ def _bare(files: list[str], part: int) -> float:
     return done / taken
 
 
-def batches_of(uri: str, folder: Path, which: str) -> Iterator[tuple[Any, Any]]:
-    """The loader's own iterator over a data set, for one training worker that holds one CPU."""
+def batches_of(uri: str, folder: Path, which: str, worker_cpus: float = 1.0) -> Iterator[tuple[Any, Any]]:
+    """The loader's own iterator over a data set, for one training worker that holds one CPU, or such as Ray Data knows of."""
     from mapsto.core.registry import task_class
     from mapsto.data.dataset import Dataset
     from mapsto.data.feed import Feed
@@ -60,7 +60,7 @@ def batches_of(uri: str, folder: Path, which: str) -> Iterator[tuple[Any, Any]]:
     task = task_class(said.task.kind)(said.task, {"train": dataset.info()})
     feed = Feed.of(task, {"train": dataset}, ("train",))
     run = Run.of(feed.streams["train"], None, said.train, 1)
-    return worker_batches(feed.follow(run), 0, 1, share=lambda value: value, worker_cpus=1)
+    return worker_batches(feed.follow(run), 0, 1, share=lambda value: value, worker_cpus=worker_cpus)
 
 
 def mapsto(which: str) -> Callable[[Path], dict[str, float]]:
@@ -91,7 +91,7 @@ def _in_worker(config: dict[str, str]) -> None:
     images = 0
     between: list[float] = []
     gaps: list[float] = []
-    for item, batch in batches_of(config["uri"], folder, config["which"]):
+    for item, batch in batches_of(config["uri"], folder, config["which"], 0.0):
         now = time.perf_counter()
         if first is None:
             first = now - called

@@ -124,6 +124,14 @@ def cluster(s3: S3) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def serve_port() -> int:
+    """The port of the cluster's Ray Serve, which the first deployment starts, and which stays up."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
 def scenes() -> Iterator[Path]:
     """A folder of 48 drawn photographs of 48 pixels (±25 %) in 3 classes, `split/class/name`; 2 spoiled files in train."""
     from mapsto.data.scenes import CLASSES, write

@@ -30,18 +30,19 @@ def dataset(tmp_path_factory, write_dataset):
     return write_dataset(tmp_path_factory.mktemp("loader"), {"train": 200, "val": 21, "test": 53})
 
 
-def gather(feed, world, start):
-    """What every rank of a group gets: lists of (item, row ids, sum of pixels)."""
+def gather(feed, world, starts):
+    """What every rank of a group gets from each of the starts: lists of (item, row ids, sum of pixels)."""
 
     @ray.remote(num_cpus=0)
     class Box:
-        value = None
+        def __init__(self):
+            self.values = {}
 
-        def put(self, value):
-            self.value = value
+        def put(self, key, value):
+            self.values[key] = value
 
-        def get(self):
-            return self.value
+        def get(self, key):
+            return self.values.get(key)
 
     @ray.remote(num_cpus=0.25)
     def rank_of(rank, box, feed):
@@ -49,16 +50,19 @@ def gather(feed, world, start):
 
         def share(value):
             if rank == 0:
-                ray.get(box.put.remote([value]))  # in a list, so that the reference itself travels
-            while (found := ray.get(box.get.remote())) is None:
+                ray.get(box.put.remote(start, [value]))  # in a list, so that the reference itself travels
+            while (found := ray.get(box.get.remote(start))) is None:
                 time.sleep(0.05)
             return found[0]
 
-        out = []
-        for item, batch in worker_batches(feed, rank, world, start, share=share, worker_cpus=0.25):
-            time.sleep(0.02 * rank)  # a slow rank must not change who gets what
-            out.append((item, batch["row_id"].tolist(), int(batch["image"].sum()), batch["label"].dtype == np.int64))
-        return out
+        got = []
+        for start in starts:
+            got.append([])
+            for item, batch in worker_batches(feed, rank, world, start, share=share, worker_cpus=0.25):
+                time.sleep(0.02 * rank)  # a slow rank must not change who gets what
+                pixels, ids = int(batch["image"].sum()), batch["row_id"].tolist()
+                got[-1].append((item, ids, pixels, batch["label"].dtype == np.int64))
+        return got
 
     box = Box.remote()
     return ray.get([rank_of.remote(rank, box, feed) for rank in range(world)])
@@ -68,12 +72,11 @@ def test_workers_get_their_own_microbatches_in_order_and_a_resumed_run_the_rest(
     feed = Feed.of(plain_task(dataset), {"train": dataset})
     run = Run.of(feed.streams["train"], feed.streams["val"], TrainConfig(epochs=3, batch_size=32, evaluate_every=2), 2)
     feed = feed.follow(run)
-    whole = gather(feed, 2, 0)
-    for rank, got in enumerate(whole):
+    start = run.start_of(1, 3)
+    for rank, (got, rest) in enumerate(gather(feed, 2, [0, start])):
         expected = [(run.item(g), feed.batch(g)) for g in range(rank, len(run), 2)]
         assert got == [(i, b["row_id"].tolist(), int(b["image"].sum()), True) for i, b in expected]
-    start = run.start_of(1, 3)
-    assert gather(feed, 2, start) == [got[start // 2 :] for got in whole]
+        assert rest == got[start // 2 :]
 
 
 def test_evaluation_rows_hold_every_row_once_in_order(cluster, dataset):

@@ -1,27 +1,32 @@
 """Every task through every stage, on a tiny drawn data set over S3. A new task is a row in RECIPES.
 
-What is the same for all is started once: the set is ingested once, Ray Serve stays up, and only the task in DISTRIBUTED
-trains and is evaluated in Ray's workers; the others in this process, by the same loop, feed and stages."""
+What is the same for all is started once: the set is ingested once, Ray Serve stays up, only the task in DISTRIBUTED trains and
+is evaluated in Ray's workers, and only those in DEPLOYED are served by it; the others in this process, by the same loop, feed,
+stages and application."""
 
 from __future__ import annotations
 
 import io
 import json
-import socket
 
 import numpy as np
 import pytest
 import requests
+import yaml
 from PIL import Image
+from tests.asgi import running
 
 from mapsto.compress.export import random_inputs
 from mapsto.config.load import load
+from mapsto.core.artifact import Artifact
 from mapsto.core.codecs import decode
 from mapsto.core.registry import STAGES, TASKS, load_task, task_class
 from mapsto.data.dataset import Dataset
 from mapsto.data.scenes import CLASSES, numbered, write
+from mapsto.serving.options import Options
 from mapsto.serving.predictor import draws
 from mapsto.serving.runtimes import open_runtime
+from mapsto.serving.web import Web
 from mapsto.stages import states
 from mapsto.stages.pipeline import Pipeline
 
@@ -35,7 +40,7 @@ serve: {name: KIND, cpus_per_replica: 0.5, port: PORT}
 """
 RECIPES = {
     "classify": "task: {kind: classify, model: {name: resnet10t}, image_size: 32}\n"
-    "tune: {trials: 2, epochs: 1, workers: 1, concurrent: 1, space: {train.optimizer.lr: {kind: loguniform, low: 0.001, high: 0.01}}}",
+    "tune: {search: grid, epochs: 1, workers: 1, concurrent: 1, space: {train.optimizer.lr: {kind: choice, values: [0.002, 1.0e+30, 0.01]}}}",
     "segment": f"task: {{kind: segment, classes: [background, {', '.join(CLASSES)}], image_size: 32, model: {{widths: [8, 16]}}}}",
     "detect": "task: {kind: detect, image_size: 64, model: {widths: [4, 8, 16, 16, 16]}, min_score: 0.01}",
     "gan": "task: {kind: gan, image_size: 16, latent: 8, width: 8}",
@@ -49,6 +54,8 @@ RECIPES = {
 
 DISTRIBUTED = {"gan"}
 """The one with several phases. It is evaluated by Ray actors, too; the others' few rows are measured in this process."""
+DEPLOYED = {"classify", "gan"}
+"""One that is asked with an image, and one without."""
 
 
 @pytest.fixture(scope="session")
@@ -66,47 +73,45 @@ def test_every_task_has_a_row_here():
     assert set(RECIPES) == set(TASKS)
 
 
-@pytest.fixture(scope="session")
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def served(cluster):
-    """Ray Serve as the first chain's serve stage starts it, on this module's port; down again after the last."""
-    from ray import serve
-
-    serve.shutdown()
-    yield
-    serve.shutdown()
-
-
 @pytest.fixture(scope="module", params=sorted(RECIPES))
-def chain(request, bucket, served, free_port):
-    """One task's whole recipe, run: the artifacts by stage."""
+def chain(request, bucket, cluster, serve_port):
+    """One task's whole recipe, run: its kind, the pipeline, the artifacts by stage, and the recipe before the sweep's choice."""
     uri, _ = bucket
     text = (
         (
             f"name: matrix\nroot: {uri}/artifacts\n"
             f"data: {{train: {{source: '{uri}/images/manifest.jsonl'}}}}\n{RECIPES[request.param]}\n{TRAIN}\n{REST}"
         )
-        .replace("PORT", str(free_port))
+        .replace("PORT", str(serve_port))
         .replace("KIND", request.param)
     )
-    lines: list[str] = []
-    pipeline = Pipeline(load(text, []), lines.append)
+    pipeline = Pipeline(load(text, []), lambda line: None)
     with pytest.MonkeyPatch.context() as patch:
         if request.param in DISTRIBUTED:
             patch.setattr(states, "IN_PROCESS", 0)
         else:
             pipeline.produce("train", {"in_process": True})
+        if request.param not in DEPLOYED:
+            pipeline.produce("serve", {"deploy": False})
         found = pipeline.run()
-    yield request.param, pipeline, found, lines
-    from ray import serve
+    yield request.param, pipeline, found, load(text, [])
+    if request.param in DEPLOYED:
+        from ray import serve
 
-    serve.delete(f"mapsto-{request.param}")
+        serve.delete(f"mapsto-{request.param}")
+
+
+@pytest.fixture
+def host(chain):
+    """Where the task is served: by Ray Serve, or by the application that its configuration describes, in this process."""
+    kind, pipeline, found, _ = chain
+    if kind in DEPLOYED:
+        yield f"http://127.0.0.1:{pipeline.recipe.serve.port}"
+        return
+    (application,) = yaml.safe_load(found["serve"].read("serve.yaml"))["applications"]
+    options = Options.of(application["args"])
+    with running(Web(open_runtime(Artifact(options.artifact, options.storage.open())), options)) as url:
+        yield url
 
 
 def test_all_stages_leave_complete_artifacts(chain, bucket):
@@ -141,6 +146,34 @@ def test_a_second_run_reuses_everything(chain):
     assert any(line.startswith("train: reused") for line in lines)
 
 
+@pytest.mark.parametrize("chain", ["classify"], indirect=True)
+def test_a_sweep_survives_a_failing_trial_and_is_resumed(chain):
+    _, pipeline, _, given = chain
+    (artifact,) = (each for uri, each in pipeline.made.items() if "/tune/" in uri)
+    trials = artifact.read_json("trials.json")
+    assert [t["state"] for t in trials] == ["complete", "failed", "complete"]
+    assert "not finite" in trials[1]["failed"]
+    for each in (trials[0], trials[2]):
+        meta = Artifact(each["uri"], artifact.storage).meta()
+        assert meta["section"]["train"]["epochs"] == 1
+        assert meta["section"]["train"]["optimizer"]["lr"] == each["overrides"]["train.optimizer.lr"]
+        assert meta["metrics"]["top1"] == each["value"]
+        assert [epoch for epoch, _ in each["curve"]] == [1]
+    best = artifact.read_json("best.json")
+    assert best["metric"] == max(trials[0]["value"], trials[2]["value"])
+    chosen = load(artifact.read("best.yaml").decode())
+    lr = best["overrides"]["train.optimizer.lr"]
+    assert (chosen.train.optimizer.lr, chosen.train.epochs, chosen.tune) == (lr, 2, None)
+
+    for name in ("artifact.json", "trials/0003.json"):
+        artifact.storage.delete(artifact.path(name))
+    said: list[str] = []
+    assert Pipeline(given, said.append).produce("tune").uri == artifact.uri
+    assert "tune: 2 trials finished before, 0 to resume" in said
+    assert artifact.read_json("trials.json") == trials
+    assert yaml.safe_load(artifact.read("best.yaml"))["train"]["epochs"] == 2
+
+
 @pytest.mark.parametrize("chain", sorted(DISTRIBUTED), indirect=True)
 def test_actors_measure_what_this_process_does(chain):
     _, pipeline, found, _ = chain
@@ -164,9 +197,8 @@ def test_the_compressed_model_answers_as_the_float_one(chain):
             )
 
 
-def test_the_endpoint_answers_by_the_tasks_signature(chain):
-    kind, pipeline, found, _ = chain
-    host = f"http://127.0.0.1:{pipeline.recipe.serve.port}"
+def test_the_endpoint_answers_by_the_tasks_signature(chain, host):
+    kind, _, found, _ = chain
     url = f"{host}/v1/models/{kind}:predict"
     task = load_task(found["train"])
     if task.signature().inputs[0].kind == "image":

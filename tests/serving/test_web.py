@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
-import uvicorn
+from tests.asgi import running
 
 from mapsto.core import codecs
 from mapsto.core.errors import UserError
@@ -26,22 +22,6 @@ from mapsto.serving.web import Web
 from . import models
 
 Serve = Callable[..., tuple[str, Web]]
-
-
-@contextmanager
-def running(web: Web) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(web.app, "127.0.0.1", port, log_level="warning"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(5)
-    web.close()
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ def source(setup: Setup, world: Any, share: Any, start: int, first: int = 0) -> 
 
 def slow(setup: Setup, world: Any, share: Any, start: int, first: int = 0) -> Any:
     """Stops for ever at the third epoch's second step, the first time: time to kill a worker."""
+    assert setup.counted, "Ray Data would take what the workers hold from its tasks a second time"
     items, steps = source(setup, world, share, start, first)
 
     def held() -> Iterator[Any]:

@@ -21,11 +21,10 @@ from mapsto.core.storage import Storage
 from mapsto.serving.app import build
 from mapsto.serving.client import Client
 from mapsto.serving.options import Options
+from mapsto.stages import serve_deploy
 from mapsto.stages.predict import Predict
 from mapsto.stages.serve import Serve, configuration, default_name, serving_options
 
-# Read by Serve when the session's cluster starts: a deleted replica would hold its CPUs for 30 s otherwise.
-os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
 models: Any = SourceFileLoader("saved_models", str(Path(__file__).parents[1] / "serving" / "models.py")).load_module()
 
 
@@ -63,13 +62,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return models.train_artifact(
         tmp_path_factory.mktemp("served"), models.task("classify", model={"name": "resnet10t"})
     )
-
-
-@pytest.fixture(scope="module")
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_the_configuration_is_valid_and_holds_no_secret(tmp_path: Path, trained: Artifact) -> None:
@@ -110,7 +102,8 @@ def test_batches_can_fill() -> None:
         assert Options(artifact="a", name="m", max_batch_size=size).max_ongoing > size
 
 
-def test_a_busy_port_is_named(cluster: str, tmp_path: Path, trained: Artifact) -> None:
+def test_a_busy_port_is_named(cluster: str, tmp_path: Path, trained: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_deploy, "_serving_at", lambda: None)  # whatever another test started
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -120,12 +113,14 @@ def test_a_busy_port_is_named(cluster: str, tmp_path: Path, trained: Artifact) -
 
 
 @pytest.fixture(scope="module")
-def deployed(cluster: str, trained: Artifact, port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def deployed(
+    cluster: str, trained: Artifact, serve_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     from ray import serve
 
     said: list[str] = []
     done = Serve().run(
-        job(tmp_path_factory.mktemp("serve"), trained, port, said, cpus_per_replica=0.5, max_batch_size=8)
+        job(tmp_path_factory.mktemp("serve"), trained, serve_port, said, cpus_per_replica=0.5, max_batch_size=8)
     )
     assert done.metrics["ingress"] == ("fast" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "python")
     assert said == [f"serve: small-one answers at {done.metrics['url']}:predict"]
@@ -165,38 +160,44 @@ def test_predict_asks_the_endpoint(deployed: str, tmp_path: Path, trained: Artif
     assert done.metrics == {"rows": 5, "errors": 1}
 
 
-def test_deployed_again_with_another_model(deployed: str, port: int, tmp_path: Path) -> None:
+def test_deployed_again_with_another_model(deployed: str, serve_port: int, tmp_path: Path) -> None:
     other = models.train_artifact(tmp_path, models.task("segment"), "other")
     moved = Artifact(other.uri.replace("0123456789abcdef", "another"), Storage())
     Path(other.uri).rename(moved.uri)
-    Serve().run(job(tmp_path, moved, port, cpus_per_replica=0.5))
+    Serve().run(job(tmp_path, moved, serve_port, cpus_per_replica=0.5))
     assert Client(deployed).model()["task"] == "segment"
 
 
-def test_a_second_model_gets_a_route_of_its_own(deployed: str, tmp_path: Path, trained: Artifact, port: int) -> None:
+def test_a_second_model_gets_a_route_of_its_own(
+    deployed: str, tmp_path: Path, trained: Artifact, serve_port: int
+) -> None:
     from ray import serve
 
-    done = Serve().run(job(tmp_path, trained, port, name="second", cpus_per_replica=0.5))
-    assert done.metrics["url"] == f"http://127.0.0.1:{port}/second/v1/models/second"
+    done = Serve().run(job(tmp_path, trained, serve_port, name="second", cpus_per_replica=0.5))
+    assert done.metrics["url"] == f"http://127.0.0.1:{serve_port}/second/v1/models/second"
     assert Client(done.metrics["url"]).predict({"image": models.jpeg(1)})["label"] in models.CLASSES
     assert Client(deployed).model()["name"] == "small-one"
     serve.delete("mapsto-second", _blocking=False)
 
 
-def test_a_second_port_is_refused(deployed: str, tmp_path: Path, trained: Artifact, port: int) -> None:
-    with pytest.raises(UserError, match=rf"already listens on 127.0.0.1:{port}, .* set serve.port={port}"):
-        Serve().run(job(tmp_path, trained, port + 1))
+def test_a_second_port_is_refused(deployed: str, tmp_path: Path, trained: Artifact, serve_port: int) -> None:
+    with pytest.raises(UserError, match=rf"already listens on 127.0.0.1:{serve_port}, .* set serve.port={serve_port}"):
+        Serve().run(job(tmp_path, trained, serve_port + 1))
 
 
-def test_no_free_cpu_is_refused_with_the_numbers(deployed: str, tmp_path: Path, trained: Artifact, port: int) -> None:
+def test_no_free_cpu_is_refused_with_the_numbers(
+    deployed: str, tmp_path: Path, trained: Artifact, serve_port: int
+) -> None:
     wanted = {"name": "large", "cpus_per_replica": 64}
     with pytest.raises(
         UserError,
         match=r"serve.replicas.min 1 x serve.cpus_per_replica 64 = 64 CPUs, and [\d.]+ of the cluster's 4 are free",
     ):
-        Serve().run(job(tmp_path, trained, port, options={"patience_s": 1}, **wanted))
+        Serve().run(job(tmp_path, trained, serve_port, options={"patience_s": 1}, **wanted))
 
 
-def test_a_replica_that_cannot_start_says_why(deployed: str, tmp_path: Path, trained: Artifact, port: int) -> None:
+def test_a_replica_that_cannot_start_says_why(
+    deployed: str, tmp_path: Path, trained: Artifact, serve_port: int
+) -> None:
     with pytest.raises(UserError, match=r"could not be started: .*MAPSTO_ABSENT is not set where the replica runs"):
-        Serve().run(job(tmp_path, trained, port, name="guarded", token_env="MAPSTO_ABSENT", cpus_per_replica=0.5))
+        Serve().run(job(tmp_path, trained, serve_port, name="guarded", token_env="MAPSTO_ABSENT", cpus_per_replica=0.5))

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from tests.gloo import two
 
 from mapsto.config.schema import TrainConfig
 from mapsto.core.errors import UserError
-from mapsto.stages.train import HOW, alone, distributed
+from mapsto.stages.train import HOW, alone, distributed, source
 from mapsto.stages.train_page import line
 from mapsto.stages.train_watch import Watch, follow
 from mapsto.stages.train_worker import under_ray
@@ -87,6 +88,21 @@ def test_the_line_of_an_epoch() -> None:
 
 def test_how_a_run_is_run_is_no_part_of_its_address() -> None:
     assert set(HOW) < set(TrainConfig.model_fields)
+
+
+@pytest.mark.parametrize(("counted", "cpus"), [(False, 0.5), (True, 0.0)])
+def test_what_ray_train_counts_is_not_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: bool, cpus: float
+) -> None:
+    asked: dict[str, Any] = {}
+    feed = SimpleNamespace(streams={"train": None}, follow=lambda run: None)
+    run = SimpleNamespace(start_of=lambda *_: 0, steps_per_epoch=1)
+    monkeypatch.setattr("mapsto.data.feed.Feed.of", lambda *_: feed)
+    monkeypatch.setattr("mapsto.data.plan.Run.of", lambda *_: run)
+    monkeypatch.setattr("mapsto.data.loader.worker_batches", lambda *_, **options: asked.update(options) or iter(()))
+    setup = replace(fakes.setup(tmp_path, source, PAIR), counted=counted)
+    source(setup, SimpleNamespace(rank=0, size=2), lambda value: value, 0, 0)  # type: ignore[arg-type]
+    assert asked["worker_cpus"] == cpus
 
 
 @pytest.fixture

@@ -1,22 +1,18 @@
-"""Tune: what trials are drawn from, what is kept of them, and a sweep that fails a trial and is resumed."""
+"""Tune: what trials are drawn from, and which is the best."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from mapsto.config.load import load
 from mapsto.config.schema import TuneConfig
 from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
-from mapsto.stages.pipeline import Pipeline
 from mapsto.stages.tune_space import draw
 from mapsto.stages.tune_trials import Trial, Trials
 
@@ -59,45 +55,3 @@ def test_the_best_is_one_that_came_to_its_end(tmp_path: Path) -> None:
     assert best is not None
     assert best.number == 3
     assert [t["state"] for t in trials.rows()] == ["complete", "stopped early", "complete", "failed"]
-
-
-def test_a_sweep_survives_a_failing_trial_and_is_resumed(tmp_path: Path, scenes: Path, cluster: str) -> None:
-    recipe = load(
-        f"""
-        name: sweep
-        root: {tmp_path}/root
-        data: {{train: {{source: {scenes}}}}}
-        task: {{kind: classify, model: {{name: airbench}}, image_size: 16}}
-        train: {{epochs: 5, batch_size: 16, workers: 2, cpus_per_worker: 0.5}}
-        tune:
-          {{search: grid, epochs: 2, workers: 1, concurrent: 1,
-           space: {{train.optimizer.lr: {{kind: choice, values: [0.01, 1.0e+30, 0.1]}}}}}}
-        """
-    )
-    said: list[str] = []
-    artifact = Pipeline(recipe, said.append).produce("tune")
-    trials = artifact.read_json("trials.json")
-    assert [t["state"] for t in trials] == ["complete", "failed", "complete"]
-    assert "not finite" in trials[1]["failed"]
-    for each in (trials[0], trials[2]):
-        meta = Artifact(each["uri"], Storage()).meta()
-        assert meta["section"]["train"]["epochs"] == 2
-        assert meta["section"]["train"]["optimizer"]["lr"] == each["overrides"]["train.optimizer.lr"]
-        assert meta["metrics"]["top1"] == each["value"]
-        assert [epoch for epoch, _ in each["curve"]] == [1, 2]
-    best = artifact.read_json("best.json")
-    assert best["metric"] == max(trials[0]["value"], trials[2]["value"])
-    again = load(artifact.read("best.yaml").decode())
-    assert (again.train.optimizer.lr, again.train.epochs, again.tune) == (
-        best["overrides"]["train.optimizer.lr"],
-        5,
-        None,
-    )
-
-    for name in ("artifact.json", "trials/0003.json"):
-        (Path(artifact.uri) / name).unlink()
-    said.clear()
-    assert Pipeline(recipe, said.append).produce("tune").uri == artifact.uri
-    assert "tune: 2 trials finished before, 0 to resume" in said
-    assert json.loads(artifact.read("trials.json")) == trials
-    assert yaml.safe_load(artifact.read("best.yaml"))["train"]["epochs"] == 5

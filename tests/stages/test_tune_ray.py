@@ -72,7 +72,7 @@ def still(tmp_path_factory: pytest.TempPathFactory, scenes: Path, cluster: str) 
     """A sweep of two models over two objectives; nothing moves, so that each trial stops early, after its second epoch."""
     names = {"task.model.name": {"kind": "choice", "values": ["airbench_tiny", "airbench"]}}
     tune = {
-        "search": "optuna", "trials": 2, "objectives": {"size_mb": "min", "latency_p50_ms": "min"}, "space": names | lr(1e-9, 1e-8)
+        "search": "optuna", "trials": 2, "concurrent": 1, "objectives": {"size_mb": "min", "latency_p50_ms": "min"}, "space": names | lr(1e-9, 1e-8)
     }  # fmt: skip
     _, artifact, said = sweep(
         tmp_path_factory.mktemp("still"), scenes, tune, "train.early_stop={patience: 0}", "train.epochs=6"

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -123,14 +124,15 @@ def source(setup: Setup, world: World, share: Share, epoch: int, step: int) -> t
     kept = None if cache is None else Kept(cache.longest_side, cache.quality if cache.kind == "packed" else None)
     feed = Feed.of(setup.task, setup.datasets, ("train", "val"), kept)
     run = Run.of(feed.streams["train"], feed.streams.get("val"), config, world.size)
+    cpus, gpus = (0.0, 0.0) if setup.counted else (config.cpus_per_worker, config.gpus_per_worker)
     items = worker_batches(
         feed.follow(run),
         world.rank,
         world.size,
         run.start_of(epoch, step),
         share=share,
-        worker_cpus=config.cpus_per_worker,
-        worker_gpus=config.gpus_per_worker,
+        worker_cpus=cpus,
+        worker_gpus=gpus,
     )
     return items, run.steps_per_epoch
 
@@ -218,7 +220,7 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
     folder = Path(tempfile.mkdtemp(prefix="mapsto-train-"))
     artifact.storage.delete(artifact.path("ray"))
     trainer = TorchTrainer(
-        partial(under_ray, setup),
+        partial(under_ray, replace(setup, counted=True)),
         scaling_config=ScalingConfig(
             num_workers=config.workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
         ),

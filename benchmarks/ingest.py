@@ -1,0 +1,168 @@
+"""Ingest beside two bare processes that do the same work on the same photographs: list, read from the S3 server, decode to
+verify, hash, mean and deviation, Parquet shards back to the server. `make bench NAME=ingest`
+
+Environment: IMAGES, a folder of photographs (default: drawn ones); COUNT (6,000); SECONDS (60) per measurement, at least: whole
+ingests, one after the other, each to a place of its own; REPETITIONS (3). Each contestant runs in a process of its own, with
+nothing else running, and ingests once before it is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ._common import Figure, interleaved, publish, ratio
+from ._loader_data import photographs
+from ._s3 import served
+
+COUNT = int(os.environ.get("COUNT", "6000"))
+SECONDS = float(os.environ.get("SECONDS", "60"))
+REPETITIONS = int(os.environ.get("REPETITIONS", "3"))
+PROCESSES, READERS, SHARD = 2, 8, 500
+"""Of the bare loop: processes, threads of each that read ahead, images of a shard."""
+RECIPE = """
+name: bench-ingest
+root: s3://artifacts/{run}
+data: {{train: {{source: "s3://images", splits: {{}}}}}}
+task: {{kind: classify}}
+"""
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print("\n" + json.dumps({"mapsto": ours, "bare": bare}[sys.argv[1]]()))
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as name,
+        served(Path(name) / "s3", ("images", "artifacts")) as environment,
+    ):
+        photographs(Path(name), COUNT)
+
+        def contestant(which: str) -> Callable[[], float]:
+            def measure() -> float:
+                kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))} | environment
+                command = [sys.executable, "-m", "benchmarks.ingest", which]
+                done = subprocess.run(command, env=kept, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise SystemExit(f"{which}: {done.stdout[-2000:]}{done.stderr[-3000:]}")
+                return json.loads(done.stdout.splitlines()[-1])
+
+            return measure
+
+        seen = interleaved({which: contestant(which) for which in ("bare", "mapsto")}, REPETITIONS)
+    middle = sorted(seen["mapsto"])[len(seen["mapsto"]) // 2]
+    publish(
+        "ingest",
+        [
+            Figure("ingest, images/s over bare", ratio(seen["mapsto"], seen["bare"]), "x", 0.85, "higher",
+                   f"two bare processes, {READERS} reading threads each: list, read, decode, sha256, moments, Parquet; {COUNT} photographs, S3"),
+            Figure("ingest, images/s", middle, "1/s", None, "higher", "for information"),
+        ],
+    )  # fmt: skip
+
+
+def _rate(ingest: Callable[[int], None]) -> float:
+    """Images per second of whole ingests for at least SECONDS, after a first one."""
+    ingest(0)
+    runs, start = 0, time.perf_counter()
+    while (taken := time.perf_counter() - start) < SECONDS:
+        runs += 1
+        ingest(runs)
+    return runs * COUNT / taken
+
+
+def ours() -> float:
+    from mapsto.config.load import load
+    from mapsto.runtime import session
+    from mapsto.stages.pipeline import produce
+
+    def ingest(run: int) -> None:
+        made = produce(
+            load(RECIPE.format(run=f"mapsto-{os.getpid()}-{run}"), []),
+            "ingest",
+            {"role": "train"},
+            say=lambda line: None,
+        )
+        assert made.meta()["metrics"]["images"] == COUNT
+
+    with session.connected(num_cpus=PROCESSES):
+        return _rate(ingest)
+
+
+def bare() -> float:
+    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+
+        def ingest(run: int) -> None:
+            parts = [(part, f"artifacts/bare-{os.getpid()}-{run}") for part in range(PROCESSES)]
+            assert sum(pool.starmap(_bare, parts)) == COUNT
+
+        return _rate(ingest)
+
+
+def _bare(part: int, target: str) -> int:
+    """A process' share of the images, from the listing to its shards."""
+    import cv2
+    import pyarrow.fs as fs
+
+    from mapsto.core import codecs
+
+    cv2.setNumThreads(1)
+    endpoint = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    store = fs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True)
+    found = store.get_file_info(fs.FileSelector("images", recursive=True))
+    paths = sorted(info.path for info in found if info.type == fs.FileType.File)[part::PROCESSES]
+
+    def read(path: str) -> bytes:
+        with store.open_input_stream(path) as file:
+            return file.readall()
+
+    rows: list[dict[str, Any]] = []
+    shards = 0
+    with ThreadPoolExecutor(READERS) as readers:
+        ahead = [readers.submit(read, path) for path in paths[: 4 * READERS]]
+        for number, path in enumerate(paths):
+            data = ahead[number].result()
+            ahead[number] = None  # ty: ignore[invalid-assignment]  # let its bytes go
+            if number + 4 * READERS < len(paths):
+                ahead.append(readers.submit(read, paths[number + 4 * READERS]))
+            rows.append(_row(path, data, codecs.decode(data)))
+            if len(rows) == SHARD:
+                _write(store, f"{target}-{part}-{shards}.parquet", rows)
+                rows, shards = [], shards + 1
+    if rows:
+        _write(store, f"{target}-{part}-{shards}.parquet", rows)
+    return len(paths)
+
+
+def _row(path: str, data: bytes, image: Any) -> dict[str, Any]:
+    import hashlib
+
+    import cv2
+
+    mean, deviation = cv2.meanStdDev(image)
+    height, width = image.shape[:2]
+    return {
+        "image": data, "label": path.split("/")[-2], "width": width, "height": height, "source": path,
+        "sha256": hashlib.sha256(data).hexdigest(), "mean": mean.ravel().tolist(), "deviation": deviation.ravel().tolist(),
+    }  # fmt: skip
+
+
+def _write(store: Any, path: str, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with store.open_output_stream(path) as out:
+        pq.write_table(pa.Table.from_pylist(rows), out, compression="NONE", use_dictionary=False, row_group_size=64)
+
+
+if __name__ == "__main__":
+    main()
