@@ -173,6 +173,7 @@ class Wandb:
         for name, value in summary.items():
             self._run.summary[name] = value
         self._run.finish(exit_code=int(failed))
+        import_module("wandb").teardown()  # a run that is finished may not be written out yet: its process has to end
         for each in (self._folder / "wandb").glob("offline-run-*"):
             upload(each, self._artifact, "wandb", each.name)
         shutil.rmtree(self._folder, ignore_errors=True)
