@@ -117,7 +117,7 @@ def _bare(part: int, target: str) -> int:
 
     cv2.setNumThreads(1)
     endpoint = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
-    store = fs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True)
+    store = fs.S3FileSystem(endpoint_override=endpoint, scheme="http")
     found = store.get_file_info(fs.FileSelector("images", recursive=True))
     paths = sorted(info.path for info in found if info.type == fs.FileType.File)[part::PROCESSES]
 
@@ -136,10 +136,10 @@ def _bare(part: int, target: str) -> int:
                 ahead.append(readers.submit(read, paths[number + 4 * READERS]))
             rows.append(_row(path, data, codecs.decode(data)))
             if len(rows) == SHARD:
-                _write(store, f"{target}-{part}-{shards}.parquet", rows)
+                _write(f"{target}-{part}-{shards}.parquet", rows)
                 rows, shards = [], shards + 1
     if rows:
-        _write(store, f"{target}-{part}-{shards}.parquet", rows)
+        _write(f"{target}-{part}-{shards}.parquet", rows)
     return len(paths)
 
 
@@ -156,12 +156,14 @@ def _row(path: str, data: bytes, image: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(store: Any, path: str, rows: list[dict[str, Any]]) -> None:
+def _write(path: str, rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from s3fs import S3FileSystem
 
-    with store.open_output_stream(path) as out:
-        pq.write_table(pa.Table.from_pylist(rows), out, compression="NONE", use_dictionary=False, row_group_size=64)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink, compression="NONE", use_dictionary=False, row_group_size=64)
+    S3FileSystem(endpoint_url=os.environ["AWS_ENDPOINT_URL"]).pipe_file(path, sink.getvalue().to_pybytes())
 
 
 if __name__ == "__main__":
