@@ -6,11 +6,12 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -60,6 +61,15 @@ def interleaved(
 def ratio(over: list[float], under: list[float]) -> float:
     """The median of the ratios within each repetition."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def told(command: list[str], environment: Mapping[str, str], name: str) -> Any:
+    """What a process of its own prints last, as JSON; of the caller's environment it has all but what is Ray's or a store's."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))} | dict(environment)
+    done = subprocess.run(command, env=kept, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stdout[-2000:]}{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def publish(name: str, figures: list[Figure]) -> None:

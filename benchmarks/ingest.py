@@ -11,16 +11,17 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ._common import Figure, interleaved, publish, ratio
+from ._common import Figure, interleaved, publish, ratio, told
 from ._loader_data import photographs
 from ._s3 import served
 
@@ -47,25 +48,17 @@ def main() -> None:
     ):
         photographs(Path(name), COUNT)
 
-        def contestant(which: str) -> Callable[[], float]:
-            def measure() -> float:
-                kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))} | environment
-                command = [sys.executable, "-m", "benchmarks.ingest", which]
-                done = subprocess.run(command, env=kept, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise SystemExit(f"{which}: {done.stdout[-2000:]}{done.stderr[-3000:]}")
-                return json.loads(done.stdout.splitlines()[-1])
-
-            return measure
-
-        seen = interleaved({which: contestant(which) for which in ("bare", "mapsto")}, REPETITIONS)
-    middle = sorted(seen["mapsto"])[len(seen["mapsto"]) // 2]
+        contestants = {
+            which: partial(told, [sys.executable, "-m", "benchmarks.ingest", which], environment, which)
+            for which in ("bare", "mapsto")
+        }
+        seen = interleaved(contestants, REPETITIONS)
     publish(
         "ingest",
         [
             Figure("ingest, images/s over bare", ratio(seen["mapsto"], seen["bare"]), "x", 0.85, "higher",
                    f"two bare processes, {READERS} reading threads each: list, read, decode, sha256, moments, Parquet; {COUNT} photographs, S3"),
-            Figure("ingest, images/s", middle, "1/s", None, "higher", "for information"),
+            Figure("ingest, images/s", statistics.median(seen["mapsto"]), "1/s", None, "higher", "for information"),
         ],
     )  # fmt: skip
 
@@ -125,21 +118,13 @@ def _bare(part: int, target: str) -> int:
         with store.open_input_stream(path) as file:
             return file.readall()
 
-    rows: list[dict[str, Any]] = []
-    shards = 0
     with ThreadPoolExecutor(READERS) as readers:
-        ahead = [readers.submit(read, path) for path in paths[: 4 * READERS]]
-        for number, path in enumerate(paths):
-            data = ahead[number].result()
-            ahead[number] = None  # ty: ignore[invalid-assignment]  # let its bytes go
-            if number + 4 * READERS < len(paths):
-                ahead.append(readers.submit(read, paths[number + 4 * READERS]))
-            rows.append(_row(path, data, codecs.decode(data)))
-            if len(rows) == SHARD:
-                _write(f"{target}-{part}-{shards}.parquet", rows)
-                rows, shards = [], shards + 1
-    if rows:
-        _write(f"{target}-{part}-{shards}.parquet", rows)
+        for start in range(0, len(paths), SHARD):
+            some = paths[start : start + SHARD]
+            rows = [
+                _row(path, data, codecs.decode(data)) for path, data in zip(some, readers.map(read, some), strict=True)
+            ]
+            _write(f"{target}-{part}-{start}.parquet", rows)
     return len(paths)
 
 

@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -28,7 +27,7 @@ if quick := os.environ.get("QUICK"):
         os.environ.setdefault(_name, _value)
 
 from . import _loader_ours as ours  # reads the settings
-from ._common import Figure, publish, ratio
+from ._common import Figure, publish, ratio, told
 from ._loader_data import ingest, photographs
 from ._s3 import served
 
@@ -90,7 +89,7 @@ def main() -> None:
 
 def _child(what: str, folder: Path, environment: dict[str, str]) -> dict[str, float]:
     """A contestant in a process of its own: the last line that it prints, as JSON."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))} | environment
+    kept = dict(environment)
     name = what.removeprefix("prepare-")
     if name in PEERS and name != "ray":
         python = os.environ["PEERS_PYTHON"] if name in ELSEWHERE else sys.executable
@@ -101,10 +100,7 @@ def _child(what: str, folder: Path, environment: dict[str, str]) -> dict[str, fl
         kept |= {"SECONDS": PEER_SECONDS} if name == "ray" else {}
     kept["MAPSTO_CACHE"] = str(folder / ("cache-cold" if what == "cache" else "cache"))
     shutil.rmtree(folder / "cache-cold", ignore_errors=True)
-    done = subprocess.run(command, env=kept, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{what}: {done.stdout[-2000:]}{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return told(command, kept, what)
 
 
 def _figures(seen: dict[str, list[dict[str, float]]]) -> list[Figure]:

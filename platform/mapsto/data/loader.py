@@ -44,9 +44,10 @@ def worker_batches(
     """A rank's microbatches of a run, from number `start` (`run.start_of`) to its end, with numpy arrays.
 
     Every rank of the group calls it at once: rank 0 begins the execution and shares the others' ends of it, by
-    default through Ray Train's broadcast. `worker_cpus`, `worker_gpus`: what one worker of the group holds, data tasks may
-    not count on, and Ray Data does not know of (Ray Train tells it by itself what its workers hold). Arrays may be read-only views of shared memory. Raises UserError when a row cannot be
-    read, RuntimeError when microbatches arrive out of order.
+    default through Ray Train's broadcast. `worker_cpus`, `worker_gpus`: what one worker of the group holds, data tasks
+    may not count on, and Ray Data does not know of (Ray Train tells it by itself what its workers hold). Arrays may be
+    read-only views of shared memory. Raises UserError when a row cannot be read, RuntimeError when microbatches arrive
+    out of order.
     """
     import ray
 
