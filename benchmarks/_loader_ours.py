@@ -64,7 +64,8 @@ def batches_of(uri: str, folder: Path, which: str, worker_cpus: float = 1.0) -> 
 
 
 def mapsto(which: str) -> Callable[[Path], dict[str, float]]:
-    """Our own iterator, in a Ray Train worker; the first epoch warms everything up."""
+    """Our own iterator, in a Ray Train worker, on a warm cluster: its processes have made an epoch for this one. The
+    worker's own first epoch does not count."""
 
     def run(folder: Path) -> dict[str, float]:
         from ray.train.v2.api.config import RunConfig, ScalingConfig
@@ -73,6 +74,7 @@ def mapsto(which: str) -> Callable[[Path], dict[str, float]]:
         from mapsto.runtime import session
 
         with session.connected(num_cpus=WORKERS + 1):
+            _warm(folder)
             TorchTrainer(
                 _in_worker,
                 train_loop_config={"folder": str(folder), "which": which, "uri": (folder / f"{which}.uri").read_text()},
@@ -82,6 +84,13 @@ def mapsto(which: str) -> Callable[[Path], dict[str, float]]:
         return json.loads((folder / "told.json").read_text())
 
     return run
+
+
+def _warm(folder: Path) -> None:
+    """An epoch of the local data set, for this process."""
+    for item, _ in batches_of((folder / "local.uri").read_text(), folder, "local"):
+        if item.epoch == 1:
+            break
 
 
 def _in_worker(config: dict[str, str]) -> None:
@@ -121,9 +130,7 @@ def cache(folder: Path) -> dict[str, float]:
     from mapsto.runtime import session
 
     with session.connected(num_cpus=WORKERS + 1):
-        for item, _ in batches_of((folder / "local.uri").read_text(), folder, "local"):
-            if item.epoch == 1:
-                break
+        _warm(folder)
         ends = [time.perf_counter()]
         for item, _ in batches_of((folder / "s3.uri").read_text(), folder, "s3"):
             if item.ends_epoch:

@@ -1,4 +1,4 @@
-"""The loop rests only while its consumer has something to take."""
+"""The loop goes on once a task has made something, and rests in every turn."""
 
 from types import SimpleNamespace
 
@@ -6,20 +6,27 @@ from ray.data import DataContext
 
 from mapsto.data import pace
 from mapsto.data.execution import data_context
+from mapsto.data.repeat import Repeat
 from mapsto.data.retire import Retire
 
 
-def test_rests_while_output_waits_and_never_while_the_consumer_does(monkeypatch):
-    rests = []
+def test_rests_longer_while_output_waits_and_then_for_the_first_task_that_has_made_something(monkeypatch):
+    rests, waits = [], []
     monkeypatch.setattr(pace.time, "sleep", rests.append)
-    for waiting in ([], ["bundle"], ["bundle"] * 3, []):
-        pace.Pace().on_execution_step(SimpleNamespace(_output_node=(None, SimpleNamespace(output_queue=waiting))))
-    assert rests == [pace.REST_S] * 2
+    monkeypatch.setattr("ray.wait", lambda refs, **how: waits.append((refs, how)))
+    task = SimpleNamespace(get_waitable=lambda: "made")
+    for waiting, tasks in (([], []), (["bundle"], [task]), (["bundle"] * 3, []), ([], [task, task])):
+        operator = SimpleNamespace(get_active_tasks=lambda tasks=tasks: tasks)
+        sink = (None, SimpleNamespace(output_queue=waiting))
+        pace.Pace().on_execution_step(SimpleNamespace(_output_node=sink, _topology=[operator]))
+    assert rests == [pace.REST_S, pace.LONG_REST_S, pace.LONG_REST_S, pace.REST_S]
+    how = {"num_returns": 1, "timeout": pace.WAIT_S, "fetch_local": False}
+    assert waits == [(["made"], how), (["made", "made"], how)]
 
 
 def test_every_execution_of_ours_has_it_once_and_the_users_own_none():
     ours = data_context()
-    assert ours.custom_execution_callback_classes == [pace.Pace, Retire]
+    assert ours.custom_execution_callback_classes == [pace.Pace, Repeat, Retire]
     assert DataContext.get_current().custom_execution_callback_classes == []
     with DataContext.current(ours):
-        assert data_context().custom_execution_callback_classes == [pace.Pace, Retire]
+        assert data_context().custom_execution_callback_classes == [pace.Pace, Repeat, Retire]

@@ -14,9 +14,11 @@ import numpy as np
 
 from ..core.errors import UserError
 from .pace import Pace
+from .repeat import TIMES, Repeat, number
 from .retire import Retire
 
 if TYPE_CHECKING:
+    import ray.data
     from ray.data import DataContext
 
 RETRY_NOTE = "\nFailed to apply UDF transform"
@@ -41,13 +43,14 @@ def data_context(cpus: float = 0.0, gpus: float = 0.0) -> DataContext:
 
     hush()
     context = DataContext.get_current().copy()
+    context.remove_config(TIMES)
     debug = bool(os.environ.get("MAPSTO_DEBUG"))
     context.enable_progress_bars = debug
     context.print_on_execution_start = debug
     context.enable_operator_progress_bars = debug
     context.target_max_block_size = 1  # bytes
     context.raise_original_map_exception = True
-    ours: list[Any] = [Pace, Retire]  # callbacks by their shape
+    ours: list[Any] = [Pace, Repeat, Retire]  # callbacks by their shape
     others = [each for each in context.custom_execution_callback_classes if each not in ours]
     context.custom_execution_callback_classes = [*others, *ours]
     context.execution_options.preserve_order = True
@@ -59,28 +62,48 @@ def data_context(cpus: float = 0.0, gpus: float = 0.0) -> DataContext:
 
 
 @dataclass(frozen=True)
+class _Call:
+    work: Callable[[int], Iterator[dict[str, Any]]]
+
+    def __call__(self, _: Any) -> Iterator[dict[str, Any]]:
+        return self.work(number())
+
+
+def calls(
+    work: Callable[[int], Iterator[dict[str, Any]]], count: int, *, cpus: float = 0.0, gpus: float = 0.0
+) -> ray.data.Dataset:
+    """What `work(k)` yields for k = 0 … count-1 (count > 0): each in a Ray task of one CPU, its rows in order.
+
+    `work` is picklable and yields batches of one row, each a block of its own. `cpus`, `gpus`: as in `data_context`.
+    """
+    import ray.data
+    from ray.data import DataContext
+
+    context = data_context(cpus, gpus)
+    context.set_config(TIMES, count)
+    with DataContext.current(context):
+        once = ray.data.range(1, override_num_blocks=1)
+        return once.map_batches(_Call(work), batch_size=None, num_cpus=1, zero_copy_batch=True)
+
+
+@dataclass(frozen=True)
 class _Each:
-    """A number of a task to the task done."""
+    """The k-th of some numbers to the task done."""
 
     work: Callable[[int], Any]
     numbers: tuple[int, ...]
 
-    def __call__(self, rows: Any) -> Iterator[dict[str, Any]]:
-        for k in rows["id"]:
-            self.work(self.numbers[int(k)])
-            yield {"number": np.array([self.numbers[int(k)]])}
+    def __call__(self, k: int) -> Iterator[dict[str, Any]]:
+        self.work(self.numbers[k])
+        yield {"number": np.array([self.numbers[k]])}
 
 
 def each(work: Callable[[int], Any], numbers: Sequence[int]) -> Iterator[int]:
     """Call `work` (picklable) with each number in Ray tasks of one CPU; yields each number once it is done, in order."""
     if not numbers:
         return
-    import ray.data
-    from ray.data import DataContext
-
-    with DataContext.current(data_context()), clear_errors():
-        rows = ray.data.range(len(numbers), override_num_blocks=len(numbers))
-        for row in rows.map_batches(_Each(work, tuple(numbers)), batch_size=None, num_cpus=1).iter_rows():
+    with clear_errors():
+        for row in calls(_Each(work, tuple(numbers)), len(numbers)).iter_rows():
             yield int(row["number"])
 
 

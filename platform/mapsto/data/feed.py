@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -95,10 +95,10 @@ class Feed:
         named = {f"{name}.{column}": value for name, part in parts.items() for column, value in part.items()}
         return named | {"row_id": first["row_id"], "valid": first["valid"]}
 
-    def __call__(self, numbers: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        """Ray Data's end: rows of microbatch numbers (`id`) → one row of whole arrays for each."""
-        for g in numbers["id"]:
-            yield {NUMBER: np.array([g], np.int64)} | {k: _whole(k, v)[None] for k, v in self.batch(int(g)).items()}
+    def rows(self, numbers: Iterable[int]) -> Iterator[dict[str, np.ndarray]]:
+        """Ray Data's end: microbatch numbers → one row of whole arrays for each."""
+        for g in numbers:
+            yield {NUMBER: np.array([g], np.int64)} | {k: _whole(k, v)[None] for k, v in self.batch(g).items()}
 
     def _collated(self, name: str, stream: Stream, index: SplitIndex, draws: Draws, how: Kept | None) -> Batch:
         assert self.plan is not None

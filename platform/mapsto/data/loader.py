@@ -8,23 +8,29 @@ then hands blocks out in turn, and every worker checks that it gets its own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.item import Item
 from ..core.sample import Batch, Split
-from .execution import clear_errors, data_context
+from .execution import calls, clear_errors
 from .feed import NUMBER, Feed
 
 if TYPE_CHECKING:
     import ray.data
 
+    from .plan import Plan
+
 log = logging.getLogger("mapsto.loader")
 TASK_ROWS = 1024
 """Images that one task makes, about: enough that Ray's cost per task (some 5 ms) does not count."""
 MOST_PER_TASK = 8
+MOST_WOKEN = 64
 
 Share = Callable[[Any], Any]
 """Rank 0's value to all ranks: called by every rank, with None on the others."""
@@ -44,28 +50,36 @@ def worker_batches(
     """A rank's microbatches of a run, from number `start` (`run.start_of`) to its end, with numpy arrays.
 
     Every rank of the group calls it at once: rank 0 begins the execution and shares the others' ends of it, by
-    default through Ray Train's broadcast. `worker_cpus`, `worker_gpus`: what one worker of the group holds, data tasks
-    may not count on, and Ray Data does not know of (Ray Train tells it by itself what its workers hold). Arrays may be
-    read-only views of shared memory. Raises UserError when a row cannot be read, RuntimeError when microbatches arrive
-    out of order.
+    default through Ray Train's broadcast. The data is on its way when the call returns. `worker_cpus`, `worker_gpus`:
+    what one worker of the group holds, data tasks may not count on, and Ray Data does not know of (Ray Train tells it
+    by itself what its workers hold). Arrays may be read-only views of shared memory. Iterating raises UserError when a
+    row cannot be read, RuntimeError when microbatches arrive out of order.
     """
     import ray
 
-    plan = feed.plan
-    assert plan is not None, "feed.follow(run) first"
+    assert feed.plan is not None, "feed.follow(run) first"
     assert start % world == 0, (start, world)
-    count = len(plan) - start
+    count = len(feed.plan) - start
     if count <= 0:
-        return
+        return iter(())
     mine: Any = None
     if rank == 0:
         mine = _rows(feed, start, count, world * worker_cpus, world * worker_gpus).streaming_split(world, equal=False)
+        _wake(feed, count)
     # Broadcasts are meant for a few bytes: a reference crosses, and rank 0 keeps what it refers to.
     held = ray.put(mine) if rank == 0 else None
     ends: Any = mine if world == 1 else ray.get((share or _train_broadcast)(held))
+    rows = _started(ends[rank].iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch))
+    return _in_order(feed.plan, rows, rank, world, start, held)
+
+
+def _in_order(
+    plan: Plan, rows: Iterator[dict[str, np.ndarray]], rank: int, world: int, start: int, held: Any
+) -> Iterator[tuple[Item, Batch]]:
+    """`held` is kept until the end."""
+    expected = start + rank
     with clear_errors():
-        expected = start + rank
-        for columns in ends[rank].iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch):
+        for columns in rows:
             g, batch = opened(columns)
             if g != expected:
                 raise RuntimeError(
@@ -73,10 +87,44 @@ def worker_batches(
                 )
             expected += world
             yield plan.item(g), batch
-        if expected < start + count:
-            raise RuntimeError(
-                f"rank {rank} of {world}: the data ended before microbatch {expected} of {start + count}"
-            )
+        if expected < len(plan):
+            raise RuntimeError(f"rank {rank} of {world}: the data ended before microbatch {expected} of {len(plan)}")
+
+
+def _started(rows: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """The same rows; the first is being fetched from now on, while the caller builds its model."""
+    coming, first = iter(rows), Future()
+
+    def fetch() -> None:
+        try:
+            first.set_result(next(coming, None))
+        except Exception as error:  # noqa: BLE001  # raised where the first row is taken
+            first.set_exception(error)
+
+    Thread(target=fetch, name="first-batch", daemon=True).start()
+
+    def all_of_them() -> Iterator[dict[str, np.ndarray]]:
+        if (row := first.result()) is not None:
+            yield row
+            yield from coming
+
+    return all_of_them()
+
+
+def _wake(feed: Feed, count: int) -> None:
+    """Let the cluster start and import what data tasks need, on its free CPUs, while the execution's own coordinator
+    starts: one after the other they take twice as long."""
+    import ray
+
+    free = int(ray.available_resources().get("CPU", 0))
+    wake = ray.remote(_woken).options(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
+    once = ray.put(feed)
+    for _ in range(min(free, count, MOST_WOKEN)):
+        wake.remote(once)
+
+
+def _woken(_: Feed) -> None:
+    """The feed is there, and with it all that its tasks import."""
 
 
 def evaluation_rows(feed: Feed, split: Split, batch_size: int) -> ray.data.Dataset:
@@ -93,33 +141,31 @@ def opened(columns: dict[str, np.ndarray]) -> tuple[int, Batch]:
 
 
 def _rows(feed: Feed, start: int, count: int, cpus: float, gpus: float) -> ray.data.Dataset:
-    import ray.data
-    from ray.data import DataContext
-
-    context = data_context(cpus, gpus)
     assert feed.plan is not None
     rows = max(len(draws) for draws in feed.plan.draws(start).values())
-    per_task = int(np.clip(TASK_ROWS // rows, 1, MOST_PER_TASK))
-    tasks = min(count, max(-(-count // per_task), 8))
-    with DataContext.current(context):
-        numbers = ray.data.range(count, override_num_blocks=tasks)
-        return numbers.map_batches(_From(feed, start), batch_size=None, num_cpus=1, zero_copy_batch=True)
+    per_task = int(np.clip(min(TASK_ROWS // rows, count // 8), 1, MOST_PER_TASK))
+    work = _From(feed, start, start + count, per_task)
+    return calls(work, -(-count // per_task), cpus=cpus, gpus=gpus)
 
 
+@dataclass(frozen=True)
 class _From:
-    """The feed, counted from `start`."""
+    """Task k's microbatches of those from `start` to before `stop`."""
 
-    def __init__(self, feed: Feed, start: int) -> None:
-        self.feed, self.start = feed, start
+    feed: Feed
+    start: int
+    stop: int
+    per_task: int
 
-    def __call__(self, numbers: Any) -> Iterator[dict[str, np.ndarray]]:
-        made = numbers["id"] + self.start
+    def __call__(self, k: int) -> Iterator[dict[str, np.ndarray]]:
+        first = self.start + k * self.per_task
+        made = range(first, min(first + self.per_task, self.stop))
         if tries := _tries():
             log.warning(
                 "microbatches %d to %d again, try %d: the worker or the node that made them was lost",
                 made[0], made[-1], tries + 1,
             )  # fmt: skip
-        return self.feed({"id": made})
+        return self.feed.rows(made)
 
 
 def _tries() -> int:

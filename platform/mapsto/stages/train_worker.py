@@ -121,12 +121,12 @@ def train(
     if resume is not None:
         same_data(resume.get("data", {}), versions, artifact.path("checkpoints", str(newest)))
     epoch, within = (resume["epoch"], resume["within"]) if resume else (0, 0)
+    over = epoch >= config.epochs or bool(resume and ended(resume, config))
+    items, steps = ((), 1) if over else setup.source(setup, world, share, epoch, within)  # on its way from here on
     torch.manual_seed(config.seed)
     model = task.build(setup.parents)
     if resume is None and world.rank == 0:
         initialise(model, setup)
-    over = epoch >= config.epochs or bool(resume and ended(resume, config))
-    items, steps = ((), 1) if over else setup.source(setup, world, share, epoch, within)
 
     written = Behind()
 
