@@ -61,7 +61,8 @@ def gather(feed, world, starts):
             for item, batch in worker_batches(feed, rank, world, start, share=share, worker_cpus=0.25):
                 time.sleep(0.02 * rank)  # a slow rank must not change who gets what
                 pixels, ids = int(batch["image"].sum()), batch["row_id"].tolist()
-                got[-1].append((item, ids, pixels, batch["label"].dtype == np.int64))
+                as_it_lies = batch["label"].dtype == np.int64 and not batch["image"].flags.writeable  # no copy was made
+                got[-1].append((item, ids, pixels, as_it_lies))
         return got
 
     box = Box.remote()
@@ -81,13 +82,13 @@ def test_workers_get_their_own_microbatches_in_order_and_a_resumed_run_the_rest(
 
 def test_evaluation_rows_hold_every_row_once_in_order(cluster, dataset):
     class Actor:
-        def __call__(self, columns):
-            g, batch = opened(columns)
+        def __call__(self, row):
+            g, batch = opened(row)
             valid = batch["valid"]
             return {"g": [g], "rows": [len(valid)], "ids": [",".join(map(str, batch["row_id"][valid]))]}
 
     rows = evaluation_rows(Feed.evaluating(plain_task(dataset), {"train": dataset}, "test"), "test", 16)
-    got = rows.map_batches(Actor, batch_size=1, concurrency=1, num_cpus=0.5).take_all()
+    got = rows.map_batches(Actor, batch_size=1, batch_format="pyarrow", concurrency=1, num_cpus=0.5).take_all()
     assert [row["g"] for row in got] == [0, 1, 2, 3] and {row["rows"] for row in got} == {16}
     assert [int(i) for row in got for i in row["ids"].split(",")] == list(range(221, 274))
 

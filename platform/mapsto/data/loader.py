@@ -22,6 +22,7 @@ from .execution import calls, clear_errors
 from .feed import NUMBER, Feed
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import ray.data
 
     from .plan import Plan
@@ -69,18 +70,18 @@ def worker_batches(
     # Broadcasts are meant for a few bytes: a reference crosses, and rank 0 keeps what it refers to.
     held = ray.put(mine) if rank == 0 else None
     ends: Any = mine if world == 1 else ray.get((share or _train_broadcast)(held))
-    rows = _started(ends[rank].iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch))
+    rows = _started(ends[rank].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch))
     return _in_order(feed.plan, rows, rank, world, start, held)
 
 
 def _in_order(
-    plan: Plan, rows: Iterator[dict[str, np.ndarray]], rank: int, world: int, start: int, held: Any
+    plan: Plan, rows: Iterator[pa.Table], rank: int, world: int, start: int, held: Any
 ) -> Iterator[tuple[Item, Batch]]:
     """`held` is kept until the end."""
     expected = start + rank
     with clear_errors():
-        for columns in rows:
-            g, batch = opened(columns)
+        for row in rows:
+            g, batch = opened(row)
             if g != expected:
                 raise RuntimeError(
                     f"rank {rank} of {world} got microbatch {g} for {expected}: Ray Data lost the plan's order"
@@ -91,7 +92,7 @@ def _in_order(
             raise RuntimeError(f"rank {rank} of {world}: the data ended before microbatch {expected} of {len(plan)}")
 
 
-def _started(rows: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+def _started(rows: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows; the first is being fetched from now on, while the caller builds its model."""
     coming, first = iter(rows), Future()
 
@@ -103,7 +104,7 @@ def _started(rows: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, np.nda
 
     Thread(target=fetch, name="first-batch", daemon=True).start()
 
-    def all_of_them() -> Iterator[dict[str, np.ndarray]]:
+    def all_of_them() -> Iterator[pa.Table]:
         if (row := first.result()) is not None:
             yield row
             yield from coming
@@ -128,16 +129,23 @@ def _woken(_: Feed) -> None:
 
 
 def evaluation_rows(feed: Feed, split: Split, batch_size: int) -> ray.data.Dataset:
-    """A split in order as rows of one microbatch each: `rows.map_batches(Actor, batch_size=1)`, with `opened(columns)`
-    in the actor. All hold `batch_size` rows, the last one padded (`valid`)."""
+    """A split in order as rows of one microbatch each: `rows.map_batches(Actor, batch_size=1, batch_format="pyarrow")`,
+    with `opened(row)` in the actor. All hold `batch_size` rows, the last one padded (`valid`)."""
     following = feed.over(split, batch_size)
     assert following.plan is not None
     return _rows(following, 0, len(following.plan), 0, 0)
 
 
-def opened(columns: dict[str, np.ndarray]) -> tuple[int, Batch]:
-    """One row of Ray Data's, in numpy format → (microbatch number, batch)."""
-    return int(columns[NUMBER][0]), {name: value[0] for name, value in columns.items() if name != NUMBER}
+def opened(row: pa.Table) -> tuple[int, Batch]:
+    """One row of Ray Data's, in its pyarrow format → (microbatch number, batch of views of it). Its numpy format would
+    copy every array."""
+    batch = {name: _values(row.column(name).chunk(0)) for name in row.column_names}
+    return int(batch.pop(NUMBER)), batch
+
+
+def _values(row: Any) -> Any:
+    """The value of an array of one row; Ray's tensors have a method of their own for it."""
+    return (row.to_numpy_ndarray() if hasattr(row, "to_numpy_ndarray") else row.to_numpy(zero_copy_only=False))[0]
 
 
 def _rows(feed: Feed, start: int, count: int, cpus: float, gpus: float) -> ray.data.Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from ..engine.evaluate import in_row_order
 from ..runtime.session import connect
 from ..serving.runtimes import open_runtime, threads_kept
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 IN_PROCESS = 256
 """A split of at most so many rows is measured in this process: starting an actor takes longer."""
 
@@ -30,8 +33,8 @@ class Measurer:
         self.runtime = open_runtime(model, threads, device)
         self.metrics = self.runtime.task.metrics()
 
-    def __call__(self, columns: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
-        _, batch = opened(columns)
+    def __call__(self, row: pa.Table) -> dict[str, list[bytes]]:
+        _, batch = opened(row)
         keep = batch["valid"].astype(bool)
         if not keep.any():
             return {"state": []}
@@ -59,6 +62,7 @@ def collect(
     measured = evaluation_rows(feed, split, config.batch_size).map_batches(
         Measurer,
         batch_size=1,
+        batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(size=config.workers),
         num_cpus=config.cpus_per_worker,
