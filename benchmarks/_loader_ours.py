@@ -47,7 +47,9 @@ def _bare(files: list[str], part: int) -> float:
     return done / taken
 
 
-def batches_of(uri: str, folder: Path, which: str, worker_cpus: float = 1.0) -> Iterator[tuple[Any, Any]]:
+def batches_of(
+    uri: str, folder: Path, which: str, worker_cpus: float = 1.0, batch_size: int = BATCH
+) -> Iterator[tuple[Any, Any]]:
     """The loader's own iterator over a data set, for one training worker that holds one CPU, or such as Ray Data knows of."""
     from mapsto.core.registry import task_class
     from mapsto.data.dataset import Dataset
@@ -59,7 +61,7 @@ def batches_of(uri: str, folder: Path, which: str, worker_cpus: float = 1.0) -> 
     dataset = Dataset.open(Artifact(uri, Storage()))
     task = task_class(said.task.kind)(said.task, {"train": dataset.info()})
     feed = Feed.of(task, {"train": dataset}, ("train",))
-    run = Run.of(feed.streams["train"], None, said.train, 1)
+    run = Run.of(feed.streams["train"], None, said.train.model_copy(update={"batch_size": batch_size}), 1)
     return worker_batches(feed.follow(run), 0, 1, share=lambda value: value, worker_cpus=worker_cpus)
 
 
@@ -141,7 +143,8 @@ def cache(folder: Path) -> dict[str, float]:
 
 
 def memory(folder: Path) -> dict[str, float]:
-    """The host's memory in use while a set streams that is ten times as large, as batches, as the object store may be."""
+    """The host's memory in use while a set streams that is ten times as large, as batches, as the object store may be: of
+    16 images, for a batch of 64 would be a ninth of such a store."""
     from mapsto.data.dataset import Dataset
 
     uri = (folder / "local.uri").read_text()
@@ -165,7 +168,7 @@ def memory(folder: Path) -> dict[str, float]:
     with session.connected(num_cpus=WORKERS + 1) as there:
         watcher = threading.Thread(target=watch)
         streamed = 0
-        for item, batch in batches_of(uri, folder, "local"):
+        for item, batch in batches_of(uri, folder, "local", batch_size=16):
             if item.epoch == 1 and not watcher.is_alive():  # all is read and imported by now
                 watcher.start()
             streamed += batch["image"].nbytes

@@ -142,7 +142,7 @@ def _figures(seen: dict[str, list[dict[str, float]]]) -> list[Figure]:
         store, times = middle("memory", "store_mib"), middle("memory", "streamed_over_store")
         figures += [
             Figure("host memory, growth while streaming", middle("memory", "growth_mib"), "MiB", 0.25 * store, "lower",
-                   f"an object store of {store:.0f} MiB, {times:.0f} times as much streamed; a quarter of it at most"),
+                   f"an object store of {store:.0f} MiB, {times:.0f} times as much streamed in batches of 16; a quarter of it at most"),
             Figure("runs that spilled", sum(found["spilled"] for found in seen["memory"]), "", 0.0, "lower", "the same runs"),
         ]  # fmt: skip
     return figures
