@@ -40,11 +40,14 @@ def main() -> int:
     parser.add_argument("--stop", action="store_true", help="end what an earlier demo started")
     arguments = parser.parse_args()
     try:
+        own = _own(arguments.data) if arguments.data else []
         stop()
         if not arguments.stop:
-            demo(arguments.data)
+            demo(arguments.data, own)
     except UserError as error:
         print(error, file=sys.stderr)
+        if not isinstance(error, _Refused):
+            stop()
         return 2
     except KeyboardInterrupt:
         stop()
@@ -55,7 +58,12 @@ def main() -> int:
     return 0
 
 
-def demo(data: str | None) -> None:
+class _Refused(UserError):
+    """Said before anything was started or ended."""
+
+
+def demo(data: str | None, own: list[str]) -> None:
+    """`own`: what the recipe is to be told of the user's data."""
     start = time.monotonic()
     FOLDER.mkdir(exist_ok=True)
     for port, what in (
@@ -80,7 +88,7 @@ def demo(data: str | None) -> None:
         "--address",
         f"http://127.0.0.1:{DASHBOARD_PORT}",
     ]
-    settings = [f"serve.port={SERVE_PORT}"] + (_own(data) if data else [])
+    settings = [f"serve.port={SERVE_PORT}", *own]
     done = subprocess.run([*run, *(part for s in settings for part in ("--set", s))], env=environment, check=False)
     if done.returncode:
         raise UserError(f"the job failed (exit code {done.returncode}); its lines are above")
@@ -200,7 +208,7 @@ def _own(data: str) -> list[str]:
     if "://" not in data:
         folder = Path(data).expanduser().resolve()
         if not folder.exists():
-            raise UserError(f"DATA={data}: no such folder")
+            raise _Refused(f"DATA={data}: no such folder")
         return [*settings, f"data.train.source={folder}"]
     settings.append(f"data.train.source={data}")
     for field, name in (
