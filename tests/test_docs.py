@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from mapsto.cli import main
 from mapsto.config.load import load
+from mapsto.core.errors import UserError
+from mapsto.core.storage import Storage
+from mapsto.data.sources.look import Look
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,3 +36,18 @@ def test_the_readmes_recipe_is_valid_and_its_mistake_is_found(name):
 def test_every_recipe_is_valid(recipe):
     if recipe.name != "runtime_env.yaml":
         assert load(str(recipe), []).data
+
+
+def test_the_worked_example_of_a_source_reads_what_it_says(tmp_path):
+    text = re.search(r"```python\n(.*?)```", (ROOT / "docs/contributing/source.md").read_text(), re.DOTALL)
+    assert text is not None
+    made = ModuleType("sightings")
+    exec(compile(text.group(1), "source.md", "exec"), made.__dict__)
+    (tmp_path / "sightings.txt").write_text("night/1.jpg\tlynx\n2.jpg\troe deer\n")
+    storage = Storage()
+    assert made.recognise(Look(str(tmp_path), storage)) == "there is a sightings.txt"
+    found = [(reference.uri, reference.label) for reference in made.listing(str(tmp_path), storage)]
+    assert found == [(f"{tmp_path}/night/1.jpg", "lynx"), (f"{tmp_path}/2.jpg", "roe deer")]
+    (tmp_path / "sightings.txt").write_text("1.jpg\tlynx\n../2.jpg\tlynx\n")
+    with pytest.raises(UserError, match=r"sightings\.txt line 2: expected"):
+        list(made.listing(str(tmp_path), storage))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from tests import pictures
 from tests.asgi import running
 
 from mapsto.core import codecs
@@ -135,6 +136,18 @@ def test_a_bare_image_goes_to_the_first_of_optional_ones(served: Serve) -> None:
     assert codecs.decode(base64.b64decode(bare["image"]["b64"])).shape == (16, 16, 3)
     drawn = requests.post(f"{url}/v1/models/m:predict", json={"instances": [{"seed": 1}]}).json()["predictions"][0]
     assert drawn != bare
+
+
+def test_a_photograph_of_60_megapixels_is_answered_and_a_bomb_refused(served: Serve) -> None:
+    url, _ = served()
+    large = codecs.encode(np.full((6_000, 10_000, 3), 90, np.uint8))
+    same = codecs.encode(np.full((600, 1_000, 3), 90, np.uint8))
+    answers = [
+        requests.post(f"{url}/v1/models/m:predict", data=data).json()["predictions"][0] for data in (large, same)
+    ]
+    assert answers[0]["label"] == answers[1]["label"]
+    refused = requests.post(f"{url}/v1/models/m:predict", data=pictures.bomb())
+    assert refused.status_code == 400 and "3600 megapixels, over the limit of 100" in refused.json()["error"]
 
 
 @pytest.mark.parametrize(

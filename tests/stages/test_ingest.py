@@ -2,12 +2,13 @@
 
 import json
 import tarfile
-import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from tests import pictures
 
 from mapsto.config.schema import DataConfig
 from mapsto.core.artifact import Artifact
@@ -142,15 +143,23 @@ def test_an_interrupted_ingest_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert whole.digest == done.digest and again.manifest["splits"] == dataset.manifest["splits"]
 
 
+def test_a_photograph_of_60_megapixels_is_kept_whole(here, tmp_path):
+    source = images(tmp_path / "images", {"a": 10, "b": 10})
+    large = encode(np.full((6_000, 10_000, 3), 90, np.uint8))
+    (source / "a" / "large.jpg").write_bytes(large)
+    dataset, done, _ = run(source, tmp_path / "out")
+    assert (done.metrics["images"], done.metrics["quarantined"]) == (21, 0)
+    files = [path for path in Path(dataset.artifact.uri).rglob("*.parquet") if "image" in pq.read_schema(path).names]
+    rows = [row for path in files for row in pq.read_table(path, columns=["image", "width", "height"]).to_pylist()]
+    assert {"image": large, "width": 10_000, "height": 6_000} in rows
+
+
 def test_what_is_no_image_is_kept_apart_with_its_reason(here, tmp_path):
     source = images(tmp_path / "images", {"a": 20, "b": 20})
     good = (source / "a" / "0.jpg").read_bytes()
-    bomb = bytearray(encode(np.zeros((8, 8, 3), np.uint8), "png"))
-    bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # the header's width and height, then its checksum
-    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     spoiled = {
         "text.jpg": (b"no image", "not an image"), "empty.jpg": (b"", "empty file"), "cut.jpg": (good[: len(good) // 2], "cannot be decoded"),
-        "bomb.png": (bytes(bomb), "megapixels, over the limit"), "small.png": (encode(np.zeros((2, 9, 3), np.uint8), "png"), "smaller than min_side"),
+        "bomb.png": (pictures.bomb(), "megapixels, over the limit"), "small.png": (encode(np.zeros((2, 9, 3), np.uint8), "png"), "smaller than min_side"),
     }  # fmt: skip
     for name, (data, _) in spoiled.items():
         (source / "a" / name).write_bytes(data)
