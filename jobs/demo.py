@@ -41,13 +41,16 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         own = _own(arguments.data) if arguments.data else []
+    except UserError as error:  # said before anything is started, or an earlier demo ended
+        print(error, file=sys.stderr)
+        return 2
+    try:
         stop()
         if not arguments.stop:
             demo(arguments.data, own)
     except UserError as error:
         print(error, file=sys.stderr)
-        if not isinstance(error, _Refused):
-            stop()
+        stop()
         return 2
     except KeyboardInterrupt:
         stop()
@@ -56,10 +59,6 @@ def main() -> int:
         stop()
         raise
     return 0
-
-
-class _Refused(UserError):
-    """Said before anything was started or ended."""
 
 
 def demo(data: str | None, own: list[str]) -> None:
@@ -208,7 +207,7 @@ def _own(data: str) -> list[str]:
     if "://" not in data:
         folder = Path(data).expanduser().resolve()
         if not folder.exists():
-            raise _Refused(f"DATA={data}: no such folder")
+            raise UserError(f"DATA={data}: no such folder")
         return [*settings, f"data.train.source={folder}"]
     settings.append(f"data.train.source={data}")
     for field, name in (

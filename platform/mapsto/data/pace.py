@@ -12,6 +12,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from .callback import Callback
+
 if TYPE_CHECKING:
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
@@ -20,9 +22,7 @@ LONG_REST_S = 0.02
 WAIT_S = 0.1
 
 
-class Pace:
-    """Ray Data's ExecutionCallback, for `DataContext.custom_execution_callback_classes`."""
-
+class Pace(Callback):
     def before_execution_starts(self, executor: StreamingExecutor) -> None:
         from ray.data._internal.execution import streaming_executor_state
 
@@ -37,9 +37,3 @@ class Pace:
         running = [task.get_waitable() for operator in executor._topology or () for task in operator.get_active_tasks()]
         if running:
             ray.wait(running, num_returns=1, timeout=WAIT_S, fetch_local=False)
-
-    def after_execution_succeeds(self, executor: StreamingExecutor) -> None:
-        pass
-
-    def after_execution_fails(self, executor: StreamingExecutor, error: Exception) -> None:
-        pass

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .callback import Callback
+
 if TYPE_CHECKING:
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
@@ -19,9 +21,7 @@ AHEAD = 1024
 """Inputs that wait for a free CPU at most."""
 
 
-class Repeat:
-    """Ray Data's ExecutionCallback, for `DataContext.custom_execution_callback_classes`."""
-
+class Repeat(Callback):
     def before_execution_starts(self, executor: StreamingExecutor) -> None:
         times = executor._data_context.get_config(TIMES)
         if times is None:
@@ -42,15 +42,6 @@ class Repeat:
 
         source.has_next, source._get_next_inner = has_next, get_next
         source.has_completed = lambda: given == times
-
-    def on_execution_step(self, executor: StreamingExecutor) -> None:
-        pass
-
-    def after_execution_succeeds(self, executor: StreamingExecutor) -> None:
-        pass
-
-    def after_execution_fails(self, executor: StreamingExecutor, error: Exception) -> None:
-        pass
 
 
 def number() -> int:

@@ -11,27 +11,18 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .callback import Callback
+
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import PhysicalOperator
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 
-class Retire:
-    """Ray Data's ExecutionCallback, for `DataContext.custom_execution_callback_classes`."""
-
+class Retire(Callback):
     def before_execution_starts(self, executor: StreamingExecutor) -> None:
         assert executor._topology is not None
         for operator in executor._topology:
             operator._cancel_active_tasks = partial(_end, operator)
-
-    def on_execution_step(self, executor: StreamingExecutor) -> None:
-        pass
-
-    def after_execution_succeeds(self, executor: StreamingExecutor) -> None:
-        pass
-
-    def after_execution_fails(self, executor: StreamingExecutor, error: Exception) -> None:
-        pass
 
 
 def _end(operator: PhysicalOperator, force: bool) -> None:
