@@ -31,6 +31,9 @@ HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".demo"
 RECIPE = HERE / "classification" / "demo.yaml"
 COUNT, SIZE, SEED = 1200, (96, 96), 1
+MARK = (
+    "MAPSTO_DEMO"  # in the environment of the cluster's every process: the command of some does not tell whose they are
+)
 S3_PORT, DASHBOARD_PORT, AGENT_PORT, GCS_PORT, SERVE_PORT = 9321, 8265, 8266, 6399, 8000
 
 
@@ -195,7 +198,8 @@ def _start_ray(environment: dict[str, str]) -> None:
         "--dashboard-agent-listen-port",
         str(AGENT_PORT),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    marked = environment | {MARK: folder}
+    done = subprocess.run(command, env=marked, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"Ray did not start: {done.stderr.strip() or done.stdout.strip()}")
     _wait(DASHBOARD_PORT, "the Ray dashboard", Path(folder))
@@ -281,7 +285,7 @@ def _processes() -> list[int]:
 
 
 def _belongs(pid: int, state: dict) -> bool:
-    """The S3 server itself, and every process that carries the cluster's own temp folder in its command or environment."""
+    """The S3 server itself, and every process that has the cluster's own temp folder in its command or environment."""
     if pid == state.get("s3"):
         return b"rclone" in _read(pid, "cmdline")
     folder = state.get("ray", "").encode()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -85,6 +87,28 @@ def test_wrong_address(address: str, message: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120, env=environment
     )
     assert message in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_server_that_is_no_ray_is_refused_at_once() -> None:
+    """Ray itself asks it for a quarter of an hour."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match=r"something listens there that is no Ray cluster; its port is 6379"):
+            session._probe(f"127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+def test_a_cluster_on_loopback_is_found_where_the_address_says(cluster: str) -> None:
+    """Ray on its own asks at the machine's outward address instead, where nobody listens."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_ENABLE")}
+    program = (
+        "from mapsto.runtime import session\nprint(session.connect().private)\nimport ray\n"
+        "print(ray.get_runtime_context().gcs_address)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+    assert done.stdout.split() == ["False", os.environ["RAY_ADDRESS"]], done.stderr
 
 
 def test_the_user_s_error_is_found_inside_wrappers() -> None:

@@ -7,32 +7,48 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import requests
 from PIL import Image
 
 from mapsto.core.codecs import encode
-from mapsto.data.scenes import CLASSES, numbered
+from mapsto.data.scenes import CLASSES, numbered, write
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.system
 
 
-def commands(name: str) -> list[str]:
-    """The lines of the shell block under the README's heading."""
+RECIPE = """\
+name: flowers
+root: s3://mapsto
+data: {{train: {{source: "{source}"}}}}
+task: {{kind: classify, image_size: 64, model: {{name: resnet10t}}}}
+train: {{epochs: 1, batch_size: 16, workers: 1, cpus_per_worker: 0.5, optimizer: {{kind: sgd, lr: 0.05}}}}
+evaluate: {{cpus_per_worker: 0.5}}
+compress: {{max_drop: 50, steps: [{{kind: export}}, {{kind: quantize, calibration: 32}}]}}
+serve: {{name: flowers, cpus_per_replica: 0.5}}
+"""
+"""The README's, as small as two cores want it."""
+ACTIVATE = ". .venv/bin/activate"
+HEAD = "http://127.0.0.1:8265"
+
+
+def commands(name: str, block: int = 0) -> list[str]:
+    """The lines of that shell block under the README's heading."""
     text = (ROOT / "README.md").read_text().split(f"## {name}\n")[1]
-    block = re.search(r"```sh\n(.*?)```", text, re.DOTALL)
-    assert block is not None
-    return [line.split("  #")[0].strip() for line in block.group(1).splitlines()]
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line.split("  #")[0].strip() for line in blocks[block].splitlines()]
 
 
-def shell(command: str, folder: Path, seconds: float) -> subprocess.CompletedProcess[str]:
+def shell(command: str, folder: Path, seconds: float, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {
         k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_", "PYTEST")) and k != "PYTHONPATH"
-    }
+    } | more
     return subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
@@ -54,6 +70,12 @@ def demo():
     yield done.stdout
     stopped = shell("make stop", ROOT, 120)
     assert stopped.returncode == 0, stopped.stderr
+    left = [
+        p.info["cmdline"]
+        for p in psutil.process_iter(["environ", "cmdline"])
+        if "MAPSTO_DEMO" in (p.info["environ"] or {})
+    ]
+    assert not left
 
 
 def test_the_demo_goes_from_the_bucket_to_the_endpoint(demo):
@@ -89,3 +111,75 @@ def test_the_report_page_shows_in_a_browser(demo, tmp_path):
     pixels = np.asarray(Image.open(shot).convert("RGB"))
     assert pixels.shape[:2] == (2400, 1100)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000  # pictures and charts, not a blank or an error page
+
+
+@pytest.fixture
+def mine(demo, tmp_path):
+    """A user's folder, with images, a recipe and a few new images, beside the demo's cluster with nothing served on it.
+
+    Yields the folder, and a function that runs a command there, or in another folder, and returns what it said.
+    """
+    keys = json.loads((ROOT / ".demo" / "keys.json").read_text())
+    user = {
+        "AWS_ACCESS_KEY_ID": keys["key"], "AWS_SECRET_ACCESS_KEY": keys["secret"], "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9321", "RAY_AUTH_MODE": "disabled",
+    }  # fmt: skip
+
+    def run(command: str, folder: Path = tmp_path, **more: str) -> str:
+        done = shell(f"cd {ROOT}; {ACTIVATE}; cd {folder}; {command}", folder, 300, **user, **more)
+        assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout
+
+    run("serve shutdown --yes", RAY_DASHBOARD_ADDRESS=HEAD)
+    write(tmp_path / "images", 120, 3, (96, 96), splits={"train": 0.6, "val": 0.2, "test": 0.2})
+    (tmp_path / "flowers.yaml").write_text(RECIPE.format(source=tmp_path / "images"))
+    (tmp_path / "new-images").mkdir()
+    for number in range(3):
+        (tmp_path / "new-images" / f"{number}.jpg").write_bytes(encode(numbered(5, number, (96, 96)).image))
+    shutil.copy(tmp_path / "new-images" / "0.jpg", tmp_path / "image.jpg")
+    return tmp_path, run
+
+
+def test_ones_own_recipe_goes_as_the_readme_says(mine):
+    folder, run = mine
+    activate, check, all_stages, train, predict, ask = commands("Your own images", 1)
+    assert activate == ACTIVATE
+    local = {"RAY_ADDRESS": "127.0.0.1:6399"}
+    assert "# train" in run(check, **local)
+    said = run(all_stages, **local)
+    for stage in ("ingest train", "train", "evaluate", "compress", "serve"):
+        assert re.search(rf"^{stage}: done", said, re.MULTILINE), said
+    said = run(train, **local)
+    assert "ingest train: reused" in said and "\ntrain: done" in said
+    assert "predict: done" in (said := run(predict, **local)) and "rows 3, errors 0" in said
+    assert json.loads(run(ask))["predictions"][0]["label"] in CLASSES
+
+    run_there, list_them, as_ray, deploy = (
+        line.replace("http://ray-head:8265", HEAD) for line in commands("Your own cluster")
+    )
+    said = run(run_there)
+    assert "compress: reused" in said and "flowers answers at http://127.0.0.1:8000/v1/models/flowers:predict" in said
+    assert re.search(r"SUCCEEDED .* python -m mapsto run recipe\.yaml", run(list_them))
+    said = run(as_ray.replace("jobs/classification/cifar10.yaml", str(folder / "flowers.yaml")), ROOT)
+    assert "train: reused" in said and "succeeded" in said
+    written = next((ROOT / ".demo" / "s3" / "mapsto" / "flowers" / "serve").glob("*/serve.yaml"))
+    shutil.copy(written, folder / "serve.yaml")
+    run("serve shutdown --yes", RAY_DASHBOARD_ADDRESS=HEAD)
+    run(deploy, RAY_DASHBOARD_ADDRESS=HEAD)
+    deadline = time.monotonic() + 120
+    while "predictions" not in (said := shell(ask, folder, 60).stdout):
+        assert time.monotonic() < deadline, said
+        time.sleep(1)
+
+
+def test_the_demo_again_and_with_ones_own_images(demo, tmp_path):
+    again = shell("make demo", ROOT, 600)
+    assert again.returncode == 0, again.stdout[-4000:] + again.stderr[-4000:]
+    assert "train: reused" in again.stdout
+    assert re.search(r"\d+ of 40 fresh photographs right", again.stdout)
+    write(tmp_path / "images", 160, 4, (96, 96))
+    (own, *_) = commands("Your own images")
+    own = shell(own.replace("/path/to/images", str(tmp_path / "images")), ROOT, 600)
+    assert own.returncode == 0, own.stdout[-4000:] + own.stderr[-4000:]
+    assert re.search(r"\d+ of \d+ images of the test split right, over HTTP", own.stdout)
+    assert "/v1/models/own-images:predict" in own.stdout

@@ -23,9 +23,16 @@ from ..core.errors import UserError
 
 log = logging.getLogger("mapsto.session")
 START_TRIES = 3
-NOISY = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
+NOISY = ("ray", "ray.data", "ray.train", "ray.tune")
+RELEVELLED = ("ray.serve",)  # sets its own level once it is imported
 SILENT = ("ray.data._internal.progress",)  # warns of each bar that was switched off
 LOOPBACK = "127.0.0.1"
+AS_WRITTEN = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's name for it; 0 keeps it, on Linux too, from asking at the machine's outward address when told 127.0.0.1."""
+
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""A client's first bytes in HTTP/2, which gRPC is on, and its empty SETTINGS frame (RFC 9113, 3.4 and 6.5)."""
+SETTINGS = b"\x04"
 
 
 @dataclass(frozen=True)
@@ -117,14 +124,13 @@ def private_environment(folder: str) -> dict[str, str]:
 def early_environment(folder: str) -> dict[str, str]:
     """The part that has to be set before Ray, or Ray Serve, is imported: loopback for every process, and the fast ingress.
 
-    The first name is what Ray calls it; on Linux, too, 0 keeps it from taking the machine's outward address for 127.0.0.1.
     Unless told otherwise, the proxy's configuration and sockets lie in one folder for all clusters of a machine, and its
     statistics are on fixed ports.
     """
     metrics, statistics = _free_ports(2)
     proxy = f"{folder}/proxy"
     return {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        AS_WRITTEN: "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
@@ -234,10 +240,14 @@ def _join(address: str, verbose: bool) -> Session:
             f"{address}: this is a dashboard's address, where jobs go: use `mapsto submit`, or give host:port (6379)"
         )
     _probe(address)
+    here = address.rsplit(":", 1)[0] in (LOOPBACK, "localhost")
+    if here:
+        _export({AS_WRITTEN: "0"})
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # of some 40 s each; Ray's own 20 are a quarter of an hour
     import ray
     from ray.exceptions import RayError
 
-    elsewhere = address != "auto" and address.rsplit(":", 1)[0] not in (LOOPBACK, "localhost")
+    elsewhere = address != "auto" and not here
     package = {"py_modules": [str(Path(__file__).resolve().parents[1])]} if elsewhere and not _in_job() else None
     try:
         context = ray.init(address=address, log_to_driver=verbose, logging_level=_level(verbose), runtime_env=package)
@@ -253,14 +263,22 @@ def _level(verbose: bool) -> int:
 
 
 def _probe(address: str) -> None:
-    """Refuse at once where nobody listens: Ray itself tries for minutes."""
+    """Refuse at once where nobody listens, or something that is no Ray: Ray itself tries for many minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return  # `auto`; Ray says what it does not understand
     try:
-        socket.create_connection((host.removeprefix("ray://").strip("[]"), int(port)), timeout=5).close()
+        with socket.create_connection((host.removeprefix("ray://").strip("[]"), int(port)), timeout=5) as there:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            there.sendall(GREETING)
+            frame = there.recv(9)
     except OSError as error:
         raise UserError(f"{address}: no Ray cluster to be reached there ({error.strerror or error})") from error
+    if frame[3:4] != SETTINGS:
+        raise UserError(
+            f"{address}: something listens there that is no Ray cluster; its port is 6379 unless `ray start --port` said another"
+        )
 
 
 def _in_job() -> bool:
@@ -278,8 +296,14 @@ def _hush(verbose: bool) -> None:
     context.print_on_execution_start = False
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in RELEVELLED:
+        logging.getLogger(name).addFilter(_warning)
     for name in SILENT:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def _free_ports(count: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from typing import Any
@@ -50,9 +49,7 @@ def deploy(options: Options, storage: Storage, host: str, port: int, patience_s:
         raise
     base = f"http://{EVERYWHERE.get(host, host)}:{port}{prefix.rstrip('/')}"
     _wait_answering(base, options)
-    return f"{base}/v1/models/{options.name}", "fast" if os.environ.get(
-        "RAY_SERVE_ENABLE_HA_PROXY"
-    ) == "1" else "python"
+    return f"{base}/v1/models/{options.name}", _ingress()
 
 
 def check_port(host: str, port: int) -> None:
@@ -85,6 +82,14 @@ def _client() -> Any:
 def _serving_at() -> tuple[str, int] | None:
     client = _client()
     return None if client is None else (str(client.http_config.host), int(client.http_config.port))
+
+
+def _ingress() -> str:
+    """`fast` where the cluster's proxies are HAProxy's managers, `python` where they are Ray's own."""
+    import ray
+
+    names = [proxy["actor_name"] for proxy in _client().get_serve_details()["proxies"].values()]
+    return "fast" if any("HAProxy" in repr(ray.get_actor(name, namespace="serve")) for name in names) else "python"
 
 
 def _applications() -> dict[str, Any]:
