@@ -171,7 +171,7 @@ def test_a_broken_manifest_is_named_with_its_line(tmp_path, name, text, message)
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match="no such file or folder"):
+    with pytest.raises(UserError, match="not found"):
         detect(str(tmp_path / "nowhere"), STORE)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="the data set is empty"):

@@ -215,7 +215,7 @@ def test_errors_say_what_and_where(here, tmp_path):
     (only_train / "test" / "a").mkdir(parents=True)
     (only_train / "test" / "a" / "x.jpg").write_bytes(b"no image")
     cases = [
-        (tmp_path / "nowhere", "nowhere: no such file or folder"),
+        (tmp_path / "nowhere", "nowhere: not found"),
         (tmp_path / "empty", "empty: the data set is empty"),
         (
             tmp_path / "broken",

@@ -171,7 +171,7 @@ def test_nothing_to_do_is_one_line(tmp_path: Path, model: Artifact) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images here; known suffixes"):
         Predict().run(job(tmp_path, model, inputs=str(tmp_path / "empty")))
-    with pytest.raises(UserError, match="no such file or folder"):
+    with pytest.raises(UserError, match="not found"):
         Predict().run(job(tmp_path, model, inputs=str(tmp_path / "absent")))
 
 

@@ -187,8 +187,7 @@ class Storage:
         if "s3" in _protocols(fs):
             yield from self._walk_s3(uri, path)
             return
-        if not self.retry(uri, lambda: fs.exists(path)):
-            raise UserError(f"{uri}: no such file or folder")
+        self.retry(uri, lambda: fs.info(path))  # `exists` swallows why not
         prefix = (
             uri[: len(uri) - len(path)] if uri.endswith(path) else (f"{uri.split('://')[0]}://" if "://" in uri else "")
         )
@@ -298,7 +297,8 @@ def explain(uri: str, error: BaseException) -> BaseException:
             f"{uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `storage` in the recipe"
         )
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{uri}: not found")
+        hidden = explain(uri, error.__cause__) if error.__cause__ else None  # HTTP's file system makes one of any error
+        return hidden if isinstance(hidden, UserError) else UserError(f"{uri}: not found")
     if isinstance(error, (IsADirectoryError, NotADirectoryError)):
         return UserError(f"{uri}: {_line(error)}")
     if (
