@@ -10,14 +10,15 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import requests
 
 from mapsto.core.artifact import Artifact
@@ -26,6 +27,7 @@ from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
 from mapsto.data.scenes import CLASSES, draw, write
+from mapsto.runtime.leftovers import belonging, end
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".demo"
@@ -265,42 +267,14 @@ def stop() -> None:
     if not file.exists():
         return
     state = json.loads(file.read_text())
-    mine = [pid for pid in _processes() if _belongs(pid, state)]
-    for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-        for pid in mine:
-            try:
-                os.kill(pid, sign)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + patience
-        while (mine := [pid for pid in mine if _alive(pid)]) and time.monotonic() < deadline:
-            time.sleep(0.1)
+    mine = belonging(state["ray"]) if "ray" in state else []
+    with suppress(KeyError, psutil.NoSuchProcess):
+        server = psutil.Process(state["s3"])
+        mine += [server] if server.name() == "rclone" else []
+    end(mine)
     shutil.rmtree(state.get("ray", ""), ignore_errors=True)
     file.unlink()
     print("the demo's processes are ended")
-
-
-def _processes() -> list[int]:
-    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and int(p.name) != os.getpid()]
-
-
-def _belongs(pid: int, state: dict) -> bool:
-    """The S3 server itself, and every process that has the cluster's own temp folder in its command or environment."""
-    if pid == state.get("s3"):
-        return b"rclone" in _read(pid, "cmdline")
-    folder = state.get("ray", "").encode()
-    return bool(folder) and (folder in _read(pid, "cmdline") or folder in _read(pid, "environ"))
-
-
-def _read(pid: int, name: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:  # gone, or another user's
-        return b""
-
-
-def _alive(pid: int) -> bool:
-    return b") Z " not in _read(pid, "stat") and Path(f"/proc/{pid}").exists()
 
 
 def _remember(**values: object) -> None:

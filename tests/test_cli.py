@@ -181,7 +181,7 @@ def test_a_stopped_command_leaves_no_process_and_no_folder(
         "    from mapsto.runtime import session\n"
         "    @ray.remote\n    def nap():\n        time.sleep(600)\n"
         "    nap.remote()\n"
-        "    print('READY', *session._folders, flush=True)\n"
+        "    print('READY', *session._guards, flush=True)\n"
         "    time.sleep(600)\n"
         "pipeline.produce = produce\n"
         f"sys.exit(cli.main(['train', {str(recipe)!r}, '--cpus', '1']))\n"

@@ -18,7 +18,7 @@ from mapsto.runtime.failures import user_error
 
 
 def test_everything_listens_on_loopback(cluster: str) -> None:
-    pids = {process.pid for folder in session._folders for process in session.processes(folder)}
+    pids = {process.pid for folder in session._guards for process in session.processes(folder)}
     assert len(pids) > 3
     # Of Ray Serve's fast ingress, where it is up: Ray binds these to all interfaces, whatever it is told (SECURITY.md).
     known = {int(os.environ[f"RAY_SERVE_HAPROXY_{what}_PORT"]) for what in ("METRICS", "STATS")}

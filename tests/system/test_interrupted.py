@@ -157,7 +157,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(recipe: Path, disk: Path) -
     recipe.write_text(recipe.read_text().replace(f"root: {recipe.parent}/artifacts", f"root: {disk}/artifacts"))
     full = Command("ingest", recipe)
     assert full.end() == 2, full.text()
-    assert re.search(rf"^{disk}/artifacts/solids/ingest/\S+: no space left on the disk", full.text().splitlines()[-1])
+    assert re.search(rf"^{disk}/artifacts/solids/ingest/\S+: no space left on the device", full.text().splitlines()[-1])
     subprocess.run([*root, "mount", "-o", "remount,size=64m", str(disk)], check=True)
     again = Command("ingest", recipe)
     assert again.end() == 0, again.text()

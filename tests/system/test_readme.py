@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import requests
 from PIL import Image
 
 from mapsto.core.codecs import encode
 from mapsto.data.scenes import CLASSES, numbered, write
+from mapsto.runtime.leftovers import belonging
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.system
@@ -70,11 +70,7 @@ def demo():
     yield done.stdout
     stopped = shell("make stop", ROOT, 120)
     assert stopped.returncode == 0, stopped.stderr
-    left = [
-        p.info["cmdline"]
-        for p in psutil.process_iter(["environ", "cmdline"])
-        if "MAPSTO_DEMO" in (p.info["environ"] or {})
-    ]
+    left = belonging("MAPSTO_DEMO=")
     assert not left
 
 

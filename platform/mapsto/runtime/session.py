@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 import psutil
 
 from ..core.errors import UserError
+from . import leftovers
 
 log = logging.getLogger("mapsto.session")
 START_TRIES = 3
@@ -46,7 +48,8 @@ class Session:
 
 
 _session: Session | None = None
-_folders: list[str] = []
+_guards: dict[str, subprocess.Popen[bytes]] = {}
+"""By the folder of the private cluster that each watches."""
 _restore: dict[str, str | None] = {}
 
 
@@ -90,9 +93,10 @@ def disconnect() -> None:
     global _session
     import ray
 
-    started = [process for folder in _folders for process in processes(folder)]
+    started = [process for folder in _guards for process in processes(folder)]
     ray.shutdown()
-    _end(started)
+    _, left = psutil.wait_procs(started, timeout=5)  # they end by themselves once their parent has gone
+    leftovers.end(left, signal.SIGKILL)
     _session = None
     for name, value in _restore.items():
         if value is None:
@@ -100,8 +104,10 @@ def disconnect() -> None:
         else:
             os.environ[name] = value
     _restore.clear()
-    while _folders:
-        shutil.rmtree(_folders.pop(), ignore_errors=True)  # what cannot be removed is a few log files in /tmp
+    while _guards:
+        folder, guard = _guards.popitem()
+        shutil.rmtree(folder, ignore_errors=True)  # what cannot be removed is a few log files in /tmp
+        guard.communicate()
 
 
 def private_environment(folder: str) -> dict[str, str]:
@@ -174,7 +180,7 @@ def _start(num_cpus: int | None, verbose: bool) -> Session:
             log.warning(
                 "Ray did not start in 30 s on this busy machine; that was try %d of %d", attempt + 1, START_TRIES
             )
-            _end(processes(folder))
+            leftovers.end(processes(folder), signal.SIGKILL)
             continue
         # What a job's supervisor and Tune's cleaner read; without it they guess among the machine's clusters.
         Path(folder, "ray_current_cluster").write_text(os.environ["RAY_ADDRESS"])
@@ -203,8 +209,9 @@ def _own_agent_port() -> Generator[None]:
 
 def _new_folder() -> str:
     # Short: the path of a unix socket below it may have 107 bytes.
-    _folders.append(tempfile.mkdtemp(prefix="mapsto-", dir="/tmp"))
-    return _folders[-1]
+    folder = tempfile.mkdtemp(prefix="mapsto-", dir="/tmp")
+    _guards[folder] = leftovers.guard(folder)
+    return folder
 
 
 def _export(environment: dict[str, str]) -> None:
@@ -214,24 +221,13 @@ def _export(environment: dict[str, str]) -> None:
 
 
 def processes(folder: str) -> list[psutil.Process]:
-    """This process's children that belong to the cluster with that folder, with all of theirs."""
+    """This process's children that belong to the cluster with that folder, with all of theirs; without its guard."""
     found = []
     for child in psutil.Process().children():
-        try:
-            if any(folder in argument for argument in child.cmdline()):
-                found += [child, *child.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def _end(left: list[psutil.Process]) -> None:
-    """Ray's processes end by themselves once their parent has gone; those that have not after 5 s are killed."""
-    _, alive = psutil.wait_procs(left, timeout=5)
-    for each in alive:
         with suppress(psutil.NoSuchProcess):
-            each.kill()
-    psutil.wait_procs(alive, timeout=5)
+            if child.pid != _guards[folder].pid and any(folder in argument for argument in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
 
 
 def _join(address: str, verbose: bool) -> Session:

@@ -1,0 +1,63 @@
+"""Whose a process is, and its end: Ray's daemons and Serve's proxy outlive, by a minute or for ever, a driver that is killed.
+
+`python leftovers.py FOLDER` is the guard of a private cluster: it waits until its parent has ended and, if
+the cluster's folder is still there then, ends what is left of the cluster and removes the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+GRACE_S = 5.0
+
+
+def belonging(folder: str) -> list[psutil.Process]:
+    """The processes that have a cluster's own folder in their command or in the environment they were started with, but not
+    this one. The command alone does not tell: some overwrite theirs."""
+    return [each for each in psutil.process_iter() if each.pid != os.getpid() and folder.encode() in _words(each.pid)]
+
+
+def _words(pid: int) -> bytes:
+    """As they lie in memory: Ray's daemons write their title over the first of them, and psutil then sees none."""
+    with suppress(OSError):  # gone, or another user's
+        return Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
+
+
+def end(processes: Sequence[psutil.Process], first: signal.Signals = signal.SIGTERM, patience_s: float = 10.0) -> None:
+    """Ask them to end, and kill those that have not after `patience_s`."""
+    for sign, patience in ((first, patience_s), (signal.SIGKILL, GRACE_S)):
+        for each in processes:
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(sign)
+        _, processes = psutil.wait_procs(processes, timeout=patience)
+
+
+def guard(folder: str) -> subprocess.Popen[bytes]:
+    """Start the guard; its standard input is what tells it of this process's end."""
+    return subprocess.Popen(
+        [sys.executable, __file__, folder],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C in a terminal is not for it
+    )
+
+
+def main(folder: str) -> None:
+    sys.stdin.buffer.read()
+    if not os.path.exists(folder):
+        return
+    end(belonging(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,52 @@
+"""What is left of a cluster when the process that started it is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from mapsto.runtime.leftovers import belonging
+
+PROGRAM = """\
+import subprocess, sys, time
+from mapsto.runtime.leftovers import guard
+guard(sys.argv[1])
+for ask in ("", "trap '' TERM; "):
+    subprocess.Popen(["sh", "-c", ask + "while :; do sleep 1; done"], env={"PROXY": sys.argv[1] + "/proxy"}, start_new_session=True)
+print("READY", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_guard_ends_what_a_killed_process_leaves(tmp_path: Path) -> None:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    driver = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert driver.stdout is not None and driver.stdout.readline() == b"READY\n"
+    left = [each for each in belonging(str(folder)) if each.pid != driver.pid]
+    assert len(left) >= 3  # the guard, and two that nobody waits for, one of which does not want to end
+    assert os.getpid() not in {each.pid for each in belonging(str(Path(sys.executable).parent))}
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    _, alive = psutil.wait_procs(left, timeout=30)
+    assert not alive and not folder.exists()
+
+
+def test_the_guard_ends_with_a_process_that_cleans_up_itself(tmp_path: Path) -> None:
+    program = "import sys, os\nfrom mapsto.runtime.leftovers import guard\nwatch = guard(sys.argv[1])\nos.rmdir(sys.argv[1])\nwatch.communicate()\nprint(watch.returncode)"
+    (tmp_path / "cluster").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "cluster")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == "0\n"
