@@ -161,4 +161,4 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(recipe: Path, disk: Path) -
     subprocess.run([*root, "mount", "-o", "remount,size=64m", str(disk)], check=True)
     again = Command("ingest", recipe)
     assert again.end() == 0, again.text()
-    assert re.search(r"^ingest train: done .*rows_kept 240", again.text(), re.MULTILINE), again.text()
+    assert re.search(r"^ingest train: done .*images 240", again.text(), re.MULTILINE), again.text()
