@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
+from mapsto.core.artifact import Artifact
 from mapsto.core.page import Page
+from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
+from mapsto.stages import evaluate
 from mapsto.stages.evaluate import Evaluate
 
 models: Any = SourceFileLoader("saved_models", str(Path(__file__).parents[1] / "serving" / "models.py")).load_module()
@@ -26,3 +32,30 @@ def test_a_generators_images_are_shown(tmp_path: Path, kind: str, headings: int)
     page = Page("x")
     Evaluate()._showcase(page, job, task, datasets, {"row_id": ids})
     assert page.html().count("<h2>") == page.html().count("<img") == headings
+
+
+def test_a_classifiers_page_shows_curves_confusion_and_the_worst_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six rows of three classes round; rows 10 and 12 are wrong, 12 by more."""
+    data, task = models.dataset(tmp_path, {"train": 10, "test": 6}), models.task()
+    truth = np.array([row["label"] for row in Dataset.open(data).read("test")])
+    logits = 4.0 * np.eye(3)[truth]
+    logits[0], logits[2] = np.roll(logits[0], 1) / 2, np.roll(logits[2], 1)
+    monkeypatch.setattr(evaluate, "collect", lambda *_: {"row_id": np.arange(10, 16), "label": truth, "logits": logits})
+    artifact = Artifact(str(tmp_path / "a" / "evaluate" / "00"), Storage())
+    parents = {"model": models.train_artifact(tmp_path, task), "data.train": data}
+    job: Any = SimpleNamespace(
+        parents=parents, section={"split": "test", "worst": 5}, recipe=SimpleNamespace(evaluate=None), artifact=artifact
+    )
+    assert Evaluate().run(job).metrics["top1"] == pytest.approx(4 / 6)
+    page = artifact.read("report.html").decode()
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ["Confusion", "Calibration", "Classes", "Worst mistakes"]
+    pictures = [
+        cv2.imdecode(np.frombuffer(base64.b64decode(found), np.uint8), cv2.IMREAD_COLOR)
+        for found in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)
+    ]
+    assert page.count("data:image/svg+xml") == 2  # the two charts
+    assert len(pictures) == 2 and all(picture is not None and picture.std() > 5 for picture in pictures)
+    names = task.classes
+    assert re.findall(r"row (\d+), in truth (\w+)", page) == [("12", names[truth[2]]), ("10", names[truth[0]])]
