@@ -126,15 +126,21 @@ def test_a_training_stopped_by_ctrl_c_then_killed_goes_on_and_an_endpoint_ends_w
         requests.get(url, timeout=5)
 
 
-def test_a_killed_sweep_keeps_its_finished_trials(recipe: Path) -> None:
+def test_a_sweep_stopped_by_ctrl_c_then_killed_keeps_its_finished_trials(recipe: Path) -> None:
     recipe.write_text(recipe.read_text() + TUNE)
-    first = Command("tune", recipe)
+    first = Command("run", recipe)
     first.until(r"^trial 2  (epoch 1)/2")
-    assert first.send(signal.SIGKILL) == -signal.SIGKILL
-    second = Command("tune", recipe)
-    assert second.end() == 0, second.text()
+    assert first.send(signal.SIGINT) == 130
+    assert first.text().endswith("interrupted\n") and "tune: done" not in first.text()
+    second = Command("run", recipe)
+    second.until(r"^trial 3  (epoch 1)/2")
+    assert second.send(signal.SIGKILL) == -signal.SIGKILL
     assert re.search(r"^tune: 1 trials finished before, 1 to resume$", second.text(), re.MULTILINE), second.text()
-    assert not re.search(r"^trial 1  epoch", second.text(), re.MULTILINE)
+    third = Command("run", recipe)
+    third.until(r"^train: making")
+    assert third.send(signal.SIGINT) == 130  # also after a sweep
+    assert re.search(r"^tune: 2 trials finished before, 1 to resume$", third.text(), re.MULTILINE), third.text()
+    assert not re.search(r"^trial [12]  epoch", third.text(), re.MULTILINE)
     (folder,) = (recipe.parent / "artifacts" / "solids" / "tune").glob("*/trials")
     trials = [json.loads(file.read_text()) for file in sorted(folder.iterdir())]
     assert [t["overrides"]["train.optimizer.lr"] for t in trials] == [1e-3, 2e-3, 4e-3]
