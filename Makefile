@@ -8,7 +8,7 @@ COMPILE := uv pip compile --generate-hashes --no-emit-index-url --no-annotate --
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup lock lint format test test-cluster test-rest test-system bench demo stop docs
+.PHONY: setup lock lint format test test-quick test-cluster test-rest test-system bench demo stop docs
 
 setup: $(STAMP)
 
@@ -44,6 +44,10 @@ test-cluster: setup
 
 test-rest: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not clustered and not system"
+
+# The foundations alone, without Ray: what to run at every step.
+test-quick: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/core tests/config tests/curate tests/test_imports.py -m "not clustered and not system"
 
 # Needs Debian packages (chromium, ...), which .ci/run installs.
 test-system: setup
