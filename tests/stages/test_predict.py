@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
@@ -78,13 +80,29 @@ def test_a_folder(tmp_path: Path, folder: Path, model: Artifact) -> None:
     check(lines(made.artifact), folder)
     assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == made.artifact.read("predictions.jsonl")
     assert any("1 files have no image's suffix" in line for line in said)
-    assert any("1 of 20 could not" in line for line in said)
+    assert (
+        said[-1]
+        == f"predict: 20 answers in {tmp_path}/out/predictions.jsonl; it says why for the 1 that could not be given"
+    )
+    shown = [line for line in said if ".jpg: " in line]
+    answer = r"(label (cup|leaf|stone), probability [\d.]+|not an image .*)"
+    assert len(shown) == 8 and all(re.fullmatch(rf"predict: \S+/\d+\.jpg: {answer}", line) for line in shown)
 
 
 def test_a_file_and_a_file_of_lines(tmp_path: Path, folder: Path, model: Artifact) -> None:
     made = job(tmp_path, model, inputs=[str(folder / "a" / "003.jpg")], output=str(tmp_path / "x" / "answers.jsonl"))
     assert Predict().run(made).metrics == {"rows": 1, "errors": 0}
     assert json.loads((tmp_path / "x" / "answers.jsonl").read_text())["uri"].endswith("003.jpg")
+
+
+def test_answers_go_to_another_store(tmp_path: Path, folder: Path, s3: Any) -> None:
+    model = models.train_artifact(tmp_path, models.task("segment"))
+    made = job(tmp_path, model, inputs=[str(folder / "b" / "012.jpg")], output=f"{s3.uri('answers')}/out")
+    made = replace(made, artifact=Artifact(made.artifact.uri, s3.storage))
+    Predict().run(made)
+    (line,) = lines(made.artifact)
+    assert json.loads(s3.storage.read("s3://answers/out/predictions.jsonl")) == line
+    assert s3.storage.read(f"s3://answers/out/{line['picture']}") == made.artifact.read(line["picture"])
 
 
 def test_masks_and_drawings_are_files(tmp_path: Path, folder: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,11 +25,13 @@ from ..serving.runtimes import open_runtime
 IN_PROCESS = 64
 """Fewer requests than this are answered here, without Ray."""
 ROWS_AT_ONCE = 16
+SHOWN = 8
+"""So many answers are said, too."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 
 
 class Predict:
-    """Options: `inputs` (a URI, or several), `output` (a local path to copy the result to), `endpoint` (the URL of a
+    """Options: `inputs` (a URI, or several), `output` (a path or URI to copy the result to), `endpoint` (the URL of a
     served model, instead of this recipe's), `model` (`train` or `compress`; default: what is served), for a task that needs no
     input image `count` and `seed`, and `fields` (name → value of further inputs, the same for every answer; for an image or
     a mask its URI)."""
@@ -62,6 +63,8 @@ class Predict:
             path = Path(folder) / "predictions.jsonl"
             with path.open("w", encoding="utf-8") as file:
                 for line in lines:
+                    if rows < SHOWN:
+                        job.say(f"predict: {brief(line)}")
                     text = json.dumps(line, ensure_ascii=False) + "\n"
                     file.write(text)
                     total.update(text.encode())
@@ -71,10 +74,10 @@ class Predict:
                     f"{', '.join(job.section['inputs'])}: no images here; known suffixes: {', '.join(SUFFIXES)}"
                 )
             job.storage.upload(path, job.artifact.path("predictions.jsonl"))
-        if errors:
-            job.say(f"predict: {errors} of {rows} could not be answered; predictions.jsonl says why for each")
-        if job.options.get("output"):
-            job.say(f"predict: copied to {copy_out(job.artifact, Path(job.options['output']))}")
+            output = job.options.get("output")
+            where = copy_out(job.artifact, path, output) if output else job.artifact.path("predictions.jsonl")
+        why = f"; it says why for the {errors} that could not be given" if errors else ""
+        job.say(f"predict: {rows} answers in {where}{why}")
         return Done({"rows": rows, "errors": errors}, total.hexdigest()[:16])
 
     def _by_endpoint(self, job: Job) -> Iterator[Line]:
@@ -152,14 +155,26 @@ def chunks(items: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
         yield part
 
 
-def copy_out(artifact: Artifact, output: Path) -> Path:
-    """`predictions.jsonl` to a file of that suffix, or it and the pictures into a folder."""
-    if output.suffix == ".jsonl":
-        artifact.storage.download(artifact.path("predictions.jsonl"), output)
+def brief(line: Line) -> str:
+    """An answer in a few words: its numbers and names, or else how many there are of what it lists."""
+    asked = line.get("uri") or ", ".join(f"{name} {value}" for name, value in line["request"].items())
+    if "error" in line:
+        return f"{asked}: {line['error']}"
+    found = {k: v for k, v in line["prediction"].items() if not isinstance(v, (list, dict))}
+    words = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items()]
+    words = words or [f"{len(value)} {name}" for name, value in line["prediction"].items()]
+    return f"{asked}: {', '.join(words)}"
+
+
+def copy_out(artifact: Artifact, lines: Path, output: str) -> str:
+    """The lines to a file of that suffix, or them and the pictures into a folder: a path, or a URI of any store. Returns
+    where the lines are."""
+    storage = artifact.storage
+    if output.endswith(".jsonl"):
+        storage.upload(lines, output)
         return output
-    output.mkdir(parents=True, exist_ok=True)
-    artifact.storage.download(artifact.path("predictions.jsonl"), output / "predictions.jsonl")
-    shutil.rmtree(output / "pictures", ignore_errors=True)
-    for name in artifact.storage.names(artifact.path("pictures")):
-        artifact.storage.download(join(artifact.uri, "pictures", name), output / "pictures" / name)
-    return output
+    storage.upload(lines, join(output, "predictions.jsonl"))
+    storage.delete(join(output, "pictures"))
+    for name in storage.names(artifact.path("pictures")):
+        storage.write(join(output, "pictures", name), artifact.read("pictures", name))
+    return join(output, "predictions.jsonl")
