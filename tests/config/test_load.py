@@ -103,6 +103,16 @@ def test_set_errors_name_the_override(override_: str, expected: str) -> None:
 def test_a_secret_is_in_no_error_and_no_description() -> None:
     lines = errors(BASE, "storage.secret=[hidden-one]")
     assert lines == ["--set storage.secret=...: the value is not text; put it in quotes if it is meant as text"]
+    for path in ("storage.secret", "data.train.storage.secret", "data.train.storage.token"):
+        assert errors(BASE, f"{path}=[hidden-one]") == [
+            f"--set {path}=...: the value is not text; put it in quotes if it is meant as text"
+        ]
+    for text in ("storage={secret: hidden, retires: 1}", "data.train={source: x, storage: {secret: [hidden]}}"):
+        (line,) = errors(BASE, text)
+        assert line.startswith(f"--set {text.partition('=')[0]}=...: ") and "hidden" not in line
+    (line,) = errors(BASE.replace("images}}", "images, storage: {secret: 12345}}}"))
+    assert line == "recipe:3: data.train.storage.secret: the value is not text; put it in quotes if it is meant as text"
+    assert errors(BASE, "storage.retries=99") == ["--set storage.retries=99: 99 is too large, must be at most 20"]
     recipe = load(BASE + "  epochs: 1\nstorage: {key: visible-id, secret: hidden-two}\n")
     assert "hidden-two" not in describe(recipe) + repr(recipe) + str(recipe.public())
     assert recipe.storage.open().secret == "hidden-two"
@@ -165,6 +175,21 @@ def test_description_loads_to_the_same_recipe() -> None:
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAPSTO_BUCKET", "images")
     assert load(BASE.replace("/tmp/images", "'s3://${env:MAPSTO_BUCKET}/x'")).data["train"].source == "s3://images/x"
+
+
+@pytest.mark.parametrize(
+    ("more", "overrides", "path"),
+    [
+        ("storage: {secret: hidden}\n", [], "storage.secret"),
+        ("", ["data.train.storage.token=hidden"], "data.train.storage.token"),
+        ("", ["storage={key: hidden, region: x}"], "storage.key"),
+    ],
+)
+def test_a_job_takes_no_written_key_along(more: str, overrides: list[str], path: str) -> None:
+    with pytest.raises(UserError, match=f"recipe: {path}: a job's text is kept and listed") as caught:
+        portable(BASE + "  epochs: 1\n" + more, overrides)
+    assert "hidden" not in str(caught.value)
+    portable(BASE + "  epochs: 1\nstorage: {secret: '${env:NOWHERE_SET}'}\n", ["storage.key=${env:NOWHERE_SET}"])
 
 
 def test_portable_makes_paths_absolute_and_leaves_the_cluster_s_environment(

@@ -1,8 +1,30 @@
 from __future__ import annotations
 
+import io
+import re
+import sys
+
 import pytest
 
 from mapsto.runtime import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_on_a_terminal_and_lines_above_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    for item in progress.bar(range(3), "rows", 3):
+        progress.say(f"at {item}")
+    progress.say("after")
+    assert capsys.readouterr().out == "at 0\nat 1\nat 2\nafter\n"
+    assert re.search(r"rows: +\d+%\|.*\| \d/3", terminal.getvalue())
 
 
 def test_lines_in_a_log(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import Any
@@ -16,7 +16,7 @@ from ..core.storage import Storage, absolute
 from . import document
 from .document import Document, Path, dotted
 from .paths import annotation_of, fields, is_mapping, items, kinds, missing, optional, sections, split
-from .problems import SECRETS, explain, truths
+from .problems import explain, secret, truths
 from .schema import Recipe, recipe_model
 from .tuning import Branch, Choice, walk
 
@@ -77,12 +77,35 @@ def portable(source: str | FilePath, overrides: Sequence[str] = ()) -> tuple[str
     """
     text, name = read(source)
     recipe = _load(text, name, overrides, elsewhere=True)
+    if written := _written_keys(text, overrides):
+        raise UserError(
+            f"{name}: {', '.join(written)}: a job's text is kept and listed by the cluster, so no key may be in it: "
+            "write ${env:NAME}, and set NAME in the environment of the cluster's nodes"
+        )
     paths = {"root": recipe.root, **{f"data.{role}.source": data.source for role, data in recipe.data.items()}}
     if recipe.train.init and recipe.train.init.weights:
         paths["train.init.weights"] = recipe.train.init.weights
     paths |= {f"task.{path}": uri for path, uri in recipe.task.artifacts().items()}
     relative = {path: uri for path, uri in paths.items() if absolute(uri) != uri and "${env:" not in uri}
     return text, [*overrides, *(f"{path}={absolute(uri)}" for path, uri in relative.items())]
+
+
+def _written_keys(text: str, overrides: Sequence[str]) -> list[str]:
+    """Paths of storage keys that are written out, not taken from the environment."""
+    sides = [override_.partition("=") for override_ in overrides]
+    given = [
+        ((), document.parse_value(text)),
+        *((tuple(s[0].strip().split(".")), document.parse_value(s[2])) for s in sides),
+    ]
+    return [dotted(path) for start, value in given for path in _keys(value, start)]
+
+
+def _keys(value: Any, path: Path) -> Iterator[Path]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _keys(inner, (*path, name))
+    elif "storage" in path[:-1] and secret(path) and value is not None and "${env:" not in str(value):
+        yield path
 
 
 def describe(recipe: Recipe) -> str:
@@ -126,7 +149,7 @@ def _apply(found: Document, model: type[BaseModel], text: str) -> None:
         found.problems.append((origin, "the value is no valid YAML; quote it"))
         return
     path = split(model, left, found.values)
-    if tuple(path) in SECRETS:
+    if secret(tuple(path)) or "storage" in right:
         origin = f"--set {left}=..."
     if isinstance(value, str):
         value, wrong = document.environment(value, elsewhere=found.elsewhere)

@@ -11,8 +11,14 @@ from pydantic import BaseModel
 from ..core.errors import nearest
 from .document import Path, dotted
 from .paths import alternatives, annotation_of, fields, hint, items, kinds, sections
+from .schema import SECRETS
 
-SECRETS = {("storage", "key"), ("storage", "secret"), ("storage", "token")}
+
+def secret(path: Path) -> bool:
+    """Whether what is written at a path is, holds or is in a storage's key."""
+    at = path.index("storage") if "storage" in path else len(path)
+    return at == len(path) - 1 or (at < len(path) and path[at + 1] in SECRETS)
+
 
 WORDS = {
     "int_parsing": "{value} is not a whole number",
@@ -65,7 +71,7 @@ def explain(error: Mapping[str, Any], model: type[BaseModel], values: Mapping[st
     text = WORDS.get(kind)
     if text is None:
         return path, str(error["msg"])[0].lower() + str(error["msg"])[1:]
-    shown = "the value" if path[:2] in SECRETS else quote(error["input"])
+    shown = "the value" if secret(path) else quote(error["input"])
     known_fields = ", ".join(fields(sections(annotation)))
     return path, text.format(value=shown, fields=known_fields, **_plain(context))
 

@@ -45,6 +45,7 @@ class StorageConfig(Section):
 
 
 SECRETS = {"key", "secret", "token"}
+"""Of a `storage` section, the recipe's own or a data set's."""
 
 
 class PackConfig(Section):

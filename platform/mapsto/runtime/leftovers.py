@@ -47,6 +47,7 @@ def guard(folder: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, __file__, folder],
         stdin=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},  # not another cluster's
         start_new_session=True,  # Ctrl-C in a terminal is not for it
     )
 

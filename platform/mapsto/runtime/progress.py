@@ -10,6 +10,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _quiet = False
+_bars = 0
+"""Now on the terminal."""
 EVERY_S = 15.0  # between the plain lines of a long loop in a log
 
 
@@ -20,21 +22,40 @@ def configure(*, quiet: bool) -> None:
 
 
 def say(line: str) -> None:
-    """One line on standard output, at once."""
-    if not _quiet:
+    """One line on standard output, at once; above a bar where there is one."""
+    if _quiet:
+        return
+    if _bars:
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+    else:
         print(line, flush=True)
 
 
-def bar(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """The same items; shows a bar on a terminal, and in a log a line every 15 seconds and at the end of a long loop."""
-    if _quiet:
-        yield from items
-    elif sys.stderr.isatty():
-        from tqdm import tqdm
+def bar(items: Iterable[T], what: str, total: int | None = None, *, lines: bool = True) -> Iterator[T]:
+    """The same items; shows a bar on a terminal, and in a log a line every 15 seconds and at the end of a long loop.
 
-        yield from tqdm(items, desc=what, total=total, leave=False)
-    else:
+    `lines=False`: nothing in a log, for a loop that says each of its items anyway.
+    """
+    if sys.stderr.isatty() and not _quiet:
+        yield from _shown(items, what, total)
+    elif lines and not _quiet:
         yield from _lines(items, what, total)
+    else:
+        yield from items
+
+
+def _shown(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+    global _bars
+    from tqdm import tqdm
+
+    _bars += 1
+    try:
+        yield from tqdm(items, desc=what, total=total, leave=False, mininterval=0.5)
+    finally:
+        _bars -= 1
 
 
 def _lines(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:

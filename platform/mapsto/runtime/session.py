@@ -96,7 +96,8 @@ def disconnect() -> None:
     started = [process for folder in _guards for process in processes(folder)]
     ray.shutdown()
     _, left = psutil.wait_procs(started, timeout=5)  # they end by themselves once their parent has gone
-    leftovers.end(left, signal.SIGKILL)
+    orphans = [each for folder in _guards for each in leftovers.belonging(folder) if _orphan(each)]
+    leftovers.end([*left, *orphans], signal.SIGKILL)
     _session = None
     for name, value in _restore.items():
         if value is None:
@@ -108,6 +109,12 @@ def disconnect() -> None:
         folder, guard = _guards.popitem()
         shutil.rmtree(folder, ignore_errors=True)  # what cannot be removed is a few log files in /tmp
         guard.communicate()
+
+
+def scratch() -> str | None:
+    """Where temporary folders go that outlive a moment: into the private cluster's own, which is removed whatever ends this
+    process; None, for the system's, where there is none."""
+    return next(iter(_guards), None)
 
 
 def private_environment(folder: str) -> dict[str, str]:
@@ -205,6 +212,14 @@ def _own_agent_port() -> Generator[None]:
         yield
     finally:
         RayParams.__init__ = plain
+
+
+def _orphan(process: psutil.Process) -> bool:
+    """Whether its parent has gone: Serve's proxy, begun anew after the others were counted. A guard's is this process."""
+    try:
+        return process.ppid() in (0, 1)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _new_folder() -> str:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.storage import absolute
+from .session import scratch
 
 Record = Mapping[str, float]
 PACKAGES = {"mlflow": "mlflow", "wandb": "wandb"}
@@ -97,7 +98,7 @@ class MLflow:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # newer versions ask for consent to plain folders
         self._entities = import_module("mlflow.entities")
         self._run = run
-        self._folder = None if given.uri else Path(tempfile.mkdtemp(prefix="mapsto-mlflow-"))
+        self._folder = None if given.uri else Path(tempfile.mkdtemp(prefix="mapsto-mlflow-", dir=scratch()))
         self._note = run.artifact.path("mlflow.json")
         self._client = import_module("mlflow.tracking").MlflowClient(tracking_uri=self._uri(given.uri))
         self._resumed = self._folder is None and run.artifact.storage.exists(self._note)
@@ -154,7 +155,7 @@ class Wandb:
     def __init__(self, given: Any, run: Run) -> None:
         wandb = import_module("wandb")
         self._artifact = run.artifact
-        self._folder = Path(tempfile.mkdtemp(prefix="mapsto-wandb-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="mapsto-wandb-", dir=scratch()))
         settings = wandb.Settings(
             console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
         )

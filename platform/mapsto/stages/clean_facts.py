@@ -18,9 +18,9 @@ from ..curate.quality import MEASURES
 from ..data.dataset import Dataset, SplitIndex, read_group
 from ..data.execution import each
 from ..data.shards import quiet_decoders
+from ..runtime.progress import bar
 
 COLUMNS = ("image", "row_id", "label", "content_sha256", "width", "height", "format", "boxes", "mask", "identity")
-SAY_EVERY = 20
 """Shards between two lines of progress."""
 
 
@@ -92,9 +92,8 @@ def gather(
     missing = [k for k in range(len(found)) if f"{k:06d}.parquet" not in there]
     if len(missing) < len(found):
         say(f"clean: the facts of {len(found) - len(missing)} of {len(found)} shards are there already")
-    for done, _ in enumerate(each(job.run, missing), 1):
-        if done % SAY_EVERY == 0:
-            say(f"clean: looked at {done} of {len(missing)} shards")
+    for _ in bar(each(job.run, missing), "clean: shards", len(missing)):
+        pass
     total = sum(index.rows for index in found)
     thumbs = np.memmap(folder / "thumbs", np.uint8, "w+", shape=(total, THUMB_BYTES))
     parts, start = [], 0

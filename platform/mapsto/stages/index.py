@@ -22,6 +22,7 @@ from ..core.stage import Done, Job, datasets_of
 from ..core.task import Task
 from ..data.dataset import Dataset
 from ..data.execution import each
+from ..runtime.progress import bar
 from .clean_facts import shards
 from .index_vectors import Features, VectorsJob, read_columns, vectors_of
 from .ingest import config_of
@@ -33,7 +34,6 @@ SAMPLE, NEAREST = 200, 10
 """Rows that recall is measured with, and neighbours of each."""
 NO_VECTOR = ("detect",)
 """Tasks whose model takes an image and has nothing that stands for the whole of it."""
-SAY_EVERY = 20
 """Shards between two lines of progress."""
 
 
@@ -69,9 +69,8 @@ class Index:
         missing = [k for k in range(len(found)) if work.name(k) not in there]
         if len(missing) < len(found):
             job.say(f"index: the vectors of {len(found) - len(missing)} of {len(found)} shards are there already")
-        for done, _ in enumerate(each(work.run, missing), 1):
-            if done % SAY_EVERY == 0:
-                job.say(f"index: looked at {done} of {len(missing)} shards")
+        for _ in bar(each(work.run, missing), "index: shards", len(missing)):
+            pass
         graph, content, blank = build(job.artifact, [index.rows for index in found])
         rows = len(graph)
         assert rows == dataset.manifest["rows_kept"], (rows, dataset.manifest["rows_kept"])

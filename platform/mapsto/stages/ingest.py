@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar
@@ -19,8 +18,7 @@ from ..data.pack import Packing
 from ..data.shards import ShardJob, Summary
 from ..data.sources import detect, listing
 from ..data.tally import SHEET_PICTURES, Tally
-
-PROGRESS_S = 5.0
+from ..runtime.progress import bar
 
 
 class Ingest:
@@ -110,12 +108,9 @@ class Ingest:
             tally.add(job.storage.read_json(work.summary_path(number)))
         if done:
             job.say(f"ingest: {len(done)} of {listed.chunks} shards are there already")
-        last = time.monotonic()
-        for summary in _summaries(work, [n for n in range(listed.chunks) if n not in done]):
+        left = [n for n in range(listed.chunks) if n not in done]
+        for summary in bar(_summaries(work, left), "ingest: shards", len(left)):
             tally.add(summary)
-            if time.monotonic() - last > PROGRESS_S:
-                job.say(f"ingest: {tally.rows} of {listed.rows} files")
-                last = time.monotonic()
         return tally
 
     def _say_oddities(self, job: Job, manifest: Mapping[str, Any]) -> None:

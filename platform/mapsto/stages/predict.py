@@ -17,6 +17,7 @@ from ..core.registry import load_task
 from ..core.stage import Done, Job
 from ..core.storage import absolute, join
 from ..core.task import Field
+from ..runtime.progress import bar
 from ..serving.client import Client
 from ..serving.predictor import Asked, Line, Predictor, ask
 from ..serving.protocol import PICTURES
@@ -62,7 +63,7 @@ class Predict:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "predictions.jsonl"
             with path.open("w", encoding="utf-8") as file:
-                for line in lines:
+                for line in bar(lines, "predict: answers"):
                     if rows < SHOWN:
                         job.say(f"predict: {brief(line)}")
                     text = json.dumps(line, ensure_ascii=False) + "\n"

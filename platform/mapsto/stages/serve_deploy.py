@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 from ..core.artifact import Artifact
@@ -88,8 +89,10 @@ def _ingress() -> str:
     """`fast` where the cluster's proxies are HAProxy's managers, `python` where they are Ray's own."""
     import ray
 
-    names = [proxy["actor_name"] for proxy in _client().get_serve_details()["proxies"].values()]
-    return "fast" if any("HAProxy" in repr(ray.get_actor(name, namespace="serve")) for name in names) else "python"
+    for proxy in _client().get_serve_details()["proxies"].values():
+        with suppress(ValueError):  # just being started again
+            return "fast" if "HAProxy" in repr(ray.get_actor(proxy["actor_name"], namespace="serve")) else "python"
+    return "unknown"
 
 
 def _applications() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -208,7 +208,9 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # as ray.train gives them, typed
     from ray.train.v2.torch.torch_trainer import TorchTrainer
 
+    from ..runtime.progress import bar
     from ..runtime.resources import require_cpus
+    from ..runtime.session import scratch
     from .train_watch import Watch, follow
 
     config, artifact = setup.config, setup.artifact
@@ -217,7 +219,7 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
     filesystem, path = artifact.storage.arrow(artifact.path("ray"))
-    folder = Path(tempfile.mkdtemp(prefix="mapsto-train-"))
+    folder = Path(tempfile.mkdtemp(prefix="mapsto-train-", dir=scratch()))
     artifact.storage.delete(artifact.path("ray"))
     trainer = TorchTrainer(
         partial(under_ray, replace(setup, counted=True)),
@@ -232,14 +234,19 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
             callbacks=[Watch(str(folder / "lines"))],
         ),
     )
-    for told in follow(trainer.fit, folder / "lines"):
-        if "record" in told:
-            tell(told["record"])
-        elif "note" in told:
-            say(f"train: {told['note']}")
-        else:
-            say(f"train: {told['lost']}; going on from the last checkpoint")
-    shutil.rmtree(folder)
+
+    def records() -> Iterator[dict[str, float]]:
+        for told in follow(trainer.fit, folder / "lines"):
+            if "record" in told:
+                yield told["record"]
+            elif "note" in told:
+                say(f"train: {told['note']}")
+            else:
+                say(f"train: {told['lost']}; going on from the last checkpoint")
+
+    for record in bar(records(), "train: epochs", config.epochs - len(_history(artifact)), lines=False):
+        tell(record)
+    shutil.rmtree(folder)  # not where an error left the loop: the run that goes on is asked there to stop
     artifact.storage.delete(artifact.path("ray"))  # Ray's bookkeeping: the checkpoints are ours
 
 

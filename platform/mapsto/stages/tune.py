@@ -148,6 +148,7 @@ def _tune(
     import ray
     from ray import tune
 
+    from ..runtime.session import scratch
     from .tune_schedule import recall, scheduler_of
 
     recipe, config, artifact = job.recipe, job.recipe.tune, job.artifact
@@ -170,7 +171,9 @@ def _tune(
             "sweep": artifact.fingerprint if population else "",
         }
     )
-    folder = tempfile.mkdtemp(prefix="mapsto-tune-")  # Tune's own notes, on this node only; ours are in the artifact
+    folder = tempfile.mkdtemp(
+        prefix="mapsto-tune-", dir=scratch()
+    )  # Tune's own notes, on this node only; ours are in the artifact
     storage: dict[str, Any] = {"storage_path": folder}
     if population:  # members hand each other their states, from node to node
         filesystem, path = artifact.storage.arrow(artifact.path("ray"))
