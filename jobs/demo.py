@@ -1,6 +1,6 @@
 """`make demo`: S3 server, Ray cluster, drawn photographs, the whole recipe as a Ray job, and a few questions to what it serves.
 
-Everything it starts listens on loopback and is kept track of in `.demo/state.json`; `make stop` ends it by process id.
+What it starts listens on loopback (but for the fast ingress's statistics and replicas, SECURITY.md) and is kept track of in `.demo/state.json`; `make stop` ends it by process id.
 """
 
 from __future__ import annotations
@@ -75,11 +75,12 @@ def demo(data: str | None, own: list[str]) -> None:
         (DASHBOARD_PORT, "Ray dashboard"),
         (GCS_PORT, "Ray"),
         (SERVE_PORT, "endpoint"),
+        (AGENT_PORT, "Ray dashboard's agent"),
     ):
         _free(port, what)
     if data is None:
         _draw()
-    environment = _environment()
+    environment = _environment(data)
     _start_s3(environment)
     _start_ray(environment)
     run = [
@@ -125,14 +126,14 @@ def _draw() -> None:
     )
 
 
-def _environment() -> dict[str, str]:
+def _environment(data: str | None) -> dict[str, str]:
     """The keys are made once and kept, readable by their owner only; a user's own AWS settings move aside for DATA."""
     file = FOLDER / "keys.json"
     if not file.exists():
         file.touch(mode=0o600)
         file.write_text(json.dumps({"key": secrets.token_hex(10), "secret": secrets.token_hex(20)}))
     keys = json.loads(file.read_text())
-    aside = {f"MAPSTO_DATA_{k.removeprefix('AWS_')}": v for k, v in os.environ.items() if k.startswith("AWS_")}
+    aside = {f"MAPSTO_DATA_{k}": v for k, v in (_own_store() if (data or "").startswith("s3://") else {}).items()}
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
     return (
         kept
@@ -216,16 +217,27 @@ def _own(data: str) -> list[str]:
             raise UserError(f"DATA={data}: no such folder")
         return [*settings, f"data.train.source={folder}"]
     settings.append(f"data.train.source={data}")
-    for field, name in (
-        ("endpoint_url", "ENDPOINT_URL"),
-        ("region", "REGION"),
-        ("key", "ACCESS_KEY_ID"),
-        ("secret", "SECRET_ACCESS_KEY"),
-        ("token", "SESSION_TOKEN"),
-    ):
-        if f"AWS_{name}" in os.environ:
-            settings.append(f"data.train.storage.{field}=${{env:MAPSTO_DATA_{name}}}")
+    if data.startswith("s3://"):
+        store = _own_store()
+        settings += [f"data.train.storage.{name.lower()}=${{env:MAPSTO_DATA_{name}}}" for name in store]
+        settings += [] if "KEY" in store else ["data.train.storage.anonymous=true"]
     return settings
+
+
+def _own_store() -> dict[str, str]:
+    """Where the user's own S3 is and its keys, as botocore finds them: in the environment, a profile, or a machine's role.
+    The demo's own S3 takes their usual names in the job's environment."""
+    import botocore.session
+
+    session = botocore.session.get_session()
+    region = session.get_config_variable("region") or "us-east-1"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    found = {"ENDPOINT_URL": endpoint or f"https://s3.{region}.amazonaws.com", "REGION": region}
+    if keys := session.get_credentials():
+        frozen = keys.get_frozen_credentials()
+        given = {"KEY": frozen.access_key, "SECRET": frozen.secret_key, "TOKEN": frozen.token}
+        found |= {name: value for name, value in given.items() if value}
+    return found
 
 
 def _ask(endpoint: str, data: str | None) -> None:

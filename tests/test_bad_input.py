@@ -137,14 +137,17 @@ def test_storage(told: Callable[..., str], s3: Any, source: str, settings: dict[
     assert "wrong" not in said  # a key is never shown
 
 
-def test_a_busy_port(told: Callable[..., str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["serve", "run"])
+def test_a_busy_port(told: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """Said before anything is made: not after hours of training."""
+    monkeypatch.setattr("mapsto.stages.serve_deploy._serving_at", lambda: None)  # other tests may have left Serve up
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         held.listen()
         port = held.getsockname()[1]
-        said = told("serve", two_classes(tmp_path / "images"), "--set", f"serve.port={port}")
+        said = told(verb, two_classes(tmp_path / "images"), "--set", f"serve.port={port}")
     assert (
         said
         == f"serve.port: 127.0.0.1:{port} cannot be listened on (Address already in use); set serve.port to a free one"
     )
+    assert not (tmp_path / "artifacts").exists()

@@ -30,6 +30,20 @@ def test_the_readmes_recipe_is_valid_and_its_mistake_is_found(name):
     text = re.search(r"```yaml\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
     assert text is not None
     assert load(text.group(1), []).name == "flowers"
+    mistake = re.search(r"^flowers\.yaml:(\d+): (train\.epocs: .*)$", (ROOT / name).read_text(), re.MULTILINE)
+    assert mistake is not None
+    with pytest.raises(UserError) as caught:
+        load(text.group(1).replace("epochs: 20", "epocs: 20"), [])
+    assert str(caught.value) == f"recipe:{mistake.group(1)}: {mistake.group(2)}"
+
+
+def test_the_readmes_show_the_same_commands():
+    def commands(name: str) -> list[str]:
+        blocks = re.findall(r"```(?:sh|yaml)?\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+        lines = [re.split(r"\s+#\s|^#\s", line)[0].rstrip() for block in blocks for line in block.splitlines()]
+        return [line for line in lines if line]
+
+    assert commands("README.md") == commands("README.zh.md")
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "jobs").rglob("*.yaml")), ids=lambda path: path.stem)

@@ -1,6 +1,8 @@
+import errno
 import pickle
 
 import pytest
+from botocore.exceptions import ClientError
 
 from mapsto.core.artifact import Artifact, fingerprint
 from mapsto.core.errors import UserError
@@ -67,6 +69,38 @@ def test_transient_errors_are_retried_and_lasting_ones_named(monkeypatch):
         Storage().read("/nowhere/x")
     with pytest.raises(ZeroDivisionError):
         Storage().retry("x", lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (
+            OSError(errno.EIO, "An error occurred (503) when calling the HeadObject operation: Service Unavailable"),
+            True,
+        ),
+        (OSError("When reading s3://b/k: AWS Error UNKNOWN (HTTP status 502) during GetObject operation"), True),
+        (ClientError({"Error": {"Code": "X"}, "ResponseMetadata": {"HTTPStatusCode": 500}}, "GetObject"), True),
+        (TimeoutError("Connect timeout"), True),
+        (OSError(errno.ENOSPC, "No space left on device", "/artifacts/train/a503b500/model"), False),
+        (OSError(errno.EIO, "cannot read /artifacts/train/a503b500/model"), False),
+        (
+            ClientError({"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "GetObject"),
+            False,
+        ),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_is_worth_another_try(error, again, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    calls = []
+
+    def fail():
+        calls.append(1)
+        raise error
+
+    with pytest.raises(Exception):  # noqa: B017  # any: only the tries count here
+        Storage(retries=1).retry("s3://b/k", fail)
+    assert len(calls) == 1 + again
 
 
 def test_to_arrow_a_store_that_is_away_is_no_file_that_is_gone():

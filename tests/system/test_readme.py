@@ -86,12 +86,17 @@ def test_the_demo_goes_from_the_bucket_to_the_endpoint(demo):
     assert answer.json()["predictions"][0]["label"] in CLASSES
 
 
-def test_no_key_is_in_a_report_or_an_artifact(demo):
+def test_no_key_is_in_a_report_an_artifact_a_log_or_a_list_of_jobs(demo):
     keys = json.loads((ROOT / ".demo" / "keys.json").read_text())
-    for file in [ROOT / ".demo" / "report.html", *(ROOT / ".demo" / "s3" / "mapsto").rglob("*")]:
-        if file.is_file():
-            assert keys["secret"].encode() not in file.read_bytes(), file
-    assert keys["secret"] not in demo
+    ray = Path(json.loads((ROOT / ".demo" / "state.json").read_text())["ray"], "session_latest", "logs")
+    written = [
+        file for folder in (ROOT / ".demo" / "s3" / "mapsto", ray) for file in folder.rglob("*") if file.is_file()
+    ]
+    assert len(written) > 50
+    for file in [ROOT / ".demo" / "report.html", ROOT / ".demo" / "s3.log", *written]:
+        assert not [name for name, key in keys.items() if key.encode() in file.read_bytes()], file
+    listed = requests.get(f"{HEAD}/api/jobs/", timeout=30).text
+    assert not [name for name, key in keys.items() if key in demo + listed]
 
 
 def test_the_report_page_shows_in_a_browser(demo, tmp_path):
@@ -168,14 +173,15 @@ def test_ones_own_recipe_goes_as_the_readme_says(mine):
         time.sleep(1)
 
 
-def test_the_demo_again_and_with_ones_own_images(demo, tmp_path):
+def test_the_demo_again_and_with_ones_own_bucket(demo, s3):
     again = shell("make demo", ROOT, 600)
     assert again.returncode == 0, again.stdout[-4000:] + again.stderr[-4000:]
     assert "train: reused" in again.stdout
     assert re.search(r"\d+ of 40 fresh photographs right", again.stdout)
-    write(tmp_path / "images", 160, 4, (96, 96))
+    write(s3.folder / "own" / "images", 160, 4, (96, 96))
     (own, *_) = commands("Your own images")
-    own = shell(own.replace("/path/to/images", str(tmp_path / "images")), ROOT, 600)
+    theirs = {"AWS_ENDPOINT_URL": s3.endpoint, "AWS_ACCESS_KEY_ID": s3.key, "AWS_SECRET_ACCESS_KEY": s3.secret}
+    own = shell(own.replace("/path/to/images", "s3://own/images"), ROOT, 600, **theirs)
     assert own.returncode == 0, own.stdout[-4000:] + own.stderr[-4000:]
     assert re.search(r"\d+ of \d+ images of the test split right, over HTTP", own.stdout)
     assert "/v1/models/own-images:predict" in own.stdout

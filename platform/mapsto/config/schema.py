@@ -89,7 +89,7 @@ class DataConfig(Section):
     """Larger images go to quarantine undecoded."""
     min_side: int = Field(1, ge=1)
     limit: int | None = Field(None, ge=1)
-    """Only the first so many files: a quick try."""
+    """At most so many files, drawn evenly from the whole listing: a quick try."""
     frames_per_s: float | None = Field(1.0, gt=0)
     """Of videos; null: every frame."""
     keep_metadata: bool = False

@@ -55,6 +55,9 @@ class Stage(Protocol):
 
     def run(self, job: Job) -> Done: ...
 
+    # A stage may have `ready(recipe, options)`, too: asked before anything is made, it raises UserError for what could not be
+    # done in the end.
+
 
 def datasets_of(recipe: Any) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """`data.<role>` → the stage that gives a recipe's data set: `clean` where the recipe has that section, else `ingest`."""

@@ -6,9 +6,11 @@ Transient errors are retried with backoff, a bounded number of times; the rest b
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -38,10 +40,6 @@ TRANSIENT = (
     "reset by peer",
     "Connection reset",
     "Server disconnected",
-    "503",
-    "500",
-    "502",
-    "504",
     "IncompleteRead",
     "Connection closed",
     "ConnectionClosed",
@@ -50,6 +48,9 @@ TRANSIENT = (
     "ClientPayloadError",
     "EndpointConnectionError",
 )
+
+SERVER = re.compile(r"(HTTP status |\(|, status=)50[0234]\b")
+"""As Arrow, botocore and aiohttp write an answer's status; a path may hold the same digits."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +282,7 @@ def explain(uri: str, error: BaseException) -> BaseException:
     """One clear line for a storage error, or the error itself when it is none."""
     text = f"{type(error).__name__}: {error}"
     code = str(getattr(error, "response", {}).get("Error", {}).get("Code", "")) if hasattr(error, "response") else ""
-    if isinstance(error, OSError) and error.errno == 28:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return UserError(f"{uri}: no space left on the device; free some, or set `root` elsewhere")
     if code == "NoSuchBucket" or "NoSuchBucket" in text or "bucket does not exist" in text:
         return UserError(f"{uri}: the bucket does not exist; create it, or mend the URI")
@@ -322,8 +323,14 @@ def _line(error: BaseException) -> str:
 def _transient(error: BaseException) -> bool:
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return False
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return False
     text = f"{type(error).__name__}: {error}"
-    return isinstance(error, (ConnectionError, TimeoutError)) or any(word in text for word in TRANSIENT)
+    if isinstance(error, (ConnectionError, TimeoutError)) or SERVER.search(text):
+        return True
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)  # botocore's, in s3fs's
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(response, dict) else 0
+    return status in (500, 502, 503, 504) or any(word in text for word in TRANSIENT)
 
 
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:

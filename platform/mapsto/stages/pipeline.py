@@ -55,6 +55,12 @@ class Pipeline:
         self.made[artifact.uri] = artifact
         return artifact
 
+    def ready(self, name: str, options: Mapping[str, Any] | None = None) -> None:
+        """Let a stage refuse what it will not be able to do, before hours go into what it needs. Raises UserError."""
+        check = getattr(stage(name), "ready", None)
+        if check is not None and name not in task_class(self.recipe.task.kind).unsupported:
+            check(self.recipe, dict(options or {}))
+
     def parents(self, name: str, options: Mapping[str, Any]) -> dict[str, Artifact]:
         """What a stage needs, made where it is missing."""
         wanted = stage(name).needs(self.recipe, options)
@@ -122,8 +128,11 @@ class Pipeline:
 
         if until is not None and until not in ORDER:
             raise UserError(f"--until {until}: no stage of a run{nearest(until, ORDER)}")
+        asked = ORDER[: ORDER.index(until) + 1] if until else ORDER
+        for name in asked:
+            self.ready(name)
         found: dict[str, Artifact] = {}
-        for name in ORDER[: ORDER.index(until) + 1] if until else ORDER:
+        for name in asked:
             if name == "ingest" or (name == "clean" and self.recipe.clean is not None):
                 for role in self.recipe.data:
                     found[f"{name} {role}"] = self.produce(name, {"role": role})
@@ -151,7 +160,9 @@ def produce(
     say: Callable[[str], None] = print,
 ) -> Artifact:
     """One stage of a recipe, with what it needs."""
-    return Pipeline(recipe, say, force).produce(name, options)
+    pipeline = Pipeline(recipe, say, force)
+    pipeline.ready(name, options)
+    return pipeline.produce(name, options)
 
 
 def run_all(

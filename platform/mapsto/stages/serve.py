@@ -27,6 +27,13 @@ class Serve:
         compressed = recipe.serve.model == "compress" and recipe.compress is not None
         return {"model": ("compress" if compressed else "train", {})}
 
+    def ready(self, recipe: Any, options: Mapping[str, Any]) -> None:
+        """UserError when the port cannot be had."""
+        from .serve_deploy import check_port
+
+        if options.get("deploy") is not False:
+            check_port(recipe.serve.host, recipe.serve.port)
+
     def run(self, job: Job) -> Done:
         """Write `serve.yaml`, deploy, and come back once the endpoint answers with this model.
 

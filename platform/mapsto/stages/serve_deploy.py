@@ -75,6 +75,10 @@ def check_port(host: str, port: int) -> None:
 
 def _client() -> Any:
     """The controller's client, or None: `ray.serve` has no public way to ask for its port and its replicas' processes."""
+    import ray
+
+    if not ray.is_initialized():
+        return None
     from ray.serve.context import _get_global_client
 
     return _get_global_client(raise_if_no_controller_running=False)
