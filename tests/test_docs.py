@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
 from mapsto.cli import main
 from mapsto.config.load import load
+from mapsto.config.schema import recipe_model
+from mapsto.core import registry
+from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
+from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
 from mapsto.data.sources.look import Look
+from mapsto.stages.pipeline import Pipeline
 
+models: Any = SourceFileLoader("saved_models", str(Path(__file__).parent / "serving" / "models.py")).load_module()
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -65,3 +76,50 @@ def test_the_worked_example_of_a_source_reads_what_it_says(tmp_path):
     (tmp_path / "sightings.txt").write_text("1.jpg\tlynx\n../2.jpg\tlynx\n")
     with pytest.raises(UserError, match=r"sightings\.txt line 2: expected"):
         list(made.listing(str(tmp_path), storage))
+
+
+def example(page: str, name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The first example of a page, as the module that it is said to be."""
+    text = re.search(r"```python\n(.*?)```", (ROOT / "docs/contributing" / page).read_text(), re.DOTALL)
+    assert text is not None
+    made = ModuleType(name)
+    made.__dict__["__package__"] = name.rpartition(".")[0]
+    monkeypatch.setitem(sys.modules, name, made)  # before: dataclasses and pydantic look their module up
+    exec(compile(text.group(1), page, "exec"), made.__dict__)
+    return made
+
+
+def test_the_worked_example_of_a_stage_counts(tmp_path, monkeypatch):
+    count = example("stage.md", "mapsto.stages.count", monkeypatch).Count()
+    data = models.dataset(tmp_path, {"train": 5, "val": 2})
+    artifact = Artifact(str(tmp_path / "a" / "count" / "00"), Storage())
+    section = count.section(None, {"split": "val"})
+    done = count.run(Job(None, section, {"data.train": data}, artifact, artifact.storage, False))
+    assert done.metrics == artifact.read_json("count.json") == {"rows": 2}
+
+
+def test_the_worked_example_of_a_task_goes_through_the_stages(tmp_path, cluster, scenes, monkeypatch):
+    from ray import cloudpickle
+
+    made = example("task.md", "mapsto.tasks.regress", monkeypatch)
+    cloudpickle.register_pickle_by_value(made)  # Ray's workers cannot import it
+    monkeypatch.setitem(registry.TASKS, "regress", "mapsto.tasks.regress:Regress")
+    recipe_model.cache_clear()
+    text = (
+        f"name: docs\nroot: {tmp_path}\ndata: {{train: {{source: '{scenes}'}}}}\n"
+        "task: {kind: regress, model: resnet10t, image_size: 32}\n"
+        "train: {epochs: 1, batch_size: 16, workers: 1, cpus_per_worker: 0.5, optimizer: {kind: adamw}}\n"
+        "compress: {max_drop: 100, repeats: 5, steps: [{kind: export}]}\n"
+    )
+    try:
+        said: list[str] = []
+        pipeline = Pipeline(load(text), said.append)
+        pipeline.produce("train", {"in_process": True})
+        assert np.isfinite(pipeline.produce("evaluate").meta()["metrics"]["MAE"])
+        pipeline.produce("compress")
+        pipeline.produce("serve", {"deploy": False})
+        answers = pipeline.produce("predict", {"inputs": [str(scenes / "test")]}).read("predictions.jsonl").splitlines()
+        assert len(answers) > 2 and all("value" in json.loads(line)["prediction"] for line in answers)
+    finally:
+        recipe_model.cache_clear()
+        cloudpickle.unregister_pickle_by_value(made)

@@ -17,10 +17,11 @@ from PIL import Image
 from tests.asgi import running
 
 from mapsto.compress.export import random_inputs
-from mapsto.config.load import load
+from mapsto.config.load import load, override
 from mapsto.core.artifact import Artifact
 from mapsto.core.codecs import decode
 from mapsto.core.registry import STAGES, TASKS, load_task, task_class
+from mapsto.core.task import Task
 from mapsto.data.dataset import Dataset
 from mapsto.data.scenes import CLASSES, numbered, write
 from mapsto.serving.options import Options
@@ -28,6 +29,7 @@ from mapsto.serving.predictor import draws
 from mapsto.serving.runtimes import open_runtime
 from mapsto.serving.web import Web
 from mapsto.stages import states
+from mapsto.stages.index import NO_VECTOR
 from mapsto.stages.pipeline import Pipeline
 
 SIZE, COUNT, SPOILED = (48, 48), 120, 3
@@ -172,6 +174,41 @@ def test_a_sweep_survives_a_failing_trial_and_is_resumed(chain):
     assert "tune: 2 trials finished before, 0 to resume" in said
     assert artifact.read_json("trials.json") == trials
     assert yaml.safe_load(artifact.read("best.yaml"))["train"]["epochs"] == 2
+
+
+def test_a_sweep_of_two_trials_finds_the_better_one(chain):
+    kind, _, found, given = chain
+    if "tune:" in RECIPES[kind]:
+        return  # the test above
+    decay = {"kind": "choice", "values": [0.002, 0.0]}
+    sweep = {
+        "search": "grid",
+        "epochs": 1,
+        "workers": 1,
+        "concurrent": 1,
+        "space": {"train.optimizer.weight_decay": decay},
+    }
+    artifact = Pipeline(override(given, {"tune": sweep}), lambda line: None).produce("tune")
+    trials, best = artifact.read_json("trials.json"), artifact.read_json("best.json")
+    assert [t["state"] for t in trials] == ["complete", "complete"], trials
+    metrics = load_task(found["train"]).metrics()
+    assert best["metric"] == (max if metrics.mode == "max" else min)(t["value"] for t in trials)
+    assert load(artifact.read("best.yaml").decode()).task.kind == kind
+
+
+def test_the_data_is_cleaned_and_indexed_by_the_model_where_it_gives_vectors(chain):
+    kind, pipeline, found, _ = chain
+    vectors = kind not in NO_VECTOR and task_class(kind).preprocess is not Task.preprocess
+    recipe = override(pipeline.recipe, {"index": {"features": "model" if vectors else "colour"}})
+    again = Pipeline(recipe, lambda line: None)
+    again.made.update({artifact.uri: artifact for artifact in found.values()})
+    index = again.produce("index", {"role": "train"})
+    rows = found["ingest train"].read_json("dataset.json")["rows_kept"]
+    assert index.meta()["metrics"]["rows"] == rows
+    assert ("model" in index.meta()["parents"]) == vectors
+    cleaned = again.produce("clean", {"role": "train"})
+    manifest = cleaned.read_json("dataset.json")
+    assert manifest["rows_kept"] + manifest["rows_quarantined"] == rows
 
 
 @pytest.mark.parametrize("chain", sorted(DISTRIBUTED), indirect=True)

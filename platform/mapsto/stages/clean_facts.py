@@ -21,7 +21,6 @@ from ..data.shards import quiet_decoders
 from ..runtime.progress import bar
 
 COLUMNS = ("image", "row_id", "label", "content_sha256", "width", "height", "format", "boxes", "mask", "identity")
-"""Shards between two lines of progress."""
 
 
 def shards(dataset: Dataset) -> list[SplitIndex]:

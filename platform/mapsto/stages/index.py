@@ -34,7 +34,6 @@ SAMPLE, NEAREST = 200, 10
 """Rows that recall is measured with, and neighbours of each."""
 NO_VECTOR = ("detect",)
 """Tasks whose model takes an image and has nothing that stands for the whole of it."""
-"""Shards between two lines of progress."""
 
 
 class Index:
