@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import requests
 
 from mapsto.core.codecs import encode
 from mapsto.data.scenes import numbered, write
+from mapsto.runtime.leftovers import belonging
 
 pytestmark = pytest.mark.system
 
@@ -83,8 +85,10 @@ class Command:
         return found.group(found.re.groups)
 
     def send(self, kind: signal.Signals) -> int:
-        """The exit code; no process of the command is left."""
+        """The exit code; no process and no folder of the command's cluster is left."""
         started = self.process.children(recursive=True)
+        words = [word for each in started for word in each.cmdline()]
+        (folder,) = {found.group() for word in words if (found := re.match(r"/tmp/mapsto-\w+", word))}
         assert len(started) > 3
         if kind == signal.SIGINT:
             os.killpg(self.process.pid, kind)  # as a terminal does
@@ -93,6 +97,7 @@ class Command:
         code = self.process.wait(timeout=90)
         _, alive = psutil.wait_procs(started, timeout=30)
         assert not alive, [each.cmdline() for each in alive]
+        assert not belonging(folder) and not Path(folder).exists()
         return code
 
     def end(self) -> int:
@@ -164,7 +169,28 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(recipe: Path, disk: Path) -
     full = Command("ingest", recipe)
     assert full.end() == 2, full.text()
     assert re.search(rf"^{disk}/artifacts/solids/ingest/\S+: no space left on the device", full.text().splitlines()[-1])
+    assert "Traceback" not in full.text() and not list(disk.rglob("artifact.json"))
     subprocess.run([*root, "mount", "-o", "remount,size=64m", str(disk)], check=True)
     again = Command("ingest", recipe)
     assert again.end() == 0, again.text()
     assert re.search(r"^ingest train: done .*images 240", again.text(), re.MULTILINE), again.text()
+
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(disk).free - 200_000))
+    full = Command("train", recipe)
+    assert full.end() == 2, full.text()
+    assert re.search(r"no space left on the device", full.text().splitlines()[-1]), full.text()
+    assert "Traceback" not in full.text()
+    ballast.unlink()
+    again = Command("train", recipe)
+    assert again.end() == 0, again.text()
+    (model,) = (disk / "artifacts" / "solids" / "train").iterdir()
+    assert (model / "artifact.json").exists()
+    assert [json.loads(line)["epoch"] for line in (model / "history.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
