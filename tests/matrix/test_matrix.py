@@ -204,7 +204,7 @@ def test_the_data_is_cleaned_and_indexed_by_the_model_where_it_gives_vectors(cha
     again.made.update({artifact.uri: artifact for artifact in found.values()})
     index = again.produce("index", {"role": "train"})
     rows = found["ingest train"].read_json("dataset.json")["rows_kept"]
-    assert index.meta()["metrics"]["rows"] == rows
+    assert index.meta()["metrics"]["images"] == rows
     assert ("model" in index.meta()["parents"]) == vectors
     cleaned = again.produce("clean", {"role": "train"})
     manifest = cleaned.read_json("dataset.json")

@@ -32,8 +32,8 @@ CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 128
 """M, efConstruction and ef of the paper."""
 SAMPLE, NEAREST = 200, 10
 """Rows that recall is measured with, and neighbours of each."""
-NO_VECTOR = ("detect",)
-"""Tasks whose model takes an image and has nothing that stands for the whole of it."""
+NO_VECTOR = ("detect", "stylize")
+"""Tasks whose model takes an image and has nothing that stands for the whole of it, or wants more than the image."""
 
 
 class Index:
