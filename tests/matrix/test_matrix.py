@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from mapsto.core.registry import STAGES, TASKS, load_task, task_class
 from mapsto.core.task import Task
 from mapsto.data.dataset import Dataset
 from mapsto.data.scenes import CLASSES, numbered, write
+from mapsto.runtime import session
 from mapsto.serving.options import Options
 from mapsto.serving.predictor import draws
 from mapsto.serving.runtimes import open_runtime
@@ -146,6 +148,15 @@ def test_a_second_run_reuses_everything(chain):
         assert again.produce(name).uri == found[name].uri
     assert not any(": making" in line or ": resuming" in line for line in lines), lines
     assert any(line.startswith("train: reused") for line in lines)
+
+
+@pytest.mark.parametrize("chain", ["classify"], indirect=True)
+def test_no_key_is_in_rays_logs_after_a_sweep(chain, s3):
+    assert chain
+    (folder,) = session._guards
+    logs = [file for file in Path(folder, "session_latest", "logs").rglob("*") if file.is_file()]
+    assert len(logs) > 10
+    assert not [file for file in logs if s3.secret.encode() in file.read_bytes()]
 
 
 @pytest.mark.parametrize("chain", ["classify"], indirect=True)

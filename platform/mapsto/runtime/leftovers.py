@@ -21,13 +21,19 @@ GRACE_S = 5.0
 
 
 def belonging(folder: str) -> list[psutil.Process]:
-    """The processes that have a cluster's own folder in their command or in the environment they were started with, but not
-    this one. The command alone does not tell: some overwrite theirs."""
-    return [each for each in psutil.process_iter() if each.pid != os.getpid() and folder.encode() in _words(each.pid)]
+    """The processes that have a cluster's own folder in their command or in the environment they were started with, and all
+    that they have started; but not this one. Some write their title over both, so neither alone tells."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        if process.pid != os.getpid() and folder.encode() in _words(process.pid):
+            with suppress(psutil.NoSuchProcess):
+                found |= {each.pid: each for each in [process, *process.children(recursive=True)]}
+    found.pop(os.getpid(), None)
+    return list(found.values())
 
 
 def _words(pid: int) -> bytes:
-    """As they lie in memory: Ray's daemons write their title over the first of them, and psutil then sees none."""
+    """As they lie in memory: where a title was written over the first of them, psutil sees none."""
     with suppress(OSError):  # gone, or another user's
         return Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
     return b""

@@ -21,6 +21,8 @@ from .tune_space import draw
 from .tune_trial import trial
 from .tune_trials import Trial, Trials
 
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+
 
 class Tune:
     """A trial's train artifact has the address of its settings, so a setting is never trained twice. A sweep that was
@@ -147,10 +149,13 @@ def _tune(
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # our record is in the artifact
     import ray
     from ray import tune
+    from ray.tune.execution import class_cache
 
     from ..runtime.session import scratch
     from .tune_schedule import recall, scheduler_of
 
+    # Tune would set the driver's keys in the trials' runtime environment, which Ray writes to a log; a node has its own
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS)
     recipe, config, artifact = job.recipe, job.recipe.tune, job.artifact
     train, workers = recipe.train, config.workers or recipe.train.workers
     alone, population = workers == 1, trials.population
