@@ -1,6 +1,7 @@
 """`make demo`: S3 server, Ray cluster, drawn photographs, the whole recipe as a Ray job, and a few questions to what it serves.
 
-What it starts listens on loopback (but for the fast ingress's statistics and replicas, SECURITY.md) and is kept track of in `.demo/state.json`; `make stop` ends it by process id.
+What it starts listens on loopback (but for the fast ingress's statistics and replicas, SECURITY.md) and is kept track of in
+`.demo/state.json`; `make stop` ends it by process id.
 """
 
 from __future__ import annotations
@@ -33,9 +34,8 @@ HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".demo"
 RECIPE = HERE / "classification" / "demo.yaml"
 COUNT, SIZE, SEED = 1200, (96, 96), 1
-MARK = (
-    "MAPSTO_DEMO"  # in the environment of the cluster's every process: the command of some does not tell whose they are
-)
+MARK = "MAPSTO_DEMO"
+"""In the environment of all that `ray start` starts: the command of some does not tell whose they are."""
 S3_PORT, DASHBOARD_PORT, AGENT_PORT, GCS_PORT, SERVE_PORT = 9321, 8265, 8266, 6399, 8000
 
 

@@ -111,6 +111,14 @@ def test_to_arrow_a_store_that_is_away_is_no_file_that_is_gone():
     assert type(pickle.loads(pickle.dumps(filesystem)).handler) is type(filesystem.handler)
 
 
+def test_an_object_that_is_gone_is_not_found(s3):
+    uri = f"{s3.uri('gone')}/key"
+    for ask in (s3.storage.read, lambda uri: s3.storage.download(uri, "/dev/null")):
+        with pytest.raises(UserError) as told:
+            ask(uri)
+        assert str(told.value) == f"{uri}: not found"
+
+
 def test_to_arrow_a_file_that_is_gone_is_not_found(s3):
     filesystem, path = s3.storage.arrow(join(s3.uri("arrow"), "gone"))
     with pytest.raises(FileNotFoundError):

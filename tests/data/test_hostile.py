@@ -77,6 +77,21 @@ def test_an_archive_within_an_archive_is_counted_not_opened(tmp_path, pack):
     assert [r.reason for r in got] == [None, *["an archive within an archive: not opened"] * 3]
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_of_a_zip_is_kept_apart_whatever_packed_it(tmp_path, method):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name in ("cat/1.png", "cat/2.png"):
+            archive.writestr(name, PICTURE)
+        (first, _) = archive.infolist()
+    data = bytearray(out.getvalue())
+    start = first.header_offset + 30 + len(first.filename) + 9  # behind LZMA's own header of nine bytes
+    data[start : start + 20] = bytes(20)
+    got = {Path(r.member).name: b for r, b in fetch(found("archive", put(tmp_path / "x.zip", bytes(data))), STORE)}
+    assert got["2.png"] == PICTURE
+    assert isinstance(got["1.png"], str) and got["1.png"].startswith("cannot be read from the archive: ")
+
+
 def test_a_zip_bomb_is_refused_unread(tmp_path):
     bomb = zipped({"cat/1.png": PICTURE, "cat/bomb.png": bytes(2**27), "cat/flat.bmp": bytes(2**20)})
     assert len(bomb) < 2**18

@@ -298,8 +298,11 @@ def explain(uri: str, error: BaseException) -> BaseException:
             f"{uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `storage` in the recipe"
         )
     if isinstance(error, FileNotFoundError):
-        hidden = explain(uri, error.__cause__) if error.__cause__ else None  # HTTP's file system makes one of any error
-        return hidden if isinstance(hidden, UserError) else UserError(f"{uri}: not found")
+        if isinstance(
+            error.__cause__, OSError
+        ):  # HTTP's file system makes one of any error, of a refused connection, too
+            return explain(uri, error.__cause__)
+        return UserError(f"{uri}: not found")
     if isinstance(error, (IsADirectoryError, NotADirectoryError)):
         return UserError(f"{uri}: {_line(error)}")
     if (

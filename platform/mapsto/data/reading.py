@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ AT_ONCE = 16
 STRETCH_BYTES = 8 * 2**20
 GAP_BYTES = 64 * 2**10
 """Members at most so far apart are fetched by one request."""
+BZ2_DAMAGED = "Invalid data stream"
+"""What bz2 says, by a plain OSError, of bytes that are not its own."""
 LARGEST_BYTES = 512 * 2**20
 """A larger file is refused unread."""
 
@@ -119,7 +122,9 @@ def _zipped(uri: str, references: list[Reference], storage: Storage) -> Iterator
                 with archive.open(reference.member) as member:
                     data = member.read(reference.size + 1)
                 yield reference, data if len(data) <= reference.size else "larger than the archive says: refused"
-            except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+            except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+                if isinstance(error, OSError) and str(error) != BZ2_DAMAGED:
+                    raise  # the store's
                 yield reference, f"cannot be read from the archive: {error}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def bar(items: Iterable[T], what: str, total: int | None = None, *, lines: bool = True) -> Iterator[T]:
+def bar(items: Iterable[T], what: str, total: int | None = None, *, lines: bool = True) -> Generator[T]:
     """The same items; shows a bar on a terminal, and in a log a line every 15 seconds and at the end of a long loop.
 
     `lines=False`: nothing in a log, for a loop that says each of its items anyway.

@@ -215,7 +215,7 @@ def _own_agent_port() -> Generator[None]:
 
 
 def _orphan(process: psutil.Process) -> bool:
-    """Whether its parent has gone: Serve's proxy, begun anew after the others were counted. A guard's is this process."""
+    """Whether its parent has gone: Serve's proxy, begun anew after the others were counted. A guard is none: it is a child of this process."""
     try:
         return process.ppid() in (0, 1)
     except psutil.NoSuchProcess:

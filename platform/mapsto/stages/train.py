@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -244,8 +244,9 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
             else:
                 say(f"train: {told['lost']}; going on from the last checkpoint")
 
-    for record in bar(records(), "train: epochs", config.epochs - len(_history(artifact)), lines=False):
-        tell(record)
+    with closing(bar(records(), "train: epochs", config.epochs - len(_history(artifact)), lines=False)) as shown:
+        for record in shown:
+            tell(record)
     shutil.rmtree(folder)  # not where an error left the loop: the run that goes on is asked there to stop
     artifact.storage.delete(artifact.path("ray"))  # Ray's bookkeeping: the checkpoints are ours
 

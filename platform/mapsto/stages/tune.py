@@ -178,7 +178,7 @@ def _tune(
     )
     folder = tempfile.mkdtemp(
         prefix="mapsto-tune-", dir=scratch()
-    )  # Tune's own notes, on this node only; ours are in the artifact
+    )  # Tune's notes, on this node; ours are in the artifact
     storage: dict[str, Any] = {"storage_path": folder}
     if population:  # members hand each other their states, from node to node
         filesystem, path = artifact.storage.arrow(artifact.path("ray"))
