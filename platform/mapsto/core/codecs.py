@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -45,20 +48,58 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """Read an image's header; raises UserError for empty, unknown or too large input."""
     if not data:
         raise UserError("empty file")
+    if (plain := _jpeg_header(data)) is not None:
+        _check_size(plain.width, plain.height, max_pixels)
+        return plain
     _know_heif(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if (
-                image.width * image.height > max_pixels
-            ):  # first: a PNG's EXIF may lie behind its pixels, which getexif decodes
-                raise UserError(
-                    f"too large: {image.width}x{image.height} is {image.width * image.height / 1e6:.0f} megapixels, over the limit of "
-                    f"{max_pixels / 1e6:.0f} (max_pixels)"
-                )
+        with _quiet(data), Image.open(io.BytesIO(data)) as image:
+            _check_size(image.width, image.height, max_pixels)  # first: a PNG's EXIF may lie behind its pixels
             orientation = _valid_orientation(image.getexif().get(0x0112, 1))
             return Header((image.format or "?").lower(), image.width, image.height, image.mode, orientation)
     except (Image.UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error, EOFError, TypeError) as error:
         raise UserError(f"not an image that can be read: {_reason(error)}") from error
+
+
+@contextmanager
+def _quiet(data: bytes) -> Generator[None]:
+    """Decoders of the rarer formats (libtiff, and others) write warnings to file descriptor 2, past Python: they would flood the
+    workers' logs."""
+    if data[:3] == b"\xff\xd8\xff" or data[:4] == b"\x89PNG":
+        yield
+        return
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise UserError(
+            f"too large: {width}x{height} is {width * height / 1e6:.0f} megapixels, over the limit of "
+            f"{max_pixels / 1e6:.0f} (max_pixels)"
+        )
+
+
+def _jpeg_header(data: bytes) -> Header | None:
+    """A JPEG's that Pillow has nothing to add to: without Exif, XMP or further pictures. None for any other."""
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    marker = 0
+    for marker, begin, end in segments(data):
+        if marker == 0xE1 or (marker == 0xE2 and not content(data, begin, end).startswith(ICC)):
+            return None
+    try:
+        head: Any = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    mode = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "L"}.get(head[2])
+    return Header("jpeg", head[1], head[0], mode, 1) if mode and marker == 0xDA else None
 
 
 def _know_heif(data: bytes) -> None:
@@ -88,7 +129,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = 
             return fast
     header(data, max_pixels)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _quiet(data), Image.open(io.BytesIO(data)) as image:
             if at_least is not None:  # JPEG only; the others ignore it
                 factor = at_least / min(image.size)
                 image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))

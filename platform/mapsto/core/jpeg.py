@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 EXIF, XMP, ICC = b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00", b"ICC_PROFILE\x00"
+
+
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""Within a scan: no stuffed byte, no restart, no fill."""
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -33,13 +38,10 @@ def content(data: bytes, begin: int, end: int) -> bytes:
 
 def picture_end(data: bytes, place: int) -> int | None:
     """Where the picture ends, after its end marker, from within a scan; None where it has none."""
-    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 1:
-        marker = data[place + 1]
-        if marker == 0xD9:
+    while found := _MARKER.search(data, place):
+        place = found.start()
+        if data[place + 1] == 0xD9:
             return place + 2
-        if marker == 0 or marker == 0xFF or 0xD0 <= marker <= 0xD7:  # a stuffed byte, fill, a restart
-            place += 1 if marker == 0xFF else 2
-            continue
         size = int.from_bytes(data[place + 2 : place + 4], "big")  # the next scan's tables and header
         place += 2 + max(size, 2)
     return None

@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import s3
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ class Storage:
         raise AssertionError("unreachable")
 
     def read(self, uri: str) -> bytes:
+        if uri.startswith(("s3://", "s3a://")) and (data := s3.read(self, uri)) is not None:
+            return data
         fs, path = self.fs(uri)
         return self.retry(uri, lambda: fs.cat_file(path))
 
@@ -235,11 +238,14 @@ class Storage:
         import botocore.session
         from botocore import UNSIGNED
 
+        session = botocore.session.get_session()
+        # Of a listing of millions, a third of the time goes into dates that nobody asks for.
+        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
         options = self._options("s3")
         config = botocore.config.Config(
             **options["config_kwargs"], **({"signature_version": UNSIGNED} if self.anonymous else {})
         )
-        return botocore.session.get_session().create_client(
+        return session.create_client(
             "s3",
             aws_access_key_id=self.key,
             aws_secret_access_key=self.secret,
@@ -247,6 +253,16 @@ class Storage:
             config=config,
             **options["client_kwargs"],
         )
+
+    def credentials(self) -> Any:
+        """The keys of S3 as botocore has them (a role's renew themselves): these, or those of the environment, a profile, a role.
+        None where there are none."""
+        import botocore.credentials
+        import botocore.session
+
+        if self.key and self.secret:
+            return botocore.credentials.Credentials(self.key, self.secret, self.token)
+        return botocore.session.get_session().get_credentials()
 
     def delete(self, uri: str) -> None:
         """Remove a file or a folder with all below it; absent is fine."""

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -237,7 +237,7 @@ def _limited(references: Iterable[Reference], limit: int | None, seed: int) -> I
 
 
 def _brief(reference: Reference) -> dict[str, Any]:
-    return {k: v for k, v in asdict(reference).items() if v not in (None, "", 0, {})}
+    return {k: v for k, v in vars(reference).items() if v not in (None, "", 0, {})}
 
 
 def _put(storage: Storage, folder: str, number: int, value: Any) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import lzma
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby, zip_longest
 
 import numpy as np
 
@@ -72,9 +73,11 @@ def _objects(_: str, references: list[Reference], storage: Storage) -> Iterator[
             yield reference, read(reference)
         return
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for start in range(0, len(references), AT_ONCE):
-            part = references[start : start + AT_ONCE]
-            yield from zip(part, pool.map(read, part), strict=True)
+        under_way: deque[Future[bytes | str]] = deque(pool.submit(read, r) for r in references[:AT_ONCE])
+        for reference, following in zip_longest(references, references[AT_ONCE:]):
+            yield reference, under_way.popleft().result()
+            if following is not None:
+                under_way.append(pool.submit(read, following))
 
 
 def _ranges(uri: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:

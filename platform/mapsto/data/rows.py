@@ -28,7 +28,8 @@ def with_index(data: bytes) -> tuple[bytes, dict[str, list[int]]]:
     at = len(data) - _FOOTER - int.from_bytes(data[-_FOOTER:-4], "little")
     block = records.tobytes()
     said = {"ids": [int(records["row_id"][0]), int(records["row_id"][-1])], "index": [at, len(block)]}
-    return data[:at] + block + data[at:], said
+    whole = memoryview(data)
+    return b"".join((whole[:at], block, whole[at:])), said
 
 
 def _located(data: bytes) -> np.ndarray:
@@ -45,11 +46,20 @@ def _located(data: bytes) -> np.ndarray:
             columns = (about.column(k) for k in range(about.num_columns))
             at = next(each for each in columns if each.path_in_schema == "image").data_page_offset
             for place, image in enumerate(table["image"].to_pylist()):
-                at = data.index(struct.pack("<I", len(image)) + image, at) + 4  # PLAIN: the length, then the bytes
+                at = _place(data, image, at)
                 part["offset"][place], part["size"][place] = at, len(image)
                 at += len(image)
             parts.append(part)
     return np.sort(np.concatenate(parts), order="row_id")
+
+
+def _place(data: bytes, image: bytes, at: int) -> int:
+    """Where an image's bytes begin, from `at` on: PLAIN writes their length before them, and a page's header before its first."""
+    length = struct.pack("<I", len(image))
+    at = data.index(length, at)
+    while data[at + 4 : at + 4 + len(image)] != image:
+        at = data.index(length, at + 1)
+    return at + 4
 
 
 class Rows:

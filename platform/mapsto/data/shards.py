@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,19 +122,18 @@ class ShardJob:
         """The row of an image that decodes whole, and its pixels; UserError says what is wrong with any other. What is
         left out of its annotations is counted in `dropped`, metadata that cannot be taken out, by format, in
         `unstripped`."""
-        with quiet_decoders():
-            if is_dicom(data):
-                data = to_png(data, self.max_pixels)
-            head = codecs.header(data, self.max_pixels)
-            if min(head.width, head.height) < self.min_side:
-                raise UserError(f"{head.width}x{head.height} is smaller than min_side {self.min_side}")
-            stays = False
-            if not self.keep_metadata and self.packing is None:
-                bare = stripped(data, self.max_pixels)
-                if bare is not None and bare != data:
-                    data, head = bare, codecs.header(bare, self.max_pixels)
-                stays = bare is None and head.format not in FREE
-            image = codecs.decode(data, self.max_pixels)
+        if is_dicom(data):
+            data = to_png(data, self.max_pixels)
+        head = codecs.header(data, self.max_pixels)
+        if min(head.width, head.height) < self.min_side:
+            raise UserError(f"{head.width}x{head.height} is smaller than min_side {self.min_side}")
+        stays = False
+        if not self.keep_metadata and self.packing is None:
+            bare = stripped(data, self.max_pixels)
+            if bare is not None and bare != data:
+                data, head = bare, codecs.header(bare, self.max_pixels)
+            stays = bare is None and head.format not in FREE
+        image = codecs.decode(data, self.max_pixels)
         height, width = image.shape[:2]
         row: dict[str, Any] = {
             "image": data,
@@ -203,19 +200,6 @@ def shard_schema(columns: tuple[str, ...]) -> pa.Schema:
     }
     wanted = {*columns, *({"box_labels"} if "boxes" in columns else ())}
     return pa.schema(every | {name: kind for name, kind in column_types().items() if name in wanted})
-
-
-@contextmanager
-def quiet_decoders() -> Generator[None]:
-    """libtiff and libjpeg write warnings to file descriptor 2, past Python: they would flood the workers' logs."""
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
 
 
 def moments(image: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ from ..curate.fingerprints import THUMB_BYTES
 from ..curate.quality import MEASURES
 from ..data.dataset import Dataset, SplitIndex, read_group
 from ..data.execution import each
-from ..data.shards import quiet_decoders
 from ..runtime.progress import bar
 
 COLUMNS = ("image", "row_id", "label", "content_sha256", "width", "height", "format", "boxes", "mask", "identity")
@@ -58,9 +57,8 @@ class FactsJob:
 
         index = self.shards[number]
         rows: list[dict[str, Any]] = []
-        with quiet_decoders():
-            for group in range(len(index.groups)):
-                rows += map(_row, read_group(index, group, COLUMNS).to_pylist())
+        for group in range(len(index.groups)):
+            rows += map(_row, read_group(index, group, COLUMNS).to_pylist())
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, _schema()), sink, compression="NONE")
         self.artifact.storage.write(self.path(number), sink.getvalue().to_pybytes())

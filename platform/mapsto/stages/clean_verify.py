@@ -16,7 +16,6 @@ from ..curate.duplicates import Pairs
 from ..curate.facts import Facts
 from ..data.dataset import SplitIndex, read_group
 from ..data.execution import each
-from ..data.shards import quiet_decoders
 from .index import features_of
 from .index_vectors import Features
 
@@ -41,8 +40,7 @@ class VerifyJob:
             within = wanted[(wanted >= index.starts[group]) & (wanted < index.starts[group + 1])] - index.starts[group]
             if len(within):
                 images += read_group(index, group, ["image"])["image"].take(within).to_pylist()
-        with quiet_decoders():
-            found = np.stack([self.features.of(images), self.features.of([_mirrored(data) for data in images])])
+        found = np.stack([self.features.of(images), self.features.of([_mirrored(data) for data in images])])
         sink = io.BytesIO()
         np.save(sink, found)
         self.artifact.storage.write(self.path(number), sink.getvalue())

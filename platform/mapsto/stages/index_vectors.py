@@ -14,7 +14,6 @@ from ..core.artifact import Artifact
 from ..core.preprocess import Preprocess
 from ..curate.features import CLASSICAL, LONGEST
 from ..data.dataset import SplitIndex, read_group
-from ..data.shards import quiet_decoders
 
 ROWS_AT_ONCE = 32
 """Images that a network looks at together."""
@@ -90,11 +89,10 @@ class VectorsJob:
         import pyarrow.parquet as pq
 
         index, parts, vectors = self.shards[number], [], []
-        with quiet_decoders():
-            for group in range(len(index.groups)):
-                rows = read_group(index, group, ("image", "row_id", "label", "source"))
-                vectors.append(self.features.of(rows["image"].to_pylist()).astype(np.float16))
-                parts.append(rows.drop_columns("image"))
+        for group in range(len(index.groups)):
+            rows = read_group(index, group, ("image", "row_id", "label", "source"))
+            vectors.append(self.features.of(rows["image"].to_pylist()).astype(np.float16))
+            parts.append(rows.drop_columns("image"))
         joined = np.concatenate(vectors)
         column = pa.FixedSizeListArray.from_arrays(pa.array(joined.ravel()), joined.shape[1])
         sink = pa.BufferOutputStream()
