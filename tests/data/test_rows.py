@@ -125,7 +125,7 @@ def test_the_index_says_where_the_bytes_lie():
     table = pa.table({"image": pa.array([b"ab", b"", b"ab"], pa.binary()), "row_id": ids})
     sink = io.BytesIO()
     pq.write_table(table, sink, use_dictionary=False, compression="NONE")
-    data, said = with_index(sink.getvalue())
+    data, said = with_index(pa.py_buffer(sink.getvalue()))
     start, size = said["index"]
     records = np.frombuffer(data[start : start + size], RECORD)
     assert said["ids"] == [2, 9] and records["row_id"].tolist() == [2, 7, 9]

@@ -91,15 +91,17 @@ def _jpeg_header(data: bytes) -> Header | None:
     if data[:3] != b"\xff\xd8\xff":
         return None
     marker = 0
+    frame = b""
     for marker, begin, end in segments(data):
         if marker == 0xE1 or (marker == 0xE2 and not content(data, begin, end).startswith(ICC)):
             return None
-    try:
-        head: Any = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+        if 0xC0 <= marker <= 0xC2:  # baseline, extended, progressive
+            frame = content(data, begin, end)
+    if marker != 0xDA or len(frame) < 6 or frame[0] != 8:
         return None
-    mode = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "L"}.get(head[2])
-    return Header("jpeg", head[1], head[0], mode, 1) if mode and marker == 0xDA else None
+    mode = {1: "L", 3: "RGB"}.get(frame[5])
+    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
+    return Header("jpeg", width, height, mode, 1) if mode and height and width else None
 
 
 def _know_heif(data: bytes) -> None:

@@ -73,13 +73,13 @@ class Storage:
 
         protocol = uri.split("://", 1)[0] if "://" in uri else "file"
         try:
-            return fsspec.core.url_to_fs(uri, **self._options(protocol))
+            return fsspec.core.url_to_fs(uri, **self.options(protocol))
         except (ImportError, ValueError) as error:
             extras = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}
             hint = f"; install mapsto[{extras[protocol]}]" if protocol in extras else ""
             raise UserError(f"{uri}: {str(error).splitlines()[0]}{hint}") from error
 
-    def _options(self, protocol: str) -> dict[str, Any]:
+    def options(self, protocol: str) -> dict[str, Any]:
         if protocol == "file":
             return {"auto_mkdir": True}
         if protocol not in ("s3", "s3a"):
@@ -138,6 +138,8 @@ class Storage:
 
     def write(self, uri: str, data: bytes) -> None:
         """Write a whole object: it is there complete or not at all (a local file is renamed into place)."""
+        if uri.startswith(("s3://", "s3a://")) and s3.write(self, uri, data):
+            return
         fs, path = self.fs(uri)
         if _local(fs):
             self.retry(uri, lambda: _write_local(Path(path), data))
@@ -200,18 +202,22 @@ class Storage:
                 yield f"{prefix}{folder.rstrip('/')}/{name}", int(files[name].get("size") or 0)
 
     def _walk_s3(self, uri: str, path: str) -> Iterator[tuple[str, int]]:
-        client = self.client()
         bucket, _, prefix = path.partition("/")
         prefix = prefix.rstrip("/") + "/" if prefix else ""
-        marker: dict[str, str] = {}
+        after, client = "", None
         while True:
-            page = self.retry(uri, partial(client.list_objects_v2, Bucket=bucket, Prefix=prefix, **marker))
-            for entry in page.get("Contents", ()):
-                if not entry["Key"].endswith("/"):
-                    yield f"s3://{bucket}/{entry['Key']}", entry["Size"]
-            if not page.get("IsTruncated"):
+            if (page := s3.page(self, bucket, prefix, after)) is None:
+                client = client or self.client()
+                marker = {"ContinuationToken": after} if after else {}
+                told = self.retry(uri, partial(client.list_objects_v2, Bucket=bucket, Prefix=prefix, **marker))
+                found = [(entry["Key"], entry["Size"]) for entry in told.get("Contents", ())]
+                page = found, told["NextContinuationToken"] if told.get("IsTruncated") else ""
+            for key, size in page[0]:
+                if not key.endswith("/"):
+                    yield f"s3://{bucket}/{key}", size
+            after = page[1]
+            if not after:
                 return
-            marker = {"ContinuationToken": page["NextContinuationToken"]}
 
     def glance(self, uri: str) -> list[str]:
         """The first names directly under a folder, at most 1,000 and by one request of S3; empty when there is none."""
@@ -234,35 +240,7 @@ class Storage:
 
     def client(self) -> Any:
         """A plain client of S3, for what fsspec does not ask."""
-        import botocore.config
-        import botocore.session
-        from botocore import UNSIGNED
-
-        session = botocore.session.get_session()
-        # Of a listing of millions, a third of the time goes into dates that nobody asks for.
-        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-        options = self._options("s3")
-        config = botocore.config.Config(
-            **options["config_kwargs"], **({"signature_version": UNSIGNED} if self.anonymous else {})
-        )
-        return session.create_client(
-            "s3",
-            aws_access_key_id=self.key,
-            aws_secret_access_key=self.secret,
-            aws_session_token=self.token,
-            config=config,
-            **options["client_kwargs"],
-        )
-
-    def credentials(self) -> Any:
-        """The keys of S3 as botocore has them (a role's renew themselves): these, or those of the environment, a profile, a role.
-        None where there are none."""
-        import botocore.credentials
-        import botocore.session
-
-        if self.key and self.secret:
-            return botocore.credentials.Credentials(self.key, self.secret, self.token)
-        return botocore.session.get_session().get_credentials()
+        return s3.client(self)
 
     def delete(self, uri: str) -> None:
         """Remove a file or a folder with all below it; absent is fine."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.sample import Sample
 from .dataset import ShardFile, SplitIndex, read_group
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 RECORD = np.dtype([("row_id", "<i8"), ("group", "<i4"), ("place", "<i4"), ("offset", "<i8"), ("size", "<i8")])
 """A row: its id, row group and place in that, and where its image's bytes lie in the file (-1: not known)."""
@@ -21,23 +24,23 @@ _FOOTER = 8
 """Bytes after the footer: its length, and a magic word."""
 
 
-def with_index(data: bytes) -> tuple[bytes, dict[str, list[int]]]:
+def with_index(shard: pa.Buffer) -> tuple[bytes, dict[str, list[int]]]:
     """A shard's bytes with its row index in them, and what the manifest says of it: `ids`, the least and the greatest `row_id`;
     `index`, its offset and size. Images must be stored plainly, uncompressed, as `write_shard` does."""
-    records = _located(data)
+    records = _located(shard)
+    data = memoryview(shard).cast("B")
     at = len(data) - _FOOTER - int.from_bytes(data[-_FOOTER:-4], "little")
     block = records.tobytes()
     said = {"ids": [int(records["row_id"][0]), int(records["row_id"][-1])], "index": [at, len(block)]}
-    whole = memoryview(data)
-    return b"".join((whole[:at], block, whole[at:])), said
+    return b"".join((data[:at], block, data[at:])), said
 
 
-def _located(data: bytes) -> np.ndarray:
+def _located(shard: pa.Buffer) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parts = []
-    with pq.ParquetFile(pa.BufferReader(data)) as file:
+    parts, data = [], memoryview(shard).cast("B")
+    with pq.ParquetFile(pa.BufferReader(shard)) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["row_id", "image"])
             part = np.zeros(table.num_rows, RECORD)
@@ -53,12 +56,13 @@ def _located(data: bytes) -> np.ndarray:
     return np.sort(np.concatenate(parts), order="row_id")
 
 
-def _place(data: bytes, image: bytes, at: int) -> int:
+def _place(data: memoryview, image: bytes, at: int) -> int:
     """Where an image's bytes begin, from `at` on: PLAIN writes their length before them, and a page's header before its first."""
     length = struct.pack("<I", len(image))
-    at = data.index(length, at)
-    while data[at + 4 : at + 4 + len(image)] != image:
-        at = data.index(length, at + 1)
+    while data[at : at + 4] != length or bytes(data[at + 4 : at + 4 + len(image)]) != image:
+        at += 1
+        if at >= len(data):
+            raise ValueError("an image that is not where Parquet's PLAIN encoding has it")
     return at + 4
 
 

@@ -173,7 +173,7 @@ def write_shard(artifact: Artifact, path: str, schema: pa.Schema, tables: Iterab
             if table.num_rows:
                 out.write_table(table, row_group_size=table.num_rows)
                 groups.append(table.num_rows)
-    data, places = with_index(sink.getvalue().to_pybytes())
+    data, places = with_index(sink.getvalue())
     artifact.write(data, path)
     return {
         "path": path,
@@ -204,7 +204,8 @@ def shard_schema(columns: tuple[str, ...]) -> pa.Schema:
 
 def moments(image: np.ndarray) -> np.ndarray:
     """Per channel, in 0..1: the mean, and the mean square. Every image counts alike, as it does in training."""
-    mean, std = (value.ravel() / 255 for value in cv2.meanStdDev(image))
+    channels = [cv2.meanStdDev(channel) for channel in cv2.split(image)]  # half the time of all three at once
+    mean, std = np.array(channels).reshape(3, 2).T / 255
     return np.stack([mean, std**2 + mean**2])
 
 
