@@ -245,10 +245,10 @@ def test_storage_that_is_not_there_or_refuses_is_named(here, s3, tmp_path):
 def test_a_full_disk_is_named_and_loses_nothing(here, tmp_path, monkeypatch):
     source = images(tmp_path / "images", {"a": 20})
 
-    def full(self, uri, data):
+    def full(self, uri, data, sha256=None):
         if uri.endswith(".parquet"):
             raise UserError(f"{uri}: no space left on the device; free some, or set `root` elsewhere")
-        return write(self, uri, data)
+        return write(self, uri, data, sha256)
 
     write = Storage.write
     monkeypatch.setattr(Storage, "write", full)

@@ -89,11 +89,11 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(
     trained(tmp_path / "whole")
     write = Storage.write
 
-    def full(self: Storage, uri: str, data: bytes) -> None:
+    def full(self: Storage, uri: str, data: bytes, sha256: str | None = None) -> None:
         if "checkpoints/00002" in uri:
             write(self, uri + ".part", data[:100])  # what such a disk may leave behind
             raise UserError(f"{uri}: no space left on the disk")
-        write(self, uri, data)
+        write(self, uri, data, sha256)
 
     monkeypatch.setattr(Storage, "write", full)
     said: list[str] = []

@@ -91,8 +91,8 @@ class Artifact:
     def read(self, *parts: str) -> bytes:
         return self.storage.read(self.path(*parts))
 
-    def write(self, data: bytes, *parts: str) -> None:
-        self.storage.write(self.path(*parts), data)
+    def write(self, data: bytes, *parts: str, sha256: str | None = None) -> None:
+        self.storage.write(self.path(*parts), data, sha256)
 
 
 def fingerprint(section: Mapping[str, Any], parents: Mapping[str, str]) -> str:

@@ -46,9 +46,11 @@ def read(storage: Storage, uri: str) -> bytes | None:
     return _answer(storage, quote(uri.split("://", 1)[1], safe="/~"))
 
 
-def write(storage: Storage, uri: str, data: bytes) -> bool:
-    """Whether an object was written, in one request; otherwise fsspec is to be asked."""
-    return len(data) <= LARGEST and _answer(storage, quote(uri.split("://", 1)[1], safe="/~"), data) is not None
+def write(storage: Storage, uri: str, data: bytes, sha256: str | None = None) -> bool:
+    """Whether an object was written, in one request; otherwise fsspec is to be asked. `sha256`: the data's, where it is known, in
+    hexadecimal: the store checks it."""
+    path = quote(uri.split("://", 1)[1], safe="/~")
+    return len(data) <= LARGEST and _answer(storage, path, data, sha256) is not None
 
 
 def page(storage: Storage, bucket: str, prefix: str, after: str) -> tuple[list[tuple[str, int]], str] | None:
@@ -76,13 +78,13 @@ def page(storage: Storage, bucket: str, prefix: str, after: str) -> tuple[list[t
     return found, root.findtext(f"{space}NextContinuationToken", "") if more else ""
 
 
-def _answer(storage: Storage, path: str, data: bytes | None = None) -> bytes | None:
+def _answer(storage: Storage, path: str, data: bytes | None = None, sha256: str | None = None) -> bytes | None:
     """What a store answers to a GET of `bucket/key`, or of `bucket?query`, or to a PUT of `data`; None where that is not 200."""
     if time.monotonic() < _rests.get(storage, 0.0):
         return None
     with _opening:
         ask = _asker(storage, _environment())
-    status, body = ask(path, data) if ask else (404, b"")
+    status, body = ask(path, data, sha256) if ask else (404, b"")
     if status == 200:
         return body
     if status != 404:
@@ -134,8 +136,8 @@ def _credentials(storage: Storage) -> Any:
 @lru_cache(8)
 def _asker(
     storage: Storage, environment: tuple[str | None, ...]
-) -> Callable[[str, bytes | None], tuple[int, bytes]] | None:
-    """`ask("bucket/key", data)`, percent-encoded, PUT where there is data: → (status, body), status 0 where there was no answer, from any thread. None where a proxy is set, or there
+) -> Callable[[str, bytes | None, str | None], tuple[int, bytes]] | None:
+    """`ask("bucket/key", data, sha256)`, percent-encoded, PUT where there is data: → (status, body), status 0 where there was no answer, from any thread. None where a proxy is set, or there
     are no keys. `environment`: the values of SET, another store where they are others."""
     import urllib3
     from botocore.auth import S3SigV4Auth
@@ -155,7 +157,12 @@ def _asker(
     if proxied or (credentials is None and not storage.anonymous):
         return None
     region = meta.region_name
-    signer = S3SigV4Auth(credentials, "s3", region if region not in (None, "aws-global") else "us-east-1")
+
+    class Signer(S3SigV4Auth):
+        def payload(self, request: AWSRequest) -> str:
+            return request.context.get("sha256") or super().payload(request)
+
+    signer = Signer(credentials, "s3", region if region not in (None, "aws-global") else "us-east-1")
     pool = urllib3.PoolManager(
         maxsize=32,
         timeout=urllib3.Timeout(connect=5, read=60),
@@ -163,11 +170,12 @@ def _asker(
         ca_certs=os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True),
     )
 
-    def ask(path: str, data: bytes | None) -> tuple[int, bytes]:
+    def ask(path: str, data: bytes | None, sha256: str | None) -> tuple[int, bytes]:
         url = f"{endpoint}/{path}"
         method = "GET" if data is None else "PUT"
         kind = {} if data is None else {"Content-Type": guess_type(path)[0] or "application/octet-stream"}
         request = AWSRequest(method, url, headers=kind, data=data)
+        request.context["sha256"] = sha256
         try:
             if credentials is not None:
                 signer.add_auth(request)

@@ -136,9 +136,10 @@ class Storage:
         fs, path = self.fs(uri)
         return self.retry(uri, lambda: fs.cat_file(path, start=start, end=end))
 
-    def write(self, uri: str, data: bytes) -> None:
-        """Write a whole object: it is there complete or not at all (a local file is renamed into place)."""
-        if uri.startswith(("s3://", "s3a://")) and s3.write(self, uri, data):
+    def write(self, uri: str, data: bytes, sha256: str | None = None) -> None:
+        """Write a whole object: it is there complete or not at all (a local file is renamed into place). `sha256`: the data's, where
+        it is known, in hexadecimal."""
+        if uri.startswith(("s3://", "s3a://")) and s3.write(self, uri, data, sha256):
             return
         fs, path = self.fs(uri)
         if _local(fs):

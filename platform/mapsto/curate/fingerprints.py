@@ -31,13 +31,18 @@ _SHUFFLED = np.random.default_rng(2013).permutation(BITS)
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """H×W×3 uint8 RGB → 4,296 uint8: a small picture, each of its pixels the mean over its part of the image."""
-    factor = min(image.shape[:2]) // (2 * SIDE)
-    if factor > 1:  # a coarse mean first: a third of the time, nearly the same pixels
-        height, width = image.shape[:2]
-        image = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+    image = _halved(image, 2 * SIDE)
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    colours = cv2.resize(image, (COLOURS, COLOURS), interpolation=cv2.INTER_AREA)
+    colours = cv2.resize(_halved(image, 2 * COLOURS), (COLOURS, COLOURS), interpolation=cv2.INTER_AREA)
     return np.concatenate([grey.ravel(), cv2.cvtColor(colours, cv2.COLOR_RGB2YCrCb)[:, :, 1:].ravel()])
+
+
+def _halved(image: np.ndarray, least: int) -> np.ndarray:
+    """Halved while its shorter side stays at least so many pixels: means of 2×2, nearly, at a third of the area filter's time."""
+    while min(image.shape[:2]) >= 2 * least:
+        height, width = image.shape[:2]
+        image = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def greys(thumbs: np.ndarray) -> np.ndarray:
@@ -56,21 +61,28 @@ def halved(thumbs: np.ndarray) -> np.ndarray:
     return cv2.resize(rows, (_HALF, len(rows) // 2), interpolation=cv2.INTER_AREA).reshape(-1, _HALF, _HALF)
 
 
-def codes(thumbs: np.ndarray) -> np.ndarray:
-    """N×4,296 uint8 → N×128 bool: the pictures' own codes."""
-    return _bits(_grids(halved(thumbs), *_PARTS[0])) > 0
+def rises(thumbs: np.ndarray) -> np.ndarray:
+    """N×4,296 uint8 → N×128 int8: the steps of grey levels, halved, whose signs are the pictures' codes."""
+    return _rises(halved(thumbs), *_PARTS[0])
 
 
-def variants(thumbs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """What a copy's code may look like: (codes N×128 bool, margins N×128 float32, mirrored) for the whole picture and for its
-    four corner parts and its middle, 95 % of each side, and for the same mirrored. A margin is how sure a bit is: the
-    difference of grey levels that it stands for."""
+def variants(thumbs: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
+    """What a copy's rises may be: (N×128 int8, mirrored) for the whole picture and for its four corner parts and its middle, 95 %
+    of each side, and for the same mirrored."""
     small = halved(thumbs)
     for mirrored in (False, True):
         turned = small[:, :, ::-1] if mirrored else small
         for part in _PARTS:
-            rise = _bits(_grids(turned, *part))
-            yield rise > 0, np.abs(rise), mirrored
+            yield _rises(turned, *part), mirrored
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """N×128 int8 twice → N float32, -1..1: how much of the pictures' rises is common to both, of all that either has. A sure bit
+    that differs counts much, a doubtful one little."""
+    a, b = a.astype(np.int16), b.astype(np.int16)
+    least, most = np.minimum(np.abs(a), np.abs(b)), np.maximum(np.abs(a), np.abs(b))
+    common = np.where((a > 0) == (b > 0), least, -least)
+    return common.sum(1, dtype=np.int32) / np.maximum(most.sum(1, dtype=np.int32), 1).astype(np.float32)
 
 
 def packed(bits: np.ndarray) -> np.ndarray:
@@ -78,16 +90,14 @@ def packed(bits: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64)
 
 
-def _grids(thumbs: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """N×32×32 → N×9×9 float32 means of cells."""
-    return down @ thumbs.astype(np.float32) @ across.T
-
-
-def _bits(grids: np.ndarray) -> np.ndarray:
-    """N×9×9 → N×128 float32: the rise to the next cell, across and down."""
-    across = (grids[:, :-1, 1:] - grids[:, :-1, :-1]).reshape(len(grids), -1)
-    down = (grids[:, 1:, :-1] - grids[:, :-1, :-1]).reshape(len(grids), -1)
-    return np.concatenate([across, down], axis=1)[:, _SHUFFLED]
+def _rises(small: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """N×32×32 → N×128 int8: the rise from the mean of a cell of a 9×9 grid to the next, across and down. Half a grey level is not
+    lost to rounding: what rises at all rises by one."""
+    grids = down @ small.astype(np.float32) @ across.T
+    to_right = (grids[:, :-1, 1:] - grids[:, :-1, :-1]).reshape(len(grids), -1)
+    to_below = (grids[:, 1:, :-1] - grids[:, :-1, :-1]).reshape(len(grids), -1)
+    rise = np.concatenate([to_right, to_below], axis=1)[:, _SHUFFLED] / 2
+    return np.where(rise > 0, np.clip(np.ceil(rise), 1, 127), np.clip(np.ceil(rise), -127, 0)).astype(np.int8)
 
 
 def _means(start: float, stop: float) -> np.ndarray:

@@ -33,11 +33,13 @@ def measure(image: np.ndarray) -> np.ndarray:
     share = np.cumsum(count) / grey.size
     low, fifth, high = (int(np.searchsorted(share, level)) for level in (0.01, 0.05, 0.99))
     spread = max(high - low, 1)
-    edges = np.abs(cv2.Laplacian(grey, cv2.CV_16S))
-    steep = float(np.partition(edges.ravel(), max(edges.size * 99 // 100, 0))[edges.size * 99 // 100])
+    edges = np.bincount(np.abs(cv2.Laplacian(grey, cv2.CV_16S)).ravel())
+    steep = float(np.searchsorted(np.cumsum(edges), grey.size * 99 // 100, side="right"))
     present = count[count > 0] / grey.size
     entropy = float(-(present * np.log2(present)).sum()) / 8
-    colour = float((small.max(2).astype(np.int16) - small.min(2)).mean()) / 255
+    red, green, blue = cv2.split(small)
+    most, least = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    colour = cv2.mean(cv2.subtract(most, least))[0] / 255
     values = (grey.std() / 128, high / 255, fifth / 255, min(steep / spread, 1.0), entropy, colour)
     return np.array(values, np.float32)
 

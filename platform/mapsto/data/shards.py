@@ -174,13 +174,14 @@ def write_shard(artifact: Artifact, path: str, schema: pa.Schema, tables: Iterab
                 out.write_table(table, row_group_size=table.num_rows)
                 groups.append(table.num_rows)
     data, places = with_index(sink.getvalue())
-    artifact.write(data, path)
+    sha256 = hashlib.sha256(data).hexdigest()
+    artifact.write(data, path, sha256=sha256)
     return {
         "path": path,
         "rows": sum(groups),
         "groups": groups,
         "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256,
     } | places
 
 
