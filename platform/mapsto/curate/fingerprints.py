@@ -82,7 +82,7 @@ def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = a.astype(np.int16), b.astype(np.int16)
     least, most = np.minimum(np.abs(a), np.abs(b)), np.maximum(np.abs(a), np.abs(b))
     common = np.where((a > 0) == (b > 0), least, -least)
-    return common.sum(1, dtype=np.int32) / np.maximum(most.sum(1, dtype=np.int32), 1).astype(np.float32)
+    return common.sum(1, dtype=np.float32) / np.maximum(most.sum(1, dtype=np.float32), 1)
 
 
 def packed(bits: np.ndarray) -> np.ndarray:
