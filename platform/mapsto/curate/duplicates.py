@@ -81,7 +81,7 @@ def groups(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 class _Index:
-    """Codes sorted by each band's bits."""
+    """Codes sorted by each band's bits, and where the codes of each key begin in that order."""
 
     def __init__(self, thumbs: np.ndarray) -> None:
         count = len(thumbs)
@@ -98,7 +98,9 @@ class _Index:
             for band in range(self.bands):
                 keys[band, start : start + len(bits)] = self._key(bits, band)
         self.order = np.argsort(keys, axis=1, kind="stable").astype(np.int32)
-        self.keys = np.take_along_axis(keys, self.order, axis=1)
+        self.starts = np.zeros((self.bands, (1 << self.width) + 1), np.int32)
+        for band in range(self.bands):
+            np.cumsum(np.bincount(keys[band], minlength=1 << self.width), out=self.starts[band, 1:])
         self.passed_over = 0
 
     def candidates(self, part: np.ndarray, start: int) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
@@ -145,8 +147,8 @@ class _Index:
 
     def _look_up(self, keys: np.ndarray, band: int) -> np.ndarray:
         """2×M int64: place in `keys`, number of a picture whose band has this key."""
-        low = np.searchsorted(self.keys[band], keys, "left")
-        size = np.searchsorted(self.keys[band], keys, "right") - low
+        low = self.starts[band][keys]
+        size = self.starts[band][keys + 1] - low
         self.passed_over += int(np.maximum(size - FULLEST, 0).sum())
         size = np.minimum(size, FULLEST)
         rows = np.repeat(np.arange(len(keys)), size)
