@@ -3,13 +3,14 @@
 The small picture is 64×64 grey levels and 10×10 colours (Cb and Cr of ITU-T T.871), in one row of bytes.
 
 The code is a difference hash (N. Krawetz, "Kind of Like That", 2013): whether the grey level rises from a cell of a 9×9
-grid to the next, 64 times across and 64 times down. Copies that were cut or mirrored have other codes: `variants` gives
-those of the picture's mirror image and of its parts, to be looked up beside its own.
+grid to the next, 64 times across and 64 times down. Copies that were cut or mirrored have other codes: `VIEWS` are
+the picture's mirror image and its parts, to be looked up beside its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -25,8 +26,28 @@ _HALF = SIDE // 2
 _CELLS = 9
 _CUT = 0.05
 """Share of the width and of the height that the looked-up parts leave out."""
+_FINE_CELLS = 16
 _SHUFFLED = np.random.default_rng(2013).permutation(BITS)
 """Order of the bits in a code: neighbouring bits of the grid are alike, those of a band should not be."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a picture is looked at, in shares of its sides; its mirror image where mirrored."""
+
+    top: float = 0.0
+    left: float = 0.0
+    side: float = 1.0
+    mirrored: bool = False
+
+
+WHOLE = View()
+VIEWS = tuple(
+    View(top * _CUT, left * _CUT, side, mirrored)
+    for mirrored in (False, True)
+    for top, left, side in ((0, 0, 1.0), *((y, x, 1 - _CUT) for y, x in ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))))
+)
+"""As what a copy may be looked up: the whole picture, its four corner parts and its middle, and the same mirrored."""
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
@@ -61,25 +82,23 @@ def halved(thumbs: np.ndarray) -> np.ndarray:
     return cv2.resize(rows, (_HALF, len(rows) // 2), interpolation=cv2.INTER_AREA).reshape(-1, _HALF, _HALF)
 
 
-def rises(thumbs: np.ndarray) -> np.ndarray:
-    """N×4,296 uint8 → N×128 int8: the steps of grey levels, halved, whose signs are the pictures' codes."""
-    return _rises(halved(thumbs), *_PARTS[0])
+def rises(small: np.ndarray, view: View = WHOLE) -> np.ndarray:
+    """N×32×32 uint8 (`halved`) → N×128 int8: the steps of grey levels from a cell of the view's 9×9 grid to the next, halved, whose
+    signs are the pictures' codes. Half a level is not lost to rounding: what rises at all rises by one."""
+    rise = _steps(small, view, _CELLS)[:, _SHUFFLED] / 2
+    return np.where(rise > 0, np.clip(np.ceil(rise), 1, 127), np.clip(np.ceil(rise), -127, 0)).astype(np.int8)
 
 
-def variants(thumbs: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
-    """What a copy's rises may be: (N×128 int8, mirrored) for the whole picture and for its four corner parts and its middle, 95 %
-    of each side, and for the same mirrored."""
-    small = halved(thumbs)
-    for mirrored in (False, True):
-        turned = small[:, :, ::-1] if mirrored else small
-        for part in _PARTS:
-            yield _rises(turned, *part), mirrored
+def fine_rises(small: np.ndarray, view: View = WHOLE) -> np.ndarray:
+    """N×32×32 uint8 (`halved`) → N×480 float32: the steps of a 16×16 grid."""
+    return _steps(small, view, _FINE_CELLS)
 
 
 def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """N×128 int8 twice → N float32, -1..1: how much of the pictures' rises is common to both, of all that either has. A sure bit
+    """N×K rises twice → N float32, -1..1: how much of the pictures' rises is common to both, of all that either has. A sure bit
     that differs counts much, a doubtful one little."""
-    a, b = a.astype(np.int16), b.astype(np.int16)
+    if a.dtype == np.int8:
+        a, b = a.astype(np.int16), b.astype(np.int16)
     least, most = np.minimum(np.abs(a), np.abs(b)), np.maximum(np.abs(a), np.abs(b))
     common = np.where((a > 0) == (b > 0), least, -least)
     return common.sum(1, dtype=np.float32) / np.maximum(most.sum(1, dtype=np.float32), 1)
@@ -90,30 +109,25 @@ def packed(bits: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64)
 
 
-def _rises(small: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """N×32×32 → N×128 int8: the rise from the mean of a cell of a 9×9 grid to the next, across and down. Half a grey level is not
-    lost to rounding: what rises at all rises by one."""
-    grids = down @ small.astype(np.float32) @ across.T
+def _steps(small: np.ndarray, view: View, cells: int) -> np.ndarray:
+    """N×32×32 → N×(2·cells·(cells-1) or less) float32: from the mean of a cell to the next, across and down."""
+    down, across = _grid(view.top, view.left, view.side, cells)
+    grids = down @ (small[:, :, ::-1] if view.mirrored else small).astype(np.float32) @ across.T
     to_right = (grids[:, :-1, 1:] - grids[:, :-1, :-1]).reshape(len(grids), -1)
     to_below = (grids[:, 1:, :-1] - grids[:, :-1, :-1]).reshape(len(grids), -1)
-    rise = np.concatenate([to_right, to_below], axis=1)[:, _SHUFFLED] / 2
-    return np.where(rise > 0, np.clip(np.ceil(rise), 1, 127), np.clip(np.ceil(rise), -127, 0)).astype(np.int8)
+    return np.concatenate([to_right, to_below], axis=1)
 
 
-def _means(start: float, stop: float) -> np.ndarray:
-    """9×32 float32: the mean over each ninth of start..stop pixels, by the share of each pixel that lies in it."""
-    edges = np.linspace(start, stop, _CELLS + 1)
+@lru_cache(64)
+def _grid(top: float, left: float, side: float, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    down, across = (_means(at * _HALF, (at + side) * _HALF, cells) for at in (top, left))
+    return down, across
+
+
+def _means(start: float, stop: float, cells: int) -> np.ndarray:
+    """cells×32 float32: the mean over each cell of start..stop pixels, by the share of each pixel that lies in it."""
+    edges = np.linspace(start, stop, cells + 1)
     low, high = edges[:-1, None], edges[1:, None]
     pixels = np.arange(_HALF)
     inside = np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None)
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
-
-
-def _parts() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    cut = _CUT * _HALF
-    places = [(0.0, 0.0), (0.0, cut), (cut, 0.0), (cut, cut), (cut / 2, cut / 2)]
-    cropped = [(_means(y, y + _HALF - cut), _means(x, x + _HALF - cut)) for y, x in places]
-    return ((_means(0, _HALF), _means(0, _HALF)), *cropped)
-
-
-_PARTS = _parts()
