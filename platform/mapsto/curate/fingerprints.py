@@ -27,6 +27,10 @@ _CELLS = 9
 _CUT = 0.05
 """Share of the width and of the height that the looked-up parts leave out."""
 _FINE_CELLS = 16
+_CUT_OFF = 2.0
+"""Median steps."""
+_LEAST_STEP = 0.25
+"""Grey levels that a median step counts at least: what is below is noise."""
 _SHUFFLED = np.random.default_rng(2013).permutation(BITS)
 """Order of the bits in a code: neighbouring bits of the grid are alike, those of a band should not be."""
 
@@ -83,15 +87,16 @@ def halved(thumbs: np.ndarray) -> np.ndarray:
 
 
 def rises(small: np.ndarray, view: View = WHOLE) -> np.ndarray:
-    """N×32×32 uint8 (`halved`) → N×128 int8: the steps of grey levels from a cell of the view's 9×9 grid to the next, halved, whose
-    signs are the pictures' codes. Half a level is not lost to rounding: what rises at all rises by one."""
-    rise = _steps(small, view, _CELLS)[:, _SHUFFLED] / 2
-    return np.where(rise > 0, np.clip(np.ceil(rise), 1, 127), np.clip(np.ceil(rise), -127, 0)).astype(np.int8)
+    """N×32×32 uint8 (`halved`) → N×128 int8: the steps of grey levels from a cell of the view's 9×9 grid to the next, whose signs are
+    the pictures' codes: 60 for the picture's median step, and cut off at twice that, so that neither contrast nor a caption's edge
+    weighs. What rises at all rises by one."""
+    steps = _evened(_steps(small, view, _CELLS)[:, _SHUFFLED]) * (120 / _CUT_OFF)
+    return np.where(steps > 0, np.maximum(steps, 1), steps).astype(np.int8)
 
 
 def fine_rises(small: np.ndarray, view: View = WHOLE) -> np.ndarray:
-    """N×32×32 uint8 (`halved`) → N×480 float32: the steps of a 16×16 grid."""
-    return _steps(small, view, _FINE_CELLS)
+    """N×32×32 uint8 (`halved`) → N×480 float32: the steps of a 16×16 grid, evened out as `rises` are."""
+    return _evened(_steps(small, view, _FINE_CELLS))
 
 
 def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -101,7 +106,7 @@ def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         a, b = a.astype(np.int16), b.astype(np.int16)
     least, most = np.minimum(np.abs(a), np.abs(b)), np.maximum(np.abs(a), np.abs(b))
     common = np.where((a > 0) == (b > 0), least, -least)
-    return common.sum(1, dtype=np.float32) / np.maximum(most.sum(1, dtype=np.float32), 1)
+    return common.sum(1, dtype=np.float32) / np.maximum(most.sum(1, dtype=np.float32), 1e-6)
 
 
 def packed(bits: np.ndarray) -> np.ndarray:
@@ -116,6 +121,12 @@ def _steps(small: np.ndarray, view: View, cells: int) -> np.ndarray:
     to_right = (grids[:, :-1, 1:] - grids[:, :-1, :-1]).reshape(len(grids), -1)
     to_below = (grids[:, 1:, :-1] - grids[:, :-1, :-1]).reshape(len(grids), -1)
     return np.concatenate([to_right, to_below], axis=1)
+
+
+def _evened(steps: np.ndarray) -> np.ndarray:
+    """In units of each picture's median step, cut off at two of them."""
+    usual = np.median(np.abs(steps), axis=1, keepdims=True)
+    return np.clip(steps / np.maximum(usual, _LEAST_STEP), -_CUT_OFF, _CUT_OFF)
 
 
 @lru_cache(64)
