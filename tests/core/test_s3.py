@@ -66,7 +66,7 @@ def test_what_is_not_there_costs_no_rest_and_what_is_refused_rests(s3, rested):
     stranger = dataclasses.replace(storage, secret="another")
     assert storage.write(f"{bucket}/x", b"x") is None
     assert plain.read(stranger, f"{bucket}/x") is None
-    assert list(plain._rests) == [stranger]
+    assert [(who, bucket) for who, _, bucket in plain._rests] == [(stranger, "refused")]
     with pytest.raises(UserError, match=r"refused/x: access refused"):
         stranger.read(f"{bucket}/x")
     with pytest.raises(UserError, match="refused: access refused"):
@@ -82,8 +82,8 @@ def test_a_store_that_is_away_rests_and_fsspec_waits_for_it(s3, rested, monkeypa
     s3.stop()
     monkeypatch.setattr("mapsto.core.storage.time", SimpleNamespace(sleep=lambda seconds: s3.start()))
     assert storage.read(f"{bucket}/x") == b"x"
-    assert list(plain._rests) == [storage]
-    plain._rests[storage] = 0.0  # a minute later
+    assert [(who, bucket) for who, _, bucket in plain._rests] == [(storage, "away")]
+    plain._rests.clear()  # a minute later
     assert plain.read(storage, f"{bucket}/x") == b"x"
 
 
@@ -108,3 +108,50 @@ def test_another_endpoint_in_the_environment_is_another_store(s3, rested, monkey
     assert plain.read(storage, f"{bucket}/x") == b"x"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert plain.read(storage, f"{bucket}/x") is None
+
+
+@pytest.mark.parametrize("uri", ["s3://b", "s3://b/", "s3://b/k/", "s3://b/a/../c", "s3://b/./c", "s3://b//c"])
+def test_keys_that_urls_would_change_are_left_to_fsspec(s3, uri):
+    assert plain._path(uri) == "" and plain.read(s3.storage, uri) is None and not plain.write(s3.storage, uri, b"")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html/>",
+        b"no xml",
+        b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+        b"<ListBucketResult><Contents><Key>a</Key><Size>many</Size></Contents></ListBucketResult>",
+    ],
+)
+def test_answers_that_are_no_whole_listing_are_left_to_botocore(monkeypatch, body):
+    monkeypatch.setattr(plain, "_answer", lambda *asked: body)
+    assert plain.page(Storage(), "b", "", "") is None
+
+
+def test_an_empty_page_is_one(monkeypatch):
+    listing = b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Contents><Key>a</Key><Size/></Contents></ListBucketResult>'
+    monkeypatch.setattr(plain, "_answer", lambda *asked: listing)
+    assert plain.page(Storage(), "b", "", "") == ([("a", 0)], "")
+
+
+def test_anonymous_requests_are_not_signed_and_a_token_goes_along(s3, monkeypatch):
+    sent = []
+
+    class Pool:
+        def __init__(self, **settings):
+            pass
+
+        def request(self, method, url, headers, **more):
+            sent.append((method, url, {name.lower(): value for name, value in headers.items()}))
+            return SimpleNamespace(status=200, data=b"")
+
+    monkeypatch.setattr("urllib3.PoolManager", Pool)
+    for storage in (
+        Storage(endpoint_url=s3.endpoint, anonymous=True),
+        Storage(s3.endpoint, key="k", secret="s", token="t"),
+    ):
+        assert plain._asker.__wrapped__(storage, ())("b/k", None, None) == (200, b"")
+    (_, url, bare), (_, _, signed) = sent
+    assert url == f"{s3.endpoint}/b/k" and "authorization" not in bare
+    assert signed["x-amz-security-token"] == "t" and "Credential=k/" in signed["authorization"]

@@ -31,10 +31,14 @@ SET = (
     "AWS_PROFILE",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_DEFAULT_REGION",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
 )
 """Another store, or another right, where one of these is another."""
-_rests: dict[Storage, float] = {}
-"""Store → the monotonic time until which it is left to fsspec."""
+_rests: dict[tuple[Storage, tuple[str | None, ...], str], float] = {}
+"""Store, environment and bucket → the monotonic time until which they are left to fsspec."""
 _opening = threading.Lock()
 """Many threads read at once: the first of them opens."""
 
@@ -43,14 +47,22 @@ def read(storage: Storage, uri: str) -> bytes | None:
     """An object's bytes; None where fsspec is to be asked."""
     if time.monotonic() < _rests.get(storage, 0.0):
         return None
-    return _answer(storage, quote(uri.split("://", 1)[1], safe="/~"))
+    path = _path(uri)
+    return _answer(storage, path) if path else None
 
 
 def write(storage: Storage, uri: str, data: bytes, sha256: str | None = None) -> bool:
     """Whether an object was written, in one request; otherwise fsspec is to be asked. `sha256`: the data's, where it is known, in
     hexadecimal: the store checks it."""
-    path = quote(uri.split("://", 1)[1], safe="/~")
-    return len(data) <= LARGEST and _answer(storage, path, data, sha256) is not None
+    path = _path(uri)
+    return bool(path) and len(data) <= LARGEST and _answer(storage, path, data, sha256) is not None
+
+
+def _path(uri: str) -> str:
+    """`bucket/key`, percent-encoded; "" where there is no key, or one that ways of writing URLs would change."""
+    bucket, _, key = uri.split("://", 1)[1].partition("/")
+    plain = key and not key.endswith("/") and not any(part in ("", ".", "..") for part in key.split("/"))
+    return quote(f"{bucket}/{key}", safe="/~") if plain else ""
 
 
 def page(storage: Storage, bucket: str, prefix: str, after: str) -> tuple[list[tuple[str, int]], str] | None:
@@ -71,24 +83,29 @@ def page(storage: Storage, bucket: str, prefix: str, after: str) -> tuple[list[t
     space = root.tag[: root.tag.find("}") + 1]
     decode = unquote_plus if root.findtext(f"{space}EncodingType") == "url" else str
     found = [
-        (decode(each.findtext(f"{space}Key", "")), int(each.findtext(f"{space}Size", "0")))
+        (decode(each.findtext(f"{space}Key", "")), each.findtext(f"{space}Size") or "0")
         for each in root.iter(f"{space}Contents")
     ]
-    more = root.findtext(f"{space}IsTruncated") == "true"
-    return found, root.findtext(f"{space}NextContinuationToken", "") if more else ""
+    more = root.findtext(f"{space}NextContinuationToken", "")
+    whole = root.findtext(f"{space}IsTruncated") != "true"
+    if root.tag != f"{space}ListBucketResult" or not (whole or more) or not all(size.isdecimal() for _, size in found):
+        return None
+    return [(key, int(size)) for key, size in found], "" if whole else more
 
 
 def _answer(storage: Storage, path: str, data: bytes | None = None, sha256: str | None = None) -> bytes | None:
     """What a store answers to a GET of `bucket/key`, or of `bucket?query`, or to a PUT of `data`; None where that is not 200."""
-    if time.monotonic() < _rests.get(storage, 0.0):
+    environment = _environment()
+    place = storage, environment, path.replace("?", "/").split("/", 1)[0]
+    if time.monotonic() < _rests.get(place, 0.0):
         return None
     with _opening:
-        ask = _asker(storage, _environment())
+        ask = _asker(storage, environment)
     status, body = ask(path, data, sha256) if ask else (404, b"")
     if status == 200:
         return body
     if status != 404:
-        _rests[storage] = time.monotonic() + REST
+        _rests[place] = time.monotonic() + REST
     return None
 
 
@@ -162,7 +179,7 @@ def _asker(
         def payload(self, request: AWSRequest) -> str:
             return request.context.get("sha256") or super().payload(request)
 
-    signer = Signer(credentials, "s3", region if region not in (None, "aws-global") else "us-east-1")
+    region = region if region not in (None, "aws-global") else "us-east-1"
     pool = urllib3.PoolManager(
         maxsize=32,
         timeout=urllib3.Timeout(connect=5, read=60),
@@ -178,7 +195,7 @@ def _asker(
         request.context["sha256"] = sha256
         try:
             if credentials is not None:
-                signer.add_auth(request)
+                Signer(credentials.get_frozen_credentials(), "s3", region).add_auth(request)
             answer = pool.request(method, url, body=data, headers=dict(request.headers.items()), decode_content=False)
         except (HTTPError, BotoCoreError, OSError, ValueError):
             return 0, b""

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("mapsto.storage")
 
+PART = ".part"
+"""How the names of local files end, hidden, that are being written: a process that was killed leaves them."""
 GLANCE = 1000
 """Names that `glance` returns at most: a page of S3's listing."""
 TRANSIENT = (
@@ -143,14 +146,17 @@ class Storage:
             return
         fs, path = self.fs(uri)
         if _local(fs):
-            self.retry(uri, lambda: _write_local(Path(path), data))
+            self.retry(uri, lambda: _whole(Path(path), lambda part: part.write_bytes(data)))
         else:
             self.retry(uri, lambda: fs.pipe_file(path, data))
 
     def upload(self, local: str | Path, uri: str) -> None:
-        """Copy a local file to a URI, streaming."""
+        """Copy a local file to a URI, streaming; it is there complete or not at all."""
         fs, path = self.fs(uri)
-        self.retry(uri, lambda: fs.put_file(str(local), path))
+        if _local(fs):
+            self.retry(uri, lambda: _whole(Path(path), lambda part: shutil.copyfile(local, part)))
+        else:
+            self.retry(uri, lambda: fs.put_file(str(local), path))
 
     def download(self, uri: str, local: str | Path) -> None:
         fs, path = self.fs(uri)
@@ -184,7 +190,8 @@ class Storage:
                 found = fs.ls(path, detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-            return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != path.rstrip("/"))
+            names = (name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != path.rstrip("/"))
+            return sorted(name for name in names if not (name.startswith(".") and name.endswith(PART)))
 
         return self.retry(uri, ask)
 
@@ -339,11 +346,12 @@ def _local(fs: fsspec.AbstractFileSystem) -> bool:
     return "file" in _protocols(fs)
 
 
-def _write_local(path: Path, data: bytes) -> None:
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a local file under another name, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
-        partial.write_bytes(data)
+        write(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -100,7 +100,11 @@ class Ingest:
     def _read(self, job: Job, work: ShardJob, listed: Listed) -> Tally:
         tally = Tally()
         done = (
-            {int(name.split(".")[0]) for name in job.storage.names(job.artifact.path("work", "done"))}
+            {
+                int(name.removesuffix(".json"))
+                for name in job.storage.names(job.artifact.path("work", "done"))
+                if name.endswith(".json") and not name.startswith(".")
+            }
             if job.resume
             else set()
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 
 from ...core.errors import UserError
@@ -75,7 +76,14 @@ def _one(uri: str, storage: Storage, work: str, split: Split | None) -> Iterator
             yield from _tar(uri, uri, storage, split)
         else:
             yield from _tar(uri, gunzipped(uri, storage, work), storage, split)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zipfile.LargeZipFile, ValueError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        zipfile.LargeZipFile,
+        ValueError,
+        NotImplementedError,
+    ) as error:
         raise UserError(f"{uri}: the archive is broken ({error})") from error
 
 
@@ -103,6 +111,7 @@ def _tar(name: str, plain: str, storage: Storage, split: Split | None) -> Iterat
 def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]:
     fs, path = storage.fs(uri)
     with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, zipfile.ZipFile(raw) as archive:
+        named = Counter(member.filename for member in archive.infolist())
         for member in archive.infolist():
             if member.is_dir():
                 continue
@@ -112,6 +121,8 @@ def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]
                 yield Reference(known, uri, reason="a link or device, not a file", split=split)
             elif escapes(member.filename):
                 yield Reference(known, uri, reason="its path leaves the archive", split=split)
+            elif named[member.filename] > 1:
+                yield Reference(known, uri, reason="several members have this name", split=split)
             elif member.flag_bits & 1:
                 yield Reference(known, uri, reason="encrypted", split=split)
             elif is_archive(member.filename):

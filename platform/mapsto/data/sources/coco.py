@@ -101,11 +101,15 @@ def _add(found: _Set, uri: str, storage: Storage) -> None:
     for image in data["images"]:
         if not _has(image, "id", "file_name"):
             raise UserError(f"{uri}: an image without id or file_name: {str(image)[:80]}")
-        found.images.setdefault(image["id"], image)
+        if found.images.setdefault(image["id"], image)["file_name"] != image["file_name"]:
+            raise UserError(
+                f"{uri}: two images have the id {image['id']}: {found.images[image['id']]['file_name']}, {image['file_name']}"
+            )
     for entry in data.get("categories") or ():
         if not _has(entry, "id", "name"):
             raise UserError(f"{uri}: a category without id or name: {str(entry)[:80]}")
         found.categories[entry["id"]] = str(entry["name"])
+    ids = set()
     for entry in data.get("annotations") or ():
         if not _has(entry, "image_id"):
             raise UserError(f"{uri}: an annotation without image_id: {str(entry)[:80]}")
@@ -123,6 +127,9 @@ def _add(found: _Set, uri: str, storage: Storage) -> None:
                 )
             if not _numbers(entry["bbox"], 4) or not _numbers(entry.get("keypoints") or []):
                 raise UserError(f"{uri}: annotation {entry['id']}: bbox and keypoints are lists of numbers")
+            if entry["id"] in ids:
+                raise UserError(f"{uri}: two annotations have the id {entry['id']}")
+            ids.add(entry["id"])
             found.labelled = True
             held = found.instances.setdefault(image, {}).setdefault(entry["id"], {})
             held.update({**entry, **held})  # instances and keypoints of one id: each adds what the other lacks

@@ -53,7 +53,13 @@ def _expanded(
                         raise UserError(
                             f"{name}: no room in {tempfile.gettempdir()} to expand it; set TMPDIR to a larger disk"
                         )
-        except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (
+            gzip.BadGzipFile,
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            RuntimeError,  # zipfile's of an encrypted member, and of a compression that it does not know
+        ) as error:
             raise UserError(f"{uri}: the archive is broken ({error})") from error
         storage.upload(local, plain)
     return plain

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,8 +118,11 @@ def _truth(root: str, storage: Storage) -> list[str]:
     truth, meta = _kit(root, storage)
     from scipy.io import loadmat
 
-    synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-    ids = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
+    try:
+        synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+        ids = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
+    except (ValueError, TypeError, KeyError, IndexError, EOFError, OSError, NotImplementedError, zlib.error) as error:
+        raise UserError(f"{root}: {META} is broken, or no MATLAB file of synsets: {error}") from error
     try:
         return [ids[int(line)] for line in truth.decode().split()]
     except (KeyError, ValueError) as error:
@@ -132,12 +136,16 @@ def _kit(root: str, storage: Storage) -> tuple[bytes, bytes]:
     packed = join(root, f"{KIT}.tar.gz")
     if storage.exists(packed):
         found: dict[str, bytes] = {}
-        with tarfile.open(fileobj=io.BytesIO(storage.read(packed)), mode="r:gz") as archive:
-            for member in archive:
-                name = member.name.rsplit("/", 1)[-1]
-                if member.isreg() and name in (TRUTH, META):
-                    file = archive.extractfile(member)
-                    found[name] = file.read() if file else b""
+        data = storage.read(packed)
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+                for member in archive:
+                    name = member.name.rsplit("/", 1)[-1]
+                    if member.isreg() and name in (TRUTH, META):
+                        file = archive.extractfile(member)
+                        found[name] = file.read() if file else b""
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            raise UserError(f"{packed}: the archive is broken ({error})") from error
         if len(found) == 2:
             return found[TRUTH], found[META]
     raise UserError(f"{root}: {VAL} needs {KIT}.tar.gz beside it: the validation images' classes are in it")

@@ -6,6 +6,7 @@ Hugging Face's metadata (`ClassLabel`); -1 is no label there."""
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -71,6 +72,10 @@ def _resolved(folder: str, path: str) -> str:
 def _check(uri: str, columns: list[str]) -> None:
     if not any(name in columns for name in IMAGE):
         raise UserError(f"{uri}: no column image, uri or bytes; it has {', '.join(columns) or 'none'}")
+    for name in columns:
+        meant = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.8)
+        if name not in KNOWN and meant and meant[0] not in columns:
+            raise UserError(f"{uri}: column '{name}' is unknown, did you mean '{meant[0]}'?")
     if twice := [name for name in KNOWN if columns.count(name) > 1]:
         raise UserError(f"{uri}: two columns are called {twice[0]}")
 

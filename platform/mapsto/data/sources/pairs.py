@@ -69,28 +69,40 @@ def _pairs(uri: str, storage: Storage, top: tuple[str, ...]) -> list[Pair]:
 
 def _paired(uri: str, pair: Pair, storage: Storage) -> Iterator[Reference]:
     splits = _splits(uri, storage) if pair.split is None else {}
-    masks = {}
+    masks: dict[str, list[str]] = {}
     for name, _ in relative(join(uri, pair.masks), storage):
         if is_image(name):
-            masks[pair_key(stem(name))] = join(uri, pair.masks, name)
-    wanted = set(masks)
+            masks.setdefault(pair_key(stem(name)), []).append(name)
+    wanted = {name for names in masks.values() for name in names}
     for name, size in relative(join(uri, pair.images), storage):
         if not is_image(name):
             continue
         at, key = join(uri, pair.images, name), pair_key(stem(name))
-        wanted.discard(key)
+        own = [mask for mask in masks.get(key, ()) if _folder(mask) == _folder(name)] or masks.get(key, [])
+        wanted -= set(own)
         split = pair.split or splits.get(key)
         if splits and split is None:
             continue  # PASCAL: most images are of its other tasks
-        if key not in masks:
-            yield Reference(at, at, size=size, split=split, reason=f"no mask of its name in {pair.masks}")
+        if len(own) != 1:
+            said = f"{len(own)} masks" if own else "no mask"
+            yield Reference(at, at, size=size, split=split, reason=f"{said} of its name in {pair.masks}")
         elif pair.instances:
-            columns = {"_instances": masks[key], "box_labels": ["object"], "boxes": [], "segments": []}
+            columns = {
+                "_instances": join(uri, pair.masks, own[0]),
+                "box_labels": ["object"],
+                "boxes": [],
+                "segments": [],
+            }
             yield Reference(at, at, size=size, split=split, columns=columns)
         else:
-            yield Reference(at, at, size=size, split=split, columns={"mask": masks[key]})
-    for key in sorted(wanted):
-        yield Reference(masks[key], masks[key], reason=f"a mask of an image that is not in {pair.images}")
+            yield Reference(at, at, size=size, split=split, columns={"mask": join(uri, pair.masks, own[0])})
+    for name in sorted(wanted):
+        at = join(uri, pair.masks, name)
+        yield Reference(at, at, reason=f"a mask of an image that is not in {pair.images}")
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def pair_key(stem: str) -> str:

@@ -6,6 +6,7 @@ Boxes are 1-based and inclusive there (The PASCAL VOC development kit, 2012, sec
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -28,7 +29,8 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
     annotated = {stem(name): name for name, _ in relative(join(uri, "Annotations"), storage) if name.endswith(".xml")}
     masks = {stem(name): name for name in storage.names(join(uri, "SegmentationClass"))}
     images = [(name, size) for name, size in relative(join(uri, "JPEGImages"), storage) if is_image(name)]
-    found = [name for name, _ in images if stem(name) in annotated]
+    named = Counter(stem(name) for name, _ in images)
+    found = [name for name, _ in images if stem(name) in annotated and named[stem(name)] == 1]
     texts = read_all([join(uri, "Annotations", annotated[stem(name)]) for name in found], storage)
     for name, size in images:
         at = join(uri, "JPEGImages", name)
@@ -38,6 +40,9 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
             yield Reference(
                 at, at, size=size, split=split, reason="no annotation: Annotations has no XML file of its name"
             )
+            continue
+        if named[key] > 1:
+            yield Reference(at, at, size=size, split=split, reason="several images have this name, and one annotation")
             continue
         try:
             columns = _annotation(next(texts))

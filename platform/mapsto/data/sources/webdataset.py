@@ -22,7 +22,8 @@ from .item import SPLIT_NAMES, Reference, is_image
 from .look import Look, relative
 
 TEXTS = ("cls", "label", "txt", "text", "caption", "json", "index")
-LARGEST_TEXT = 2**20
+LARGEST_TEXT = 16 * 2**20
+"""A larger text is refused, with its sample: it would be held whole."""
 FIELDS = (
     "caption", "boxes", "box_labels", "identity", "crowd", "difficult", "segments", "keypoints", "license", "consent",
 )  # fmt: skip
@@ -99,9 +100,9 @@ def _shard(uri: str, storage: Storage) -> Iterator[Reference]:
                 if key is not None:
                     yield _sample(uri, key, held, split)
                 key, held = own, {}
-            if kind in TEXTS and member.size <= LARGEST_TEXT:
-                file = archive.extractfile(member)
-                held[kind] = file.read() if file else b""
+            if kind in TEXTS:
+                file = archive.extractfile(member) if member.size <= LARGEST_TEXT else None
+                held[kind] = file.read() if file else None
             elif is_image(f"x.{kind}"):
                 held[kind] = (member.offset_data, member.size)
         if key is not None:
@@ -117,6 +118,11 @@ def _sample(uri: str, key: str, held: dict[str, Any], split: Split | None) -> Re
         return Reference(
             name, uri, reason=f"a sample without an image ({', '.join(sorted(held)) or 'nothing'})", split=split
         )
+    if len(images) > 1:
+        reason = f"a sample of several images ({', '.join(sorted(images))}); a mask is called mask.png or seg.png"
+        return Reference(name, uri, reason=reason, split=split)
+    if large := [kind for kind, value in held.items() if value is None]:
+        return Reference(name, uri, reason=f"its {large[0]} is over {LARGEST_TEXT // 2**20} MB", split=split)
     columns: dict[str, Any] = {}
     label: str | None = None
     try:
