@@ -117,11 +117,21 @@ def _truth(root: str, storage: Storage) -> list[str]:
     """The WordNet id of each validation image, by number."""
     truth, meta = _kit(root, storage)
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         ids = {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
-    except (ValueError, TypeError, KeyError, IndexError, EOFError, OSError, NotImplementedError, zlib.error) as error:
+    except (
+        MatReadError,
+        ValueError,
+        TypeError,
+        LookupError,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        zlib.error,
+    ) as error:
         raise UserError(f"{root}: {META} is broken, or no MATLAB file of synsets: {error}") from error
     try:
         return [ids[int(line)] for line in truth.decode().split()]
