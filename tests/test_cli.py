@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -152,6 +154,22 @@ def test_stage_options_reach_the_pipeline(recipe: Path, cluster: str, monkeypatc
         ("run", "evaluate", False),
     ]
     assert cli.main(["ingest", str(recipe), "--role", "style"]) == 2
+
+
+def test_a_layout_on_the_command_line_is_the_recipes(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        "mapsto.runtime.session.connected", lambda *_, **__: contextlib.nullcontext(SimpleNamespace(private=False))
+    )
+    monkeypatch.setattr(
+        "mapsto.stages.pipeline.produce",
+        lambda recipe, stage, options, **more: seen.append({name: data.layout for name, data in recipe.data.items()}),
+    )
+    assert cli.main(["ingest", str(recipe)]) == 0
+    assert cli.main(["ingest", str(recipe), "--layout", "coco"]) == 0
+    assert seen == [{"train": "auto"}, {"train": "coco"}]
+    assert cli.main(["ingest", str(recipe), "--layout", "coca"]) == 2
+    assert "coco" in capsys.readouterr().err
 
 
 def test_a_user_error_inside_a_ray_task_is_one_line(

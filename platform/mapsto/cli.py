@@ -133,6 +133,10 @@ def _verb_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     if verb in ("ingest", "clean", "index"):
         default = "train" if verb == "index" else "all"
         parser.add_argument("--role", help=f"one of the recipe's data sets; default: {default}")
+    if verb == "ingest":
+        parser.add_argument(
+            "--layout", metavar="NAME", help="how the source lies; default: the recipe's, or found by its look"
+        )
     parser.add_argument("--force", action="store_true", help="make the stage's artifact anew")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="only errors")
@@ -193,6 +197,9 @@ def _stage(arguments: argparse.Namespace) -> int:
 
     progress.configure(quiet=arguments.quiet)
     recipe = load(arguments.recipe, arguments.overrides)
+    if layout := getattr(arguments, "layout", None):
+        roles = [arguments.role] if arguments.role else list(recipe.data)
+        recipe = load(arguments.recipe, [*arguments.overrides, *(f"data.{role}.layout={layout}" for role in roles)])
     options = _options(arguments)
     if arguments.verb == "predict" and options.get("endpoint"):
         return _produce(recipe, arguments, options)  # the work is done elsewhere

@@ -182,6 +182,21 @@ def test_a_graph_that_is_not_what_was_written_is_refused(file):
             list(search(recipe, row=0))
 
 
+@pytest.mark.parametrize("kind", sorted(CLASSICAL))
+def test_the_baseline_is_a_nearest_neighbour_classifiers_accuracy(file, kind):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    _, artifact, _ = made(file, f"index.features={kind}")
+    known: dict[str, list] = {"train": [], "other": []}
+    for number, about in enumerate(artifact.read_json("index.json")["shards"]):
+        table = read_columns(artifact, number, ("label", "vector"))
+        rows = zip(vectors_of(table).astype(np.float64), table["label"].to_pylist(), strict=True)
+        known["train" if about["split"] == "train" else "other"] += list(rows)
+    train, other = (tuple(zip(*known[name], strict=True)) for name in ("train", "other"))
+    judge = KNeighborsClassifier(5, metric="cosine", algorithm="brute").fit(*map(np.array, train))
+    assert artifact.meta()["metrics"]["knn_accuracy"] == judge.score(*map(np.array, other))
+
+
 def test_recall_is_the_share_of_exact_neighbours_found(file):
     _, artifact, _ = made(file)
 

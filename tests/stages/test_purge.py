@@ -96,12 +96,19 @@ def world(root: str, source: Path, storage=STORE) -> dict[str, Dataset]:
     page = Page("Evaluation")
     page.picture(PICTURES[0], "row 1, in truth a")
     page.picture(b"<svg>a chart</svg>")
-    for stage, parents in (("train", {"data.train": cleaned.artifact}), ("evaluate", {"model": "train"})):
+    made_from = (
+        ("train", {"data.train": cleaned.artifact}),
+        ("evaluate", {"model": "train"}),
+        ("index", {"data": cleaned.artifact}),
+    )
+    for stage, parents in made_from:
         artifact = Artifact(f"{root}/trial/{stage}/0009", storage)
         parents = {k: Artifact(f"{root}/trial/train/0009", storage) if v == "train" else v for k, v in parents.items()}
         artifact.begin({}, {}, parents)
         if stage == "evaluate":
             artifact.write(page.html().encode(), "report.html")
+        if stage == "index":
+            artifact.write(b"a vector of each row", "vectors", "000000.parquet")
         artifact.finish(section={}, parents=parents, metrics={}, digest="0")
     storage.write(f"{root}/trial/report.html", page.html().encode())
     return {"first": first, "cleaned": cleaned, "other": other}
@@ -151,13 +158,14 @@ def test_a_row_goes_from_every_version_and_file(made_world, tmp_path):
     assert "1 different images: 4 rows in 3 versions" in told and "1 in 1 quarantine files" in told
     assert "this model has seen the rows" in told and "sheet.jpg" in told and "evaluate/0009/report.html" in told
     assert f"{root}/trial/report.html" in told
+    assert f"index {root}/trial/index/0009: has vectors of them: goes whole" in told
     told = erased(first.artifact.uri, rows=(row_id(first, "0.png"),))
     assert "no copy is left" in told
     after = everything(root)
     assert not [path for path, data in after.items() if PICTURES[0] in data]
     digest = hashlib.sha256(PICTURES[0]).hexdigest().encode()
     assert not [path for path, data in after.items() if digest in data]
-    assert not [path for path in after if path.endswith((JOURNAL, "sheet.jpg"))]
+    assert not [path for path in after if path.endswith((JOURNAL, "sheet.jpg")) or "/index/" in path]
     for path, data in after.items():
         assert not path.endswith(".html") or not (b"data:image/png" in data or b"data:image/jpeg" in data), path
     assert b"data:image/svg" in after[str(root / "trial/evaluate/0009/report.html")]

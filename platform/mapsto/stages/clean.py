@@ -91,6 +91,10 @@ class Clean:
             facts, thumbs = gather(job.artifact, before, Path(folder), job.resume, job.say)
 
             def sure(rows: np.ndarray, pairs: Pairs) -> Pairs:
+                if pairs.passed_over:
+                    job.say(
+                        f"clean: {pairs.passed_over} candidates for near duplicates were not looked at: too many images are laid out alike"
+                    )
                 return confirmed(job, shards(before), facts, rows, pairs, config.verify) if config.verify else pairs
 
             near, best, equal = alike(facts, thumbs, chosen, sure)

@@ -32,6 +32,8 @@ CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 128
 """M, efConstruction and ef of the paper."""
 SAMPLE, NEAREST = 200, 10
 """Rows that recall is measured with, and neighbours of each."""
+ASKED, VOTERS = 2000, 5
+"""Rows that the baseline is measured with at most, and nearest training rows that vote for each."""
 NO_VECTOR = ("detect", "stylize")
 """Tasks whose model takes an image and has nothing that stands for the whole of it, or wants more than the image."""
 
@@ -89,6 +91,11 @@ class Index:
         job.artifact.write_json(about, ABOUT)
         share = recall(job.artifact, len(found), graph)
         metrics = {"images": rows, "dimension": int(graph.ndim), f"recall_at_{NEAREST}": share, "blank": blank}
+        if (
+            len(dataset.manifest["classes"]) > 1
+            and (told := baseline(job.artifact, [index.name for index in found])) is not None
+        ):
+            metrics["knn_accuracy"] = told
         return Done(metrics, content)
 
 
@@ -156,6 +163,42 @@ def recall(artifact: Artifact, count: int, graph: Any) -> float:
     least = best[:, -1] - 1e-5  # float32 has about seven digits
     hits = [min(wanted, sum(value >= least[k] for value in values)) for k, values in enumerate(found)]
     return float(np.mean(hits) / wanted)
+
+
+def baseline(artifact: Artifact, splits: list[str]) -> float | None:
+    """The accuracy of a classifier by the VOTERS nearest training rows (Cover and Hart, 1967; of labels with as many votes the one whose
+    rows are more alike), over ASKED rows drawn from the other splits: what a trained one is to be held against. None where there
+    are no such rows. `splits`: that of each shard."""
+    asked = [n for n, split in enumerate(splits) if split != "train"]
+    parts, labels = [], []
+    for number in asked:
+        table = read_columns(artifact, number, ("label", "vector"))
+        known = table["label"].to_numpy() >= 0
+        parts.append(vectors_of(table)[known])
+        labels.append(table["label"].to_numpy()[known])
+    truth = np.concatenate(labels) if labels else np.empty(0, np.int64)
+    drawn = np.random.default_rng(0).choice(len(truth), min(ASKED, len(truth)), replace=False)
+    if not len(drawn) or "train" not in splits:
+        return None
+    queries, truth = _unit(np.concatenate(parts)[drawn]), truth[drawn]
+    best = np.full((len(drawn), VOTERS), -np.inf, np.float32)
+    votes = np.full((len(drawn), VOTERS), -1, np.int64)
+    for number in (n for n, split in enumerate(splits) if split == "train"):
+        table = read_columns(artifact, number, ("label", "vector"))
+        known = table["label"].to_numpy() >= 0
+        alike = np.concatenate([best, queries @ _unit(vectors_of(table)[known]).T], axis=1)
+        own = np.broadcast_to(table["label"].to_numpy()[known], (len(drawn), int(known.sum())))
+        every = np.concatenate([votes, own], axis=1)
+        nearest = np.argsort(-alike, axis=1, kind="stable")[:, :VOTERS]
+        best, votes = np.take_along_axis(alike, nearest, 1), np.take_along_axis(every, nearest, 1)
+    return float(
+        np.mean([_elected(row, weights) == label for row, weights, label in zip(votes, best, truth, strict=True)])
+    )
+
+
+def _elected(votes: np.ndarray, alike: np.ndarray) -> int:
+    names = np.unique(votes[votes >= 0])
+    return int(max(names, key=lambda name: ((votes == name).sum(), alike[votes == name].sum()))) if len(names) else -1
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

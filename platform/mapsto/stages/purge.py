@@ -86,6 +86,8 @@ def _carry_out(found: Survey, work: Plan) -> Iterator[str]:
         _findings(version, work)
         if "work" in version.names:
             storage.delete(version.artifact.path("work"))
+    for uri in work.indexes:
+        storage.delete(uri)
     for uri in work.pages:
         _pages(Artifact(uri, storage), work)
     for folder in above(work.pages):
@@ -191,6 +193,7 @@ def prove(versions: list[Node], work: Plan) -> int:
         left = [uri for (uri, _), bad in zip(ordered, pool.map(holds, ordered), strict=True) if bad]
     texts = [uri for each in versions for uri in quarantines(each, ".jsonl")]
     left += [uri for uri in texts if any(map(work.refused, lines(storage, uri)))]
+    left += [uri for uri in work.indexes if storage.names(uri)]
     if left:
         raise UserError(
             f"the erasure is NOT complete: an erased row is still in {', '.join(left)}; is something writing there? run it again"

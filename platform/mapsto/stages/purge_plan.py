@@ -82,6 +82,8 @@ class Plan:
     """Quarantine file → rows or lines to erase in it."""
     pages: list[str] = field(default_factory=list)
     """Artifacts whose pages and contact sheets may show the rows."""
+    indexes: list[str] = field(default_factory=list)
+    """Search indexes over these versions: they hold a vector of every row, and go whole."""
     elsewhere: int = 0
     """Rows from the same source with other content (packed otherwise, say), which stay."""
 
@@ -210,12 +212,13 @@ def plan(found: Survey, asked: Asked) -> Plan:
 
 def taken_up(found: Survey, earlier: Plan) -> Plan:
     """A plan that was cut off, with what has come to hold its rows since: another version, or another's new shards."""
-    now = replace(earlier, shards={}, counts={}, quarantine={}, pages=[])
+    now = replace(earlier, shards={}, counts={}, quarantine={}, pages=[], indexes=[])
     _count(found, now)
     now.shards = earlier.shards | now.shards
     now.quarantine = earlier.quarantine | now.quarantine
     now.counts |= earlier.counts
     now.pages = list(dict.fromkeys([*earlier.pages, *now.pages]))
+    now.indexes = list(dict.fromkeys([*earlier.indexes, *now.indexes]))
     return now
 
 
@@ -243,7 +246,9 @@ def _count(found: Survey, out: Plan) -> None:
             out.counts[version.uri] = {"rows": rows, "quarantined": quarantined}
     out.elsewhere = sum(others.values())
     touched = list(out.counts)
-    out.pages = touched + [each.uri for each in descendants(found.all, touched) if each.uri not in out.counts]
+    others_made = [each for each in descendants(found.all, touched) if each.uri not in out.counts]
+    out.indexes = [each.uri for each in others_made if each.artifact.stage == "index" and each.parents & set(touched)]
+    out.pages = touched + [each.uri for each in others_made if each.uri not in out.indexes]
 
 
 def small(storage: Storage, uri: str, columns: tuple[str, ...] = SMALL) -> pa.Table:
@@ -293,6 +298,8 @@ def told(found: Survey, out: Plan) -> Iterator[str]:
         names = found.storage.names(folder)
         for name in sorted(name for name in names if name == "sheet.jpg" or name.endswith(".html")):
             yield f"picture {join(folder, name)}: may show them; {'goes' if name == 'sheet.jpg' else 'stays without photographs'}"
+    for uri in out.indexes:
+        yield f"index {uri}: has vectors of them: goes whole, `mapsto index` makes it anew"
     if out.elsewhere:
         yield (
             f"{out.elsewhere} rows come from the same sources but hold other bytes (packed otherwise, or a source that has"
