@@ -163,3 +163,29 @@ def test_srgb_profiles_and_broken_ones_leave_the_pixels():
         out = io.BytesIO()
         Image.fromarray(pixels).save(out, "PNG", icc_profile=profile)
         np.testing.assert_array_equal(codecs.decode(out.getvalue()), pixels)
+
+
+@pytest.mark.parametrize(("mode", "key"), [("RGB", (0, 255, 52)), ("L", 90)])
+def test_a_png_whose_one_colour_is_transparent_is_laid_over_white(mode, key):
+    image = Image.new(mode, (8, 6), key)
+    image.paste(20 if mode == "L" else (20, 20, 20), (0, 0, 4, 6))
+    pixels = codecs.decode(saved(image, "PNG", transparency=key))
+    assert (pixels[:, :4] == 20).all() and (pixels[:, 4:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"progressive": True}, {"subsampling": 2}, {"comment": b"a word"}, {"icc_profile": b"x" * 70_000}],
+    ids=lambda settings: " ".join(settings) or "plain",
+)
+def test_a_plain_jpegs_header_is_pillows(mode, settings):
+    data = saved(Image.fromarray(picture()).convert(mode), "JPEG", **settings)
+    with Image.open(io.BytesIO(data)) as opened:
+        said = codecs.Header("jpeg", *opened.size, opened.mode, 1)
+    assert codecs.header(data) == said
+    for end in (4, 60, len(data) // 2):  # cut short: read or refused, in words
+        try:
+            assert codecs.header(data[:end]) == said
+        except UserError as error:
+            assert "not an image that can be read" in str(error)

@@ -229,7 +229,10 @@ def _from_profile(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+    keyed = (
+        image.mode in ("P", "RGB", "L", "1") and "transparency" in image.info
+    )  # PNG's and GIF's one transparent colour, too
+    if image.mode in ("RGBA", "LA", "PA") or keyed:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
