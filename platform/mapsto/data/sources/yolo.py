@@ -1,6 +1,7 @@
 """YOLO text: `images/` and `labels/` side by side, a line `class x y width height` (shares of the image) per object, or
-a polygon; class names and splits in `data.yaml`, if there is one.
-Source: https://docs.ultralytics.com/datasets/detect/
+a polygon; class names and splits in `data.yaml`, if there is one. Or as Darknet and CVAT's "YOLO 1.1" have it: class names in
+`obj.names`, `obj_train_data/` (and `obj_valid_data/`, `obj_test_data/`) with each image's text beside it.
+Sources: https://docs.ultralytics.com/datasets/detect/, https://docs.cvat.ai/docs/dataset_management/formats/format-yolo/
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ...core.storage import Storage, join
 from .item import SPLIT_NAMES, Reference, is_image
 from .look import Look, read_all, relative, text
 
+DARKNET = "obj.names"
+_DARKNET_SPLIT = re.compile(r"obj_([a-z]+)_data$")
 NAMES = ("data.yaml", "dataset.yaml", "data.yml")
 
 
@@ -25,6 +28,8 @@ def recognise(look: Look) -> str | None:
     for name in NAMES:
         if name in look.top:
             return f"it has {name}"
+    if DARKNET in look.top:
+        return f"it has {DARKNET}"
     texts = [n for n in look.names if re.match(r"(.*/)?labels/.*\.txt$", n)]
     if texts and any(re.match(r"(.*/)?images/", n) for n in look.names):
         return f"it has images and labels side by side ({texts[0]})"
@@ -34,15 +39,18 @@ def recognise(look: Look) -> str | None:
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
     """An image without a text file has no objects. A broken line quarantines its image, with the line."""
     names, folders = _description(uri, storage)
+    darknet = storage.exists(join(uri, DARKNET))
     images: list[tuple[str, int]] = []
     texts: set[str] = set()
     for name, size in relative(uri, storage):
-        if is_image(name) and "images" in name.split("/")[:-1]:
+        above = name.split("/")[:-1]
+        if is_image(name) and (darknet or "images" in above):
             images.append((name, size))
-        elif name.endswith(".txt") and "labels" in name.split("/")[:-1]:
+        elif name.endswith(".txt") and (above if darknet else "labels" in above):
             texts.add(name)
     if not images:
-        raise UserError(f"{uri}: no image below a folder `images`, where YOLO's layout has them")
+        where = "beside obj.names" if darknet else "below a folder `images`"
+        raise UserError(f"{uri}: no image {where}, where YOLO's layout has them")
     wanted = [label for name, _ in images if (label := _label_file(name)) in texts]
     contents = read_all([join(uri, name) for name in wanted], storage)
     for name, size in images:
@@ -80,7 +88,7 @@ def _description(uri: str, storage: Storage) -> tuple[list[str] | None, dict[str
                 for path in [saved[key]] if isinstance(saved.get(key), str) else saved.get(key) or ():
                     folders[re.sub(r"^(\.\.?/)+", "", str(path)).strip("/")] = split
             return ([str(n) for n in found] if found else None), folders
-    for place in ("classes.txt", "labels/classes.txt"):
+    for place in (DARKNET, "classes.txt", "labels/classes.txt"):
         if storage.exists(join(uri, place)):
             return text(join(uri, place), storage).rstrip().splitlines(), {}
     return None, {}
@@ -89,6 +97,8 @@ def _description(uri: str, storage: Storage) -> tuple[list[str] | None, dict[str
 def _label_file(image: str) -> str:
     """`images/train/1.jpg` → `labels/train/1.txt`: by the last folder called images."""
     *folders, name = image.split("/")
+    if "images" not in folders:  # Darknet's
+        return f"{image.rsplit('.', 1)[0]}.txt"
     last = len(folders) - 1 - folders[::-1].index("images")
     return "/".join([*folders[:last], "labels", *folders[last + 1 :], f"{name.rsplit('.', 1)[0]}.txt"])
 
@@ -97,7 +107,8 @@ def _split(image: str, folders: dict[str, Split]) -> Split | None:
     for folder, split in folders.items():
         if folder and (image.startswith(f"{folder}/") or f"/{folder}/" in image):
             return split
-    return next((SPLIT_NAMES[part.lower()] for part in image.split("/")[:-1] if part.lower() in SPLIT_NAMES), None)
+    parts = [_DARKNET_SPLIT.sub(r"\1", part.lower()) for part in image.split("/")[:-1]]
+    return next((SPLIT_NAMES[part] for part in parts if part in SPLIT_NAMES), None)
 
 
 def _objects(text: str, names: list[str] | None) -> dict[str, Any]:
