@@ -1,4 +1,5 @@
-"""Pascal VOC: `JPEGImages/`, `Annotations/<name>.xml`, `SegmentationClass/`, `ImageSets/Main/<split>.txt`.
+"""Pascal VOC: `JPEGImages/`, `Annotations/<name>.xml`, `SegmentationClass/`, `ImageSets/Main/<split>.txt`;
+`labelmap.txt` with the classes, as CVAT and Datumaro have it.
 
 Boxes are 1-based and inclusive there (The PASCAL VOC development kit, 2012, section 4.2): the lower corner moves by one.
 """
@@ -68,6 +69,9 @@ class Voc:
         self.plan.target.upload(self._list(split), f"ImageSets/Main/{split}.txt")
 
     def finish(self) -> None:
+        if "boxes" in self.plan.columns:  # by it CVAT and Datumaro know classes that are not VOC's own twenty
+            lines = "".join(f"{name}:::\n" for name in ("background", *self.plan.classes))
+            self.plan.target.put([("labelmap.txt", f"# label:color_rgb:parts:actions\n{lines}".encode())])
         self.listed.cleanup()
 
 
