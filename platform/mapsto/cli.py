@@ -198,7 +198,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     progress.configure(quiet=arguments.quiet)
     recipe = load(arguments.recipe, arguments.overrides)
     if layout := getattr(arguments, "layout", None):
-        roles = [arguments.role] if arguments.role else list(recipe.data)
+        roles = [role for role in recipe.data if arguments.role in (None, role)]
         recipe = load(arguments.recipe, [*arguments.overrides, *(f"data.{role}.layout={layout}" for role in roles)])
     options = _options(arguments)
     if arguments.verb == "predict" and options.get("endpoint"):

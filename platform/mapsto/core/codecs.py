@@ -53,7 +53,7 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
         return plain
     _know_heif(data)
     try:
-        with _quiet(data), Image.open(io.BytesIO(data)) as image:
+        with quiet(data), Image.open(io.BytesIO(data)) as image:
             _check_size(image.width, image.height, max_pixels)  # first: a PNG's EXIF may lie behind its pixels
             orientation = _valid_orientation(image.getexif().get(0x0112, 1))
             return Header((image.format or "?").lower(), image.width, image.height, image.mode, orientation)
@@ -62,7 +62,7 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 @contextmanager
-def _quiet(data: bytes) -> Generator[None]:
+def quiet(data: bytes) -> Generator[None]:
     """Decoders of the rarer formats (libtiff, and others) write warnings to file descriptor 2, past Python: they would flood the
     workers' logs."""
     if data[:3] == b"\xff\xd8\xff" or data[:4] == b"\x89PNG":
@@ -131,7 +131,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = 
             return fast
     header(data, max_pixels)
     try:
-        with _quiet(data), Image.open(io.BytesIO(data)) as image:
+        with quiet(data), Image.open(io.BytesIO(data)) as image:
             if at_least is not None:  # JPEG only; the others ignore it
                 factor = at_least / min(image.size)
                 image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
@@ -229,9 +229,8 @@ def _from_profile(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    keyed = (
-        image.mode in ("P", "RGB", "L", "1") and "transparency" in image.info
-    )  # PNG's and GIF's one transparent colour, too
+    # PNG's and GIF's one transparent colour, too.
+    keyed = image.mode in ("P", "RGB", "L", "1") and "transparency" in image.info
     if image.mode in ("RGBA", "LA", "PA") or keyed:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -1,5 +1,5 @@
 """Whole objects of S3, and listings, by plain signed requests: a quarter of the processor time of fsspec's for a photograph, a
-sixth of botocore's for a listing of millions.
+fifth of botocore's for a listing of millions.
 
 It only ever makes a request cheaper: whatever goes wrong here, and whatever it does not know (a proxy), the caller asks
 fsspec, whose errors, retries and log lines are the ones people see. Signature: AWS Signature Version 4, by botocore.
@@ -45,8 +45,6 @@ _opening = threading.Lock()
 
 def read(storage: Storage, uri: str) -> bytes | None:
     """An object's bytes; None where fsspec is to be asked."""
-    if time.monotonic() < _rests.get(storage, 0.0):
-        return None
     path = _path(uri)
     return _answer(storage, path) if path else None
 
@@ -154,8 +152,8 @@ def _credentials(storage: Storage) -> Any:
 def _asker(
     storage: Storage, environment: tuple[str | None, ...]
 ) -> Callable[[str, bytes | None, str | None], tuple[int, bytes]] | None:
-    """`ask("bucket/key", data, sha256)`, percent-encoded, PUT where there is data: → (status, body), status 0 where there was no answer, from any thread. None where a proxy is set, or there
-    are no keys. `environment`: the values of SET, another store where they are others."""
+    """`ask("bucket/key", data, sha256)`, percent-encoded, PUT where there is data → (status, body), status 0 where there was no
+    answer; from any thread. None where a proxy is set, or there are no keys. `environment`: the values of SET, another store where they are others."""
     import urllib3
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest

@@ -212,12 +212,11 @@ class Storage:
     def _walk_s3(self, uri: str, path: str) -> Iterator[tuple[str, int]]:
         bucket, _, prefix = path.partition("/")
         prefix = prefix.rstrip("/") + "/" if prefix else ""
-        after, client = "", None
+        after = ""
         while True:
             if (page := s3.page(self, bucket, prefix, after)) is None:
-                client = client or self.client()
                 marker = {"ContinuationToken": after} if after else {}
-                told = self.retry(uri, partial(client.list_objects_v2, Bucket=bucket, Prefix=prefix, **marker))
+                told = self.retry(uri, partial(self.client().list_objects_v2, Bucket=bucket, Prefix=prefix, **marker))
                 found = [(entry["Key"], entry["Size"]) for entry in told.get("Contents", ())]
                 page = found, told["NextContinuationToken"] if told.get("IsTruncated") else ""
             for key, size in page[0]:

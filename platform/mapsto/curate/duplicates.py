@@ -57,7 +57,7 @@ def near_pairs(thumbs: np.ndarray, least: float = SAME) -> Pairs:
     """The near duplicates among N small pictures (`fingerprints.thumbnail`: N×4,296 uint8; a memory map will do), none of them
     equal to another.
 
-    Holds about 230 bytes a picture besides the pictures.
+    Holds about 300 bytes a picture besides the pictures.
     """
     index = _Index(thumbs)
     found: dict[tuple[int, int], tuple[float, bool]] = {}
@@ -155,8 +155,8 @@ class _Index:
         for start in range(0, len(rows), AT_ONCE):
             some = np.arange(start, min(start + AT_ONCE, len(rows)))
             some = some[likeness(rise[rows[some]], self.rises[others[some]]) >= LIKE]
-            theirs = fine_rises(halved(np.asarray(self.thumbs[others[some]]))) if len(some) else None
-            if theirs is not None:
+            if len(some):
+                theirs = fine_rises(halved(np.asarray(self.thumbs[others[some]])))
                 like[some] = likeness(fine_rises(small[rows[some]], view), theirs) >= FINELY_LIKE
         return like
 

@@ -123,7 +123,8 @@ class ShardJob:
         left out of its annotations is counted in `dropped`, metadata that cannot be taken out, by format, in
         `unstripped`."""
         if is_dicom(data):
-            data = to_png(data, self.max_pixels)
+            with codecs.quiet(data):
+                data = to_png(data, self.max_pixels)
         head = codecs.header(data, self.max_pixels)
         if min(head.width, head.height) < self.min_side:
             raise UserError(f"{head.width}x{head.height} is smaller than min_side {self.min_side}")

@@ -32,7 +32,7 @@ CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 128
 """M, efConstruction and ef of the paper."""
 SAMPLE, NEAREST = 200, 10
 """Rows that recall is measured with, and neighbours of each."""
-ASKED, VOTERS = 2000, 5
+ASKED, VOTERS = 1000, 5
 """Rows that the baseline is measured with at most, and nearest training rows that vote for each."""
 NO_VECTOR = ("detect", "stylize")
 """Tasks whose model takes an image and has nothing that stands for the whole of it, or wants more than the image."""
@@ -170,17 +170,17 @@ def baseline(artifact: Artifact, splits: list[str]) -> float | None:
     rows are more alike), over ASKED rows drawn from the other splits: what a trained one is to be held against. None where there
     are no such rows. `splits`: that of each shard."""
     asked = [n for n, split in enumerate(splits) if split != "train"]
-    parts, labels = [], []
-    for number in asked:
-        table = read_columns(artifact, number, ("label", "vector"))
-        known = table["label"].to_numpy() >= 0
-        parts.append(vectors_of(table)[known])
-        labels.append(table["label"].to_numpy()[known])
-    truth = np.concatenate(labels) if labels else np.empty(0, np.int64)
-    drawn = np.random.default_rng(0).choice(len(truth), min(ASKED, len(truth)), replace=False)
-    if not len(drawn) or "train" not in splits:
+    labels = [read_columns(artifact, number, ("label",))["label"].to_numpy() for number in asked]
+    known = np.flatnonzero(np.concatenate(labels) >= 0) if labels else np.empty(0, np.int64)
+    if not len(known) or "train" not in splits:
         return None
-    queries, truth = _unit(np.concatenate(parts)[drawn]), truth[drawn]
+    drawn = np.sort(np.random.default_rng(0).choice(known, min(ASKED, len(known)), replace=False))
+    parts, start = [], 0
+    for number in asked:
+        vectors = vectors_of(read_columns(artifact, number, ("vector",)))
+        parts.append(vectors[drawn[(drawn >= start) & (drawn < start + len(vectors))] - start])
+        start += len(vectors)
+    queries, truth = _unit(np.concatenate(parts)), np.concatenate(labels)[drawn]
     best = np.full((len(drawn), VOTERS), -np.inf, np.float32)
     votes = np.full((len(drawn), VOTERS), -1, np.int64)
     for number in (n for n, split in enumerate(splits) if split == "train"):
@@ -189,7 +189,7 @@ def baseline(artifact: Artifact, splits: list[str]) -> float | None:
         alike = np.concatenate([best, queries @ _unit(vectors_of(table)[known]).T], axis=1)
         own = np.broadcast_to(table["label"].to_numpy()[known], (len(drawn), int(known.sum())))
         every = np.concatenate([votes, own], axis=1)
-        nearest = np.argsort(-alike, axis=1, kind="stable")[:, :VOTERS]
+        nearest = np.argpartition(-alike, VOTERS - 1, axis=1)[:, :VOTERS]
         best, votes = np.take_along_axis(alike, nearest, 1), np.take_along_axis(every, nearest, 1)
     return float(
         np.mean([_elected(row, weights) == label for row, weights, label in zip(votes, best, truth, strict=True)])
