@@ -15,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from mapsto.core.codecs import decode, header
 from mapsto.core.errors import UserError
 from mapsto.core.metadata import exif, stripped
+from mapsto.data.transforms import upright_size
 
 MOST = 10**7
 SECRETS = (b"SecretMaker", b"SecretNote", b"SecretXMP", b"SecretIPTC", b"SecretComment", b"SecretTail")
@@ -97,13 +98,16 @@ def test_orientation_that_only_xmp_gives_stays():
     out = io.BytesIO()
     picture().save(out, "JPEG")
     data = out.getvalue()[:2] + xmp + out.getvalue()[2:]
-    assert decode(data).shape == (45, 30, 3)
+    assert decode(data).shape == (45, 30, 3) and upright_size(data) == (45, 30)
     assert header(check(data), MOST).orientation == 6
 
 
 def test_exif_behind_other_segments_is_found():
     data = jpeg(8, more=segment(0xE5, b"x" * 9000))
-    assert decode(data).shape == (45, 30, 3)  # turned, although its Exif is far from the start
+    assert decode(data).shape == (45, 30, 3) and upright_size(data) == (
+        45,
+        30,
+    )  # turned, although its Exif is far from the start
     assert len(check(data)) < len(data) - 9000
 
 

@@ -1,13 +1,16 @@
 """Data sets read back, and microbatches made from them in this process."""
 
+import os
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mapsto.config.schema import TrainConfig
 from mapsto.core.errors import UserError
 from mapsto.core.task import Stream, Task, TaskConfig
+from mapsto.data import feed as feeds
 from mapsto.data import shard_cache
 from mapsto.data.feed import Dice, Feed
 from mapsto.data.order import generator
@@ -146,12 +149,95 @@ def test_what_a_data_set_lacks_is_named(dataset, tmp_path, write_dataset):
 
 def test_the_cache_holds_its_limit_and_works_without_room(dataset, cache, monkeypatch):
     index = dataset.split("train")
-    table = shard_cache.cached_group(index, 0, ("image", "row_id"))
+    table = shard_cache.cached_group(index, 0, ("image", "row_id"))[0]
     assert len(list(cache.glob("*.arrow"))) == 1
     monkeypatch.setenv("MAPSTO_CACHE_GB", str(2.5 * table.nbytes / 2**30))
     for number in range(5):
-        assert shard_cache.cached_group(index, number, ("image", "row_id")).num_rows == index.groups[number]
+        assert shard_cache.cached_group(index, number, ("image", "row_id"))[0].num_rows == index.groups[number]
     assert len(list(cache.glob("*.arrow"))) <= 2
     monkeypatch.setenv("MAPSTO_CACHE_GB", "0")
-    assert shard_cache.cached_group(index, 7, ("row_id",)).num_rows == index.groups[7]
+    assert shard_cache.cached_group(index, 7, ("row_id",))[0].num_rows == index.groups[7]
     assert not list(cache.glob("*.part"))
+
+
+def test_the_cache_makes_room_on_a_disk_that_is_nearly_full(dataset, cache, monkeypatch):
+    index = dataset.split("train")
+    size = shard_cache.cached_group(index, 0, ("image", "row_id"))[0].nbytes
+    monkeypatch.setattr(
+        shard_cache.shutil, "disk_usage", lambda path: shard_cache.shutil._ntuple_diskusage(0, 0, free())
+    )
+    room = 2.5 * size
+
+    def free() -> float:
+        return shard_cache.FREE_BYTES + room - sum(path.stat().st_size for path in cache.glob("*.arrow"))
+
+    for number in range(1, 6):
+        assert shard_cache.cached_group(index, number, ("image", "row_id"))[1] == 0  # on the disk, not in memory
+        assert 1 <= len(list(cache.glob("*.arrow"))) <= 3
+    room = 0.0
+    table, held = shard_cache.cached_group(index, 6, ("image", "row_id"))
+    assert held == table.nbytes > 0 and not list(cache.glob("*.arrow"))
+
+
+def test_the_least_used_entry_goes_first(dataset, cache, monkeypatch):
+    index = dataset.split("train")
+    names = {}
+    for number in range(3):
+        before = set(cache.glob("*.arrow"))
+        size = shard_cache.cached_group(index, number, ("image", "row_id"))[0].nbytes
+        (names[number],) = set(cache.glob("*.arrow")) - before
+        os.utime(names[number], (1000 + number, 1000 + number))
+    shard_cache.cached_group(index, 0, ("image", "row_id"))  # used again
+    monkeypatch.setenv("MAPSTO_CACHE_GB", str(3.6 * size / 2**30))
+    shard_cache.cached_group(index, 3, ("image", "row_id"))
+    assert names[0].exists() and not names[1].exists()
+
+
+def test_groups_without_room_on_the_disk_hold_little_memory(monkeypatch):
+    monkeypatch.setattr(feeds, "HELD_BYTES", 250)
+    groups, table = feeds.Groups(), pa.table({"x": [1, 2]})
+    read = []
+
+    def bring(key, held):
+        groups.get(key, lambda: (read.append(key), (table, held))[1])
+
+    for key in ("a", "b", "a", "c", "a", "b"):  # c is the third of 100 bytes: b, which was not used for longest, goes
+        bring(key, 100)
+    assert read == ["a", "b", "c", "b"]
+    bring("huge", 1000)
+    bring("huge", 1000)
+    assert read[-1] == "huge" and read.count("huge") == 1
+    for key in range(300):
+        bring(key, 0)
+    bring(299, 0)
+    bring(0, 0)
+    assert read.count(299) == 1 and read.count(0) == 2  # no more than OPEN_GROUPS of them
+
+
+def test_partners_are_the_plans_rows_and_go_through_the_steps_before_the_join(dataset):
+    class Halves:
+        def apply(self, sample, rng):
+            return sample | {"twice": 2 * sample["label"]}
+
+    class Row:
+        def join(self, samples, rng):
+            return {"rows": np.array([s["row_id"] for s in samples]), "twice": np.array([s["twice"] for s in samples])}
+
+    class Joined(Task):
+        def streams(self, split):
+            partners = 2 if split == "train" else 0
+            return {"main": Stream("train", split, Compose(Halves(), Row()), ("label",), partners=partners)}
+
+    feed = Feed.of(Joined(TaskConfig(kind="joined"), {}), {"train": dataset}, ("train",))
+    first = {}
+    for world in (1, 2, 3):
+        run = Run.of(feed.streams["train"], None, TrainConfig(batch_size=30, epochs=2), world)
+        seen = {}
+        for g in range(len(run)):
+            batch, draws = feed.follow(run).batch(g), run.draws(g)["main"]
+            assert batch["rows"].shape == (len(draws), 3)
+            assert (batch["rows"] == np.column_stack([draws.rows, draws.partners])).all()
+            assert (batch["twice"] == 2 * (batch["rows"] % 3)).all()
+            seen |= {(e, row[0]): tuple(row) for e, row in zip(draws.epochs, batch["rows"].tolist(), strict=True)}
+        assert len(seen) == 300 and seen == (first or seen)
+        first = seen

@@ -34,10 +34,9 @@ class Plain(Task):
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MAPSTO_CACHE", str(tmp_path / "cache"))
     shard_cache._folder.cache_clear()
-    feeds._groups.clear()
+    monkeypatch.setattr(feeds, "_groups", feeds.Groups())
     yield tmp_path / "cache"
     shard_cache._folder.cache_clear()
-    feeds._groups.clear()
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +78,9 @@ def test_a_later_epoch_and_another_process_decode_nothing(
     dataset: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, columns, how = dataset.split("train"), ("image", "row_id"), Kept(SMALL, None)
-    first = shard_cache.cached_group(index, 0, columns, how)
+    first = shard_cache.cached_group(index, 0, columns, how)[0]
     monkeypatch.setattr(codecs, "decode", lambda *_: pytest.fail("decoded again"))
-    assert shard_cache.cached_group(index, 0, columns, how).equals(first)
+    assert shard_cache.cached_group(index, 0, columns, how)[0].equals(first)
     monkeypatch.undo()
     shard_cache.cached_group(index, 0, columns)
     shard_cache.cached_group(index, 0, columns, Kept(SMALL, 90))

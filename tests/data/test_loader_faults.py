@@ -24,12 +24,13 @@ from mapsto.config.schema import TrainConfig
 from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.task import Stream, Task, TaskConfig
-from mapsto.data import shard_cache
+from mapsto.data import execution, shard_cache
 from mapsto.data.dataset import Dataset
 from mapsto.data.execution import each
 from mapsto.data.feed import Feed
 from mapsto.data.loader import worker_batches
 from mapsto.data.plan import Run
+from mapsto.data.strata import strata
 from mapsto.data.transforms import Compose, Decode, Keep, RandomFlip
 
 PATIENCE_S = 120
@@ -384,6 +385,34 @@ def test_a_cached_copy_that_was_cut_short_is_fetched_again(
     shard_cache.cached_group(index, 2, ("image", "row_id"))
     (entry,) = (tmp_path / "cache").glob("*.arrow")
     os.truncate(entry, entry.stat().st_size // 2)
-    assert shard_cache.cached_group(index, 2, ("image", "row_id")).num_rows == GROUP
+    assert shard_cache.cached_group(index, 2, ("image", "row_id"))[0].num_rows == GROUP
     assert f"{entry}: not readable" in caplog.text
-    assert shard_cache.cached_group(index, 2, ("image", "row_id")).column("row_id").to_pylist() == list(range(32, 48))
+    assert shard_cache.cached_group(index, 2, ("image", "row_id"))[0].column("row_id").to_pylist() == list(
+        range(32, 48)
+    )
+
+
+def test_a_task_whose_process_always_dies_is_not_tried_for_ever(
+    cluster: str, local: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "MOST_TRIES", 2)
+
+    def die(row: int) -> None:
+        if row == 20 * GROUP:
+            os._exit(1)  # as a decoder that crashes, or the kernel where memory is short
+
+    with pytest.raises(
+        UserError, match=r"^microbatches \d+ to \d+: the process that made them was lost 2 times; .*memory"
+    ):
+        list(worker_batches(feed_of(local, die), 0, 1))
+
+
+def test_a_damaged_shard_is_named_by_the_column_that_weighs_its_rows(shard: tuple[Path, Dataset]) -> None:
+    path, dataset = shard
+    stream = Stream("train", "train", Compose(Decode()), ("image", "label"), "balanced", by="label")
+    good = path.read_bytes()
+    another = Path(dataset.split("train").files[0].uri).read_bytes()
+    for bad, why in ((good[: len(good) // 2], "cut short or damaged"), (another, "96 rows where .* has 42: replaced")):
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match=f"^{path}: {why}"):
+            strata(stream, dataset.split("train"))

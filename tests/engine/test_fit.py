@@ -266,3 +266,27 @@ def test_checkpoints_without_a_score_are_kept_by_age(tmp_path: Path) -> None:
     for epoch in range(1, 5):
         checkpoints.save(to_bytes({}), epoch, epoch, None)
     assert [done["epoch"] for _, done in checkpoints.complete()] == [3, 4]
+
+
+def test_data_that_breaks_off_before_the_last_evaluation_is_no_run_without_one() -> None:
+    def broken() -> Any:
+        for item, batch in items(rows(ROWS), rows(VAL, 1), batch=BATCH, epochs=1):
+            if item.split == "val":
+                raise RuntimeError("the plan's order was lost")
+            yield item, batch
+
+    task = Regression()
+    with pytest.raises(RuntimeError, match="order was lost"):
+        fit(task, task.build({}), TrainConfig(epochs=1), broken(), World(), STEPS)
+
+
+def test_averages_are_kept_of_a_model_with_buffers_that_are_not_saved() -> None:
+    class Anchored(Regression):
+        def build(self, parents: Any) -> torch.nn.Module:
+            model = super().build(parents)
+            model.register_buffer("anchors", torch.ones(3), persistent=False)  # as detectors have them
+            return model
+
+    model, _ = run({"epochs": 2, "ema": 0.9}, Anchored())
+    plain, _ = run({"epochs": 2, "ema": 0.9})
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))

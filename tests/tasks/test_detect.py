@@ -305,3 +305,20 @@ def test_the_picture_shows_each_box_where_it_lies():
     )
     assert task.render({"image": original}, answer).shape == (160, 320, 3)
     assert task.truth({"box_labels": [2, 0, 2]}) == "1 cat, 2 fox" and task.truth({}) == "nothing"
+
+
+@pytest.mark.parametrize("name", ["yolo", "maskrcnn"])
+def test_mosaics_and_turned_pictures_carry_their_objects(name):
+    task = make(name, augment={"mosaic": 1.0, "rotate": 15, "scale": [0.9, 1.0]})
+    stream, rng = task.streams("train")[""], np.random.default_rng(0)
+    assert stream.partners == 3 and not task.streams("val")[""].partners
+    rows_of = [{column: sample.get(column) for column in stream.columns} for sample in drawn(4, (100, 100))]
+    made = [stream.transform(rows_of, rng) for _ in range(20)]
+    for sample in made:
+        assert sample["image"].shape == (SIZE, SIZE, 3) and len(sample["boxes"]) == len(sample["box_labels"])
+        for (x0, y0, x1, y1), label in zip(sample["boxes"].round().astype(int), sample["box_labels"], strict=True):
+            inside = sample["image"][y0:y1, x0:x1]
+            assert min(x1 - x0, y1 - y0) < 4 or (
+                inside.max() > 180 if label == 0 else inside.min() < 70
+            )  # bright, or dark
+    assert np.mean([len(sample["boxes"]) for sample in made]) > 2  # of several pictures

@@ -84,7 +84,7 @@ class DataConfig(Section):
     class. A source that gives `test` keeps it whole."""
     group: Literal["identity", "label"] | None = None
     """Rows that share it never lie in two of the drawn splits (a person, in faces): whole groups are drawn instead."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     max_pixels: int = Field(100_000_000, gt=0)
     """Larger images go to quarantine undecoded."""
     min_side: int = Field(1, ge=1)

@@ -137,7 +137,7 @@ class TrainConfig(Section):
     early_stop: EarlyStopConfig | None = None
     deterministic: bool = False
     """Only algorithms that give the same bits every time, on the same number of workers; slower on GPUs."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     evaluate_every: int = Field(1, ge=1)
     """Epochs between evaluations on `val`; the last one is always evaluated."""
     checkpoint_every: int = Field(1, ge=1)

@@ -141,7 +141,7 @@ class TuneConfig(Section):
     scheduler: Scheduler = NoScheduler()
     space: dict[str, Space] = Field(min_length=1)
     """Dotted path → what to draw from: `train.optimizer.lr: {kind: loguniform, low: 0.01, high: 1}`."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> TuneConfig:

@@ -91,6 +91,8 @@ class Context:
     world: int
     gather: Callable[[torch.Tensor], torch.Tensor]
     """Concatenate a tensor over the ranks along dimension 0, with gradient."""
+    shared: int = 0
+    """A seed drawn from (seed, step), not negative: the same on all ranks and for each of the step's microbatches."""
 
 
 Loss = Callable[["nn.Module", Batch, Context], "tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..core.storage import Storage, join
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Read = TypeVar("Read")
 MANIFEST = "dataset.json"
 ROWS_PER_DRAWN_GROUP = 16
 
@@ -166,7 +167,6 @@ def read_group(index: SplitIndex, number: int, columns: Sequence[str]) -> pa.Tab
     """Read one row group's columns (those that the file has) as an Arrow table.
 
     Raises UserError, with the shard's URI, for one that is gone, cut short, damaged or not the manifest's."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     file, group = index.group(number)
@@ -181,6 +181,13 @@ def read_group(index: SplitIndex, number: int, columns: Sequence[str]) -> pa.Tab
                 )
             have = set(parquet.schema_arrow.names)
             return parquet.read_row_group(group, columns=[c for c in columns if c in have])
+
+    return whole(index, file, read)
+
+
+def whole(index: SplitIndex, file: ShardFile, read: Callable[[], Read]) -> Read:
+    """What `read` reads of a shard, once its store answers. Raises UserError, with its URI, for a damaged one."""
+    import pyarrow as pa
 
     try:
         return index.storage.retry(file.uri, read)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import ray.data
     from ray.data import DataContext
 
+log = logging.getLogger("mapsto.loader")
+MOST_TRIES = 6
+"""How often one task is begun anew where the process or the node that ran it was lost. Ray Data has no limit of its own: a
+file whose decoder crashes, or rows that do not fit into memory, would be tried for ever."""
 RETRY_NOTE = "\nFailed to apply UDF transform"
 """Where Ray Data's own words begin, which it appends to the text of every error."""
 
@@ -64,9 +68,34 @@ def data_context(cpus: float = 0.0, gpus: float = 0.0) -> DataContext:
 @dataclass(frozen=True)
 class _Call:
     work: Callable[[int], Iterator[dict[str, Any]]]
+    most: int
 
     def __call__(self, _: Any) -> Iterator[dict[str, Any]]:
-        return self.work(number())
+        k, before = number(), tries()
+        what = self.work.named(k) if isinstance(self.work, Named) else f"task {k + 1}"
+        if before >= self.most:
+            raise UserError(
+                f"{what}: the process that made them was lost {before} times; the log of its node says why: out of memory "
+                "(fewer at once: a smaller train.batch_size, or smaller images), or a file that crashes its decoder"
+            )
+        if before:
+            log.warning("%s again, try %d: the worker or the node that made them was lost", what, before + 1)
+        return self.work(k)
+
+
+@runtime_checkable
+class Named(Protocol):
+    """Work that says what its task k makes."""
+
+    def named(self, k: int) -> str: ...
+
+
+def tries() -> int:
+    """In a task: how often Ray ran it before."""
+    from ray._private import worker
+
+    here: Any = worker.global_worker  # its core worker is there once Ray runs
+    return here.core_worker.get_current_task_attempt_number()
 
 
 def calls(
@@ -83,7 +112,7 @@ def calls(
     context.set_config(TIMES, count)
     with DataContext.current(context):
         once = ray.data.range(1, override_num_blocks=1)
-        return once.map_batches(_Call(work), batch_size=None, num_cpus=1, zero_copy_batch=True)
+        return once.map_batches(_Call(work, MOST_TRIES), batch_size=None, num_cpus=1, zero_copy_batch=True)
 
 
 @dataclass(frozen=True)

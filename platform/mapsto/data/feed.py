@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OPEN_GROUPS = 256
-"""Row groups that a process keeps mapped (in memory, where the node's disk has no room: then few)."""
+"""Row groups that a process keeps mapped."""
+HELD_BYTES = 2**28
+"""Memory for those that the node's disk has no room for, in each process: one of them stays, whatever its size."""
 NUMBER = "microbatch"
 """Column of the microbatch's number in the rows that cross Ray Data."""
 
@@ -181,7 +183,28 @@ def _streams(task: Task, datasets: Mapping[str, Dataset], asked: Split, read: Sp
     return out or None
 
 
-_groups: OrderedDict[tuple[str, int, tuple[str, ...], Kept | None], dict[str, pa.Array]] = OrderedDict()
+class Groups:
+    """The row groups that a process has at hand; the one that was not used for longest goes first."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Any, tuple[dict[str, pa.Array], int]] = OrderedDict()
+        self._held = 0
+
+    def get(self, key: Any, read: Callable[[], tuple[pa.Table, int]]) -> dict[str, pa.Array]:
+        """The columns of a group; `read` brings it, and the bytes of memory that it holds."""
+        if key in self._open:
+            self._open.move_to_end(key)
+            return self._open[key][0]
+        table, held = read()
+        group = {name: table.column(name).chunk(0) for name in table.column_names}
+        self._open[key] = group, held
+        self._held += held
+        while len(self._open) > OPEN_GROUPS or (self._held > HELD_BYTES and held and len(self._open) > 1):
+            self._held -= self._open.popitem(last=False)[1][1]
+        return group
+
+
+_groups = Groups()
 
 
 def _row(index: SplitIndex, row: int, columns: tuple[str, ...], how: Kept | None) -> Sample:
@@ -189,13 +212,7 @@ def _row(index: SplitIndex, row: int, columns: tuple[str, ...], how: Kept | None
     file, inner = index.group(number)
     how = how if "image" in columns else None
     key = (file.uri + file.sha256, inner, columns, how)
-    group = _groups.get(key)
-    if group is None:
-        table = cached_group(index, number, columns, how)
-        group = {name: table.column(name).chunk(0) for name in table.column_names}
-        _groups[key] = group
-        while len(_groups) > OPEN_GROUPS:
-            _groups.popitem(last=False)
+    group = _groups.get(key, lambda: cached_group(index, number, columns, how))
     offset = row - int(index.starts[number])
     if how is None or how.quality is not None:
         return {name: values[offset].as_py() for name, values in group.items()}

@@ -7,7 +7,6 @@ then hands blocks out in turn, and every worker checks that it gets its own.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from .plan import Plan
 
-log = logging.getLogger("mapsto.loader")
 TASK_ROWS = 1024
 """Images that one task makes, about: enough that Ray's cost per task (some 5 ms) does not count."""
 MOST_PER_TASK = 8
@@ -69,7 +67,7 @@ def worker_batches(
         _wake(feed, count)
     # Broadcasts are meant for a few bytes: a reference crosses, and rank 0 keeps what it refers to.
     held = ray.put(mine) if rank == 0 else None
-    ends: Any = mine if world == 1 else ray.get((share or _train_broadcast)(held))
+    ends: Any = mine if world == 1 else ray.get((share or train_broadcast)(held))
     rows = _started(ends[rank].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch))
     return _in_order(feed.plan, rows, rank, world, start, held)
 
@@ -150,7 +148,8 @@ def _values(row: Any) -> Any:
 
 def _rows(feed: Feed, start: int, count: int, cpus: float, gpus: float) -> ray.data.Dataset:
     assert feed.plan is not None
-    rows = max(len(draws) for draws in feed.plan.draws(start).values())
+    # the first of all, too: a run may be resumed at an epoch's last step, which is smaller
+    rows = max(len(draws) for g in (0, start) for draws in feed.plan.draws(g).values())
     per_task = int(np.clip(min(TASK_ROWS // rows, count // 8), 1, MOST_PER_TASK))
     work = _From(feed, start, start + count, per_task)
     return calls(work, -(-count // per_task), cpus=cpus, gpus=gpus)
@@ -166,25 +165,19 @@ class _From:
     per_task: int
 
     def __call__(self, k: int) -> Iterator[dict[str, np.ndarray]]:
+        return self.feed.rows(self._made(k))
+
+    def named(self, k: int) -> str:
+        made = self._made(k)
+        return f"microbatches {made[0]} to {made[-1]}"
+
+    def _made(self, k: int) -> range:
         first = self.start + k * self.per_task
-        made = range(first, min(first + self.per_task, self.stop))
-        if tries := _tries():
-            log.warning(
-                "microbatches %d to %d again, try %d: the worker or the node that made them was lost",
-                made[0], made[-1], tries + 1,
-            )  # fmt: skip
-        return self.feed.rows(made)
+        return range(first, min(first + self.per_task, self.stop))
 
 
-def _tries() -> int:
-    """How often Ray ran this task before."""
-    from ray._private import worker
-
-    here: Any = worker.global_worker  # its core worker is there once Ray runs
-    return here.core_worker.get_current_task_attempt_number()
-
-
-def _train_broadcast(value: Any) -> Any:
+def train_broadcast(value: Any) -> Any:
+    """Rank 0's value on every rank of Ray Train's group. Boxed: a bare object reference would arrive as its object."""
     from ray.train.collective import broadcast_from_rank_zero
 
-    return broadcast_from_rank_zero(value)
+    return broadcast_from_rank_zero([value])[0]

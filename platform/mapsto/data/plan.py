@@ -84,7 +84,7 @@ class Pass:
     def draws(self, g: int) -> dict[str, Draws]:
         first = self.streams[0]
         start, stop = min(g * self.size, first.length), min((g + 1) * self.size, first.length)
-        out = {first.name: _padded(_epoch_draws(order(first, self.seed, 0), start, stop), self.size)}
+        out = {first.name: _padded(_epoch_draws(order(first, self.seed, 0), start, stop), self.size, first)}
         for stream in self.streams[1:]:
             size = max(1, round(stream.ratio * self.size))
             found = _endless_draws(stream, self.seed, g * size, (g + 1) * size)
@@ -208,7 +208,7 @@ class Run:
             size, last = self._sizes(stream)
             if stream.sampling == "poisson":
                 found = _part(_poisson_draws(stream, self.seed, epoch, step, size), micro, self.parts)
-                out[stream.name] = _padded(found, 1)
+                out[stream.name] = _padded(found, 1, stream)
                 continue
             count = last if step == self.steps_per_epoch - 1 else size
             low, high = _bounds(count, micro, self.parts)
@@ -218,7 +218,7 @@ class Run:
             else:
                 base = epoch * ((self.steps_per_epoch - 1) * size + last) + step * size
                 found = _endless_draws(stream, self.seed, base + low, base + high)
-            out[stream.name] = _padded(found, 1)
+            out[stream.name] = _padded(found, 1, stream)
         return out
 
     def _sizes(self, stream: StreamPlan) -> tuple[int, int]:
@@ -298,12 +298,12 @@ def _joined(parts: list[Draws]) -> Draws:
     return Draws(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
 
 
-def _padded(draws: Draws, size: int) -> Draws:
-    """At least `size` rows: the first one (row 0 where there is none) again, marked invalid."""
+def _padded(draws: Draws, size: int, stream: StreamPlan) -> Draws:
+    """At least `size` rows: the first one (where there is none, the stream's first) again, marked invalid."""
     missing = size - len(draws)
     if missing <= 0:
         return draws
-    row = draws.rows[0] if len(draws) else 0
+    row = draws.rows[0] if len(draws) else stream.drawable(np.zeros(1, np.int64))[0]
     zeros = np.zeros(missing, np.int64)
     partners = np.full((missing, draws.partners.shape[1]), row, np.int64)
     return _joined([draws, Draws(np.full(missing, row, np.int64), zeros, zeros, np.zeros(missing, bool), partners)])

@@ -7,6 +7,7 @@ by the content they hold, written whole, and removed oldest first beyond a limit
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -28,13 +29,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mapsto.cache")
 LIMIT_GB = 20.0
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What the process has too little of: no fault of the entry's."""
 FREE_BYTES = 2**30
 """Disk space that the cache leaves free."""
 
 
-def cached_group(index: SplitIndex, number: int, columns: Sequence[str], how: Kept | None = None) -> pa.Table:
+def cached_group(
+    index: SplitIndex, number: int, columns: Sequence[str], how: Kept | None = None
+) -> tuple[pa.Table, int]:
     """One row group's columns, memory-mapped from the node's disk where there is room for it; with `how`, its images as
-    that says."""
+    that says. Beside it the bytes of memory that it holds: 0 where it is mapped."""
     file, group = index.group(number)
     folder = _folder()
     name = digest(repr((file.uri, file.sha256, file.bytes, group, sorted(columns), how)).encode())
@@ -46,9 +51,10 @@ def cached_group(index: SplitIndex, number: int, columns: Sequence[str], how: Ke
             if found is None:
                 table = read_group(index, number, columns)
                 table = (table if how is None else kept(table, how)).combine_chunks()
-                found = table if not _write(table, path) else _open(path)
-                return table if found is None else found
-    return found
+                found = _open(path) if _write(table, path) else None
+                if found is None:
+                    return table, table.nbytes
+    return found, 0
 
 
 def _open(path: Path) -> pa.Table | None:
@@ -63,7 +69,8 @@ def _open(path: Path) -> pa.Table | None:
         return None
     except (pa.ArrowInvalid, OSError) as error:  # what a machine that lost its power left: the store has it whole
         log.warning("%s: not readable (%s); fetched again", path, str(error).splitlines()[0])
-        path.unlink(missing_ok=True)
+        if getattr(error, "errno", None) not in SHORT:
+            path.unlink(missing_ok=True)
         return None
 
 
@@ -72,9 +79,11 @@ def _write(table: pa.Table, path: Path) -> bool:
     import pyarrow as pa
 
     limit = float(os.environ.get("MAPSTO_CACHE_GB", LIMIT_GB)) * 2**30
-    if table.nbytes > limit or shutil.disk_usage(path.parent).free < FREE_BYTES + table.nbytes:
+    if table.nbytes > limit:
         return False
-    _evict(path.parent, limit - table.nbytes)
+    _evict(path.parent, limit - table.nbytes, FREE_BYTES + table.nbytes)
+    if shutil.disk_usage(path.parent).free < FREE_BYTES + table.nbytes:
+        return False
     partial = path.with_suffix(f".{os.getpid()}.part")
     try:
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -87,8 +96,9 @@ def _write(table: pa.Table, path: Path) -> bool:
         partial.unlink(missing_ok=True)
 
 
-def _evict(folder: Path, limit: float) -> None:
-    """Remove entries, oldest use first, until at most `limit` bytes stay. Mapped ones live on until they are let go."""
+def _evict(folder: Path, limit: float, free: float) -> None:
+    """Remove entries, oldest use first, until at most `limit` bytes stay and the disk has `free` bytes, as far as removing
+    gives them. Mapped ones live on until they are let go."""
     entries = []
     for entry in os.scandir(folder):
         try:
@@ -97,12 +107,13 @@ def _evict(folder: Path, limit: float) -> None:
             continue
         if entry.name.endswith((".arrow", ".part")):
             entries.append((stat.st_mtime, stat.st_size, entry.path))
-    total = sum(size for _, size, _ in entries)
+    over = sum(size for _, size, _ in entries) - limit
+    missing = free - shutil.disk_usage(folder).free
     for _, size, path in sorted(entries):
-        if total <= limit:
+        if over <= 0 and missing <= 0:
             return
         Path(path).unlink(missing_ok=True)
-        total -= size
+        over, missing = over - size, missing - size
 
 
 @contextmanager

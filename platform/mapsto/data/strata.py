@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.errors import UserError
 from ..core.task import Stream
-from .dataset import ShardFile, SplitIndex
+from .dataset import ShardFile, SplitIndex, whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +42,8 @@ def strata(stream: Stream, index: SplitIndex) -> Strata | None:
     if found is None:
         return chosen.astype(np.int16), np.array([0.0, 1.0])
     rows, weights = found
+    if not (weights > 0)[rows[chosen]].any():
+        raise UserError(f"{where}: every row in its share of {stream.share} has weight 0; take a larger share")
     return _small(np.where(chosen, rows, len(weights)), len(weights) + 1), np.append(weights, 0.0)
 
 
@@ -101,12 +103,16 @@ def _file_column(file: ShardFile, index: SplitIndex, column: str) -> np.ndarray:
     filesystem, path = index.storage.arrow(file.uri)
 
     def read() -> pa.ChunkedArray:
-        with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
+        with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True, page_checksum_verification=True) as parquet:
+            if parquet.metadata.num_rows != file.rows:
+                raise UserError(
+                    f"{file.uri}: {parquet.metadata.num_rows} rows where the data set's manifest has {file.rows}: replaced"
+                )
             if column not in parquet.schema_arrow.names:
                 raise UserError(f"{file.uri}: no column {column}, by which its rows are to be drawn")
             return parquet.read(columns=[column]).column(column)
 
-    values = index.storage.retry(file.uri, read).combine_chunks()
+    values = whole(index, file, read).combine_chunks()
     if values.null_count or not _is_number(values.type):
         raise UserError(f"{file.uri}: column {column} must be a number in every row; it is {values.type}")
     array = values.to_numpy(zero_copy_only=False)

@@ -36,6 +36,9 @@ class Ema:
         finally:
             _copy(own, model)
 
+    def copy_to(self, model: nn.Module) -> None:
+        _copy(self.tensors, model)
+
     def state(self) -> dict[str, object]:
         return {"steps": self.steps, "tensors": self.tensors}
 

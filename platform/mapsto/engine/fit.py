@@ -21,7 +21,7 @@ from .batches import to_device
 from .ema import Ema
 from .evaluate import Evaluation
 from .freezing import Frozen
-from .items import Timed
+from .items import Ended, Timed
 from .phases import PhaseTrainer, synchronise_buffers
 from .prepare import prepared
 from .progress import Progress
@@ -253,6 +253,7 @@ class _Fit:
         """Also seeds torch's own generator (dropout), so that a resumed run draws the same numbers."""
         sequence = np.random.SeedSequence([self.config.seed, self.step, self.world.rank, phase])
         own, general = (int(word) for word in sequence.generate_state(2, np.uint64) >> np.uint64(1))
+        alike = np.random.SeedSequence([self.config.seed, self.step, phase]).generate_state(1, np.uint32)
         torch.manual_seed(general)
         generator = torch.Generator().manual_seed(own)  # the CPU's: the same numbers on any device
         return Context(
@@ -263,6 +264,7 @@ class _Fit:
             self.world.rank,
             self.world.size,
             self.world.gather,
+            int(alike[0]),
         )
 
     def _evaluate(self, record: Record) -> float | None:
@@ -304,7 +306,7 @@ class _Fit:
             return False
         try:
             found = self.items.peek()[0].split == "val"
-        except RuntimeError:
+        except Ended:
             if epoch + 1 == self.config.epochs:
                 return False  # the last epoch of a data set without `val`
             raise
@@ -327,7 +329,7 @@ class _Fit:
         if self.early_stop and self.early_stop.weights:
             self.model.load_state_dict(self.early_stop.weights)
         elif self.ema:
-            self.model.load_state_dict({**self.model.state_dict(), **self.ema.tensors})
+            self.ema.copy_to(self.model)
         elif self.swa and self.swa.count:
             self.swa.copy_to(self.model)
             self._measure_norms()

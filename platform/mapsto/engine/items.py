@@ -9,6 +9,10 @@ from ..core.item import Item
 from ..core.sample import Batch
 
 
+class Ended(RuntimeError):
+    """There is no next item."""
+
+
 class Timed:
     """An iterator that adds up the seconds spent waiting for the next item, and lets one look at it."""
 
@@ -30,7 +34,7 @@ class Timed:
         try:
             return next(self.items)
         except StopIteration:
-            raise RuntimeError("the data ended before the run did: the loader and the engine disagree") from None
+            raise Ended("the data ended before the run did: the loader and the engine disagree") from None
         finally:
             self.waited += time.perf_counter() - start
 

@@ -11,12 +11,14 @@ import torch
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixes each valid row of a batch with another valid one.
+    """Mixes each valid row of a batch with its neighbour: the first with the second, the third with the fourth, and of an
+    odd number the last three in turn.
 
     `mixup`: α of mixup, which blends the images by λ (Zhang et al., mixup: Beyond Empirical Risk Minimization,
     arXiv 1710.09412). `cutmix`: α of CutMix, which pastes a rectangle of the other image, whose share of the pixels is
-    1 - λ (Yun et al., arXiv 1905.04899). λ is drawn from Beta(α, α), once for a batch; 0 leaves the kind out, and with
-    both each batch takes either with probability one half.
+    1 - λ (Yun et al., arXiv 1905.04899). λ is drawn from Beta(α, α); 0 leaves the kind out, and with both either is taken
+    with probability one half. An optimizer step has one λ and one rectangle: so its pictures are the same for any number of
+    workers and of microbatches that hold even numbers of rows, and the order of rows is shuffled anew in each epoch.
     """
 
     mixup: float = 0.0
@@ -31,22 +33,21 @@ class Mixing:
         labels: torch.Tensor,
         valid: torch.Tensor,
         classes: int,
-        generator: torch.Generator,
+        seed: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """N×H×W×3 images (uint8 or float, any range), N int labels, N bool → mixed images (float32, or as they were after
         CutMix) and N×classes float32 targets, whose rows sum to 1.
 
-        All is drawn from `generator`, and does not depend on the padding rows, which stay as they are.
+        All is drawn by `seed`, and does not depend on the padding rows, which stay as they are.
         """
-        draw = torch.randint(2**62, (1,), generator=generator, device=generator.device)
-        rng = np.random.default_rng(int(draw))
+        rng = np.random.default_rng(seed)
         blend = rng.random() < 0.5 if self.mixup > 0 and self.cutmix > 0 else self.mixup > 0
         alpha = self.mixup if blend else self.cutmix
         kept = float(rng.beta(alpha, alpha))
         box = rectangle(images.shape[1], images.shape[2], kept, rng)
         rows = torch.nonzero(valid.cpu()).flatten().numpy()
         partner = np.arange(len(images))
-        partner[rows] = rng.permutation(rows)
+        partner[rows] = rows[neighbours(len(rows))]
         other = torch.from_numpy(partner).to(images.device)
         if blend:
             mixed = torch.lerp(images[other].float(), images.float(), kept)
@@ -58,6 +59,15 @@ class Mixing:
         # a padding row's label may be anything
         hot = torch.nn.functional.one_hot(labels.masked_fill(~valid, 0).long(), classes).float()
         return mixed, torch.lerp(hot[other], hot, kept)
+
+
+def neighbours(count: int) -> np.ndarray:
+    """Which of `count` rows each is mixed with: 1 0 3 2 …, and of an odd number the last three in turn; a single one with
+    itself."""
+    found = np.arange(count) ^ 1
+    if count % 2:
+        found[-3:] = np.roll(np.arange(count)[-3:], 1)
+    return found
 
 
 def rectangle(height: int, width: int, kept: float, rng: np.random.Generator) -> tuple[int, int, int, int]:

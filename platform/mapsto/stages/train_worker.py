@@ -49,18 +49,16 @@ def under_ray(setup: Setup) -> None:
     """The train function of a Ray Train worker."""
     import ray.train
     import ray.train.torch
-    from ray.train.collective import broadcast_from_rank_zero
 
+    from ..data.loader import train_broadcast
     from ..engine.world import World
 
     def report(record: dict[str, float], notes: Sequence[str]) -> None:
         ray.train.report({"record": record, "notes": list(notes)})
 
-    def share(value: Any) -> Any:
-        return broadcast_from_rank_zero([value])[0]  # boxed: a bare object reference would arrive as its object
-
     try:
-        train(setup, World.current(ray.train.torch.get_device()), share, report, drained(ray.train.get_preemption_info))
+        world = World.current(ray.train.torch.get_device())
+        train(setup, world, train_broadcast, report, drained(ray.train.get_preemption_info))
     except UserError:
         raise
     except Exception as error:

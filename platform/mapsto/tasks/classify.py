@@ -155,7 +155,7 @@ class Classify(Task):
 
         target, mix = batch["label"], Mixing(self.config.augment.mixup, self.config.augment.cutmix)
         if mix:
-            image, target = mix(batch["image"], target, batch["valid"], len(self.classes), context.generator)
+            image, target = mix(batch["image"], target, batch["valid"], len(self.classes), context.shared)
             batch = batch | {"image": image}
         logits = self.forward(model, batch)["logits"].float()
         valid = batch["valid"].float()

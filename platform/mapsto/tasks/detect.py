@@ -20,7 +20,19 @@ from ..core.preprocess import Preprocess
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, Unsupported, pieces, rows
 from ..core.windows import Windows
-from ..data.transforms import ColorJitter, Compose, Keep, Placed, Prepare, RandomFlip, RandomResizedCrop, Step
+from ..data.transforms import (
+    ColorJitter,
+    Compose,
+    Joining,
+    Keep,
+    Mosaic,
+    Placed,
+    Prepare,
+    RandomAffine,
+    RandomFlip,
+    RandomResizedCrop,
+    Step,
+)
 from .detect_answers import MEASURED, Answers
 from .detect_config import STEP, DetectConfig
 from .detect_targets import RAGGED, Objects, Packed
@@ -113,13 +125,18 @@ class Detect(Task):
             transform = Compose(objects, Placed(self.preprocess, self.windows), *pack, keep)
             return {"": Stream(config.role, split, transform, columns, "sequential")}
         crop = RandomResizedCrop(config.image_size, augment.scale, augment.ratio)
-        steps: list[Step] = [objects, crop if augment.crop == "random_resized" else Prepare(self.preprocess)]
+        steps: list[Step | Joining] = [objects]
+        if augment.mosaic:
+            steps.append(Mosaic(config.image_size, p=augment.mosaic))
+        if augment.rotate:
+            steps.append(RandomAffine(augment.rotate))
+        steps.append(crop if augment.crop == "random_resized" else Prepare(self.preprocess))
         if augment.flip:
             steps.append(RandomFlip(augment.flip))
         if augment.brightness or augment.contrast or augment.saturation:
             steps.append(ColorJitter(augment.brightness, augment.contrast, augment.saturation))
         steps += [*pack, Keep("image", "boxes", "box_labels", *masks)]
-        return {"": Stream(config.role, split, Compose(*steps), columns)}
+        return {"": Stream(config.role, split, Compose(*steps), columns, partners=3 if augment.mosaic else 0)}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         return (Phase("train", self._loss),)

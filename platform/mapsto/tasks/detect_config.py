@@ -67,6 +67,10 @@ class DetectAugment(Section):
     scale: tuple[float, float] = (0.4, 1.0)
     """Of random_resized: share of the image's area."""
     ratio: tuple[float, float] = (0.75, 1.3333)
+    mosaic: float = Setting(0.0, ge=0, le=1)
+    """Share of the pictures that are made of four rows (Bochkovskiy et al., YOLOv4, arXiv 2004.10934), before the crop."""
+    rotate: float = Setting(0.0, ge=0, le=180)
+    """Largest angle, degrees, either way; a box becomes the upright one about its turned corners."""
     flip: float = Setting(0.5, ge=0, le=1)
     brightness: float = Setting(0.2, ge=0, le=1)
     contrast: float = Setting(0.2, ge=0, le=1)

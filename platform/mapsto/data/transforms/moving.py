@@ -62,10 +62,12 @@ def keypoints_of(sample: Sample) -> np.ndarray:
 
 
 def upright_size(data: bytes | np.ndarray) -> tuple[int, int]:
-    """(height, width) in pixels: of encoded bytes, after EXIF orientation, without decoding them."""
+    """(height, width) in pixels: of encoded bytes, upright as `codecs.decode` gives them, without decoding them."""
     if isinstance(data, np.ndarray):
         return data.shape[0], data.shape[1]
-    if data[:3] == b"\xff\xd8\xff" and b"Exif\x00\x00" not in data[:4096]:
+    if (
+        data[:3] == b"\xff\xd8\xff" and b"\xff\xe1" not in data
+    ):  # coded pixels never hold a marker: neither Exif nor XMP
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             return int(height), int(width)

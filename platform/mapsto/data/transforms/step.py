@@ -25,14 +25,14 @@ class Step(Protocol):
 
 
 class Joining(Protocol):
-    """A step of a Compose that makes one sample of several: the row, as the steps before left it, and its partners."""
+    """A step of a Compose that makes one sample of several: the row and its partners, as the steps before left them."""
 
     def join(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample: ...
 
 
 @dataclass(frozen=True, init=False)
 class Compose:
-    """`Compose(step, step, ...)`: the steps in order, on the row itself; its partners go to the steps that join them."""
+    """`Compose(step, step, ...)`: the steps in order, on the row, and up to the step that joins them on its partners, too."""
 
     steps: tuple[Step | Joining, ...]
 
@@ -40,15 +40,15 @@ class Compose:
         object.__setattr__(self, "steps", steps)
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
-        sample = samples[0]
         for step in self.steps:
             # by the method: isinstance of a protocol takes as long as a mirror image
             join: Callable[..., Sample] | None = getattr(step, "join", None)
             if join is not None:
-                sample = join((sample, *samples[1:]), rng)
+                samples = (join(samples, rng),)
             else:
-                sample = cast("Step", step).apply(sample, rng)
-        return sample
+                apply = cast("Step", step).apply
+                samples = [apply(sample, rng) for sample in samples]
+        return samples[0]
 
 
 @dataclass(frozen=True)
