@@ -181,6 +181,16 @@ def test_a_run_that_takes_anothers_state_goes_on_with_its_own_settings(tmp_path:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("decays", [(0.0, 0.3), (0.3, 0.0)])
+def test_a_state_fits_whatever_the_weight_decay_was(decays: tuple[float, float]) -> None:
+    """Norms and biases are not decayed: with a decay of 0 they would be no group of their own."""
+    states: list[dict[str, Any]] = []
+    first, own = ({"lr": 0.1, "weight_decay": decay} for decay in decays)
+    run({"epochs": 2, "optimizer": first}, on_epoch=lambda epoch: states.append(from_bytes(to_bytes(epoch.state()))))
+    _, history = run({"epochs": 2, "optimizer": own}, resume=states[0], start=1)
+    assert len(history) == 2
+
+
 def test_the_record_of_an_epoch() -> None:
     epochs: list[Epoch] = []
     model, history = run(

@@ -206,6 +206,94 @@ def test_a_member_takes_its_donors_settings_and_keeps_its_number() -> None:
     assert scheduler.on_trial_result(None, own, done) == TrialScheduler.CONTINUE  # the end is no time to exploit
 
 
+class Member:
+    """A trial of a population as Ray's scheduler knows one, that has reported."""
+
+    def __init__(self, number: int, status: str = "PAUSED") -> None:
+        self.trial_id, self.status, self.experiment_tag = str(number), status, ""
+        self.config = {"trial": {"overrides": {LR: 0.1}, "member": number, "turn": 0, "at": ""}}
+        self.checkpoint: Any = f"checkpoint {number}"
+        self.temporary_state: Any = type("T", (), {"saving_to": None})
+        self.evaluated_params: dict[str, Any] = {}
+        config = type("C", (), {"num_to_keep": None, "checkpoint_score_attribute": None})
+        self.run_metadata: Any = type("R", (), {"checkpoint_manager": type("M", (), {"checkpoint_config": config})})
+
+    def is_finished(self) -> bool:
+        return self.status in ("TERMINATED", "ERROR")
+
+
+class Controller:
+    search_alg = None
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+
+    def get_trials(self) -> list[Member]:
+        return self.members
+
+    def get_live_trials(self) -> list[Member]:
+        return [each for each in self.members if not each.is_finished()]
+
+
+def test_members_that_waited_for_one_that_failed_go_on() -> None:
+    """Ray's synchronous population exchanges only when a report comes in: where the last one to come fails, none does."""
+    scheduler: Any = scheduler_of(tune(PLAIN, scheduler={"kind": "pbt", "quantile": 0.5}), "top1", "max", 4)
+    members = [Member(number, "RUNNING") for number in range(1, 5)]
+
+    controller: Any = Controller(members)
+    exploited: list[tuple[str, str]] = []
+    scheduler._exploit = lambda _, mine, donor: exploited.append((mine.trial_id, donor.trial_id))
+    for each in members:
+        scheduler.on_trial_add(controller, each)
+    for each, score in zip(members[:3], (0.3, 0.9, 0.5), strict=True):
+        assert scheduler.on_trial_result(controller, each, {"epoch": 1, "top1": score}) == TrialScheduler.PAUSE
+        each.status = "PAUSED"
+    assert scheduler.choose_trial_to_run(controller) is None  # the fourth is on its way
+    failed = {"epoch": 1, "top1": float("-inf"), "failed": "diverged"}
+    assert scheduler.on_trial_result(controller, members[3], failed) == TrialScheduler.CONTINUE
+    members[3].status = "TERMINATED"
+    assert scheduler.choose_trial_to_run(controller) in members[:3]
+    assert exploited and all(mine != donor and "4" not in (mine, donor) for mine, donor in exploited)
+    assert scheduler.choose_trial_to_run(controller) in members[:3]  # asked again, they are not exchanged again
+    assert len(exploited) == 1
+
+
+def test_a_populations_donors_are_drawn_by_the_recipes_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import random
+
+    def donors(seed: int) -> list[str]:
+        scheduler: Any = scheduler_of(tune(PLAIN, scheduler={"kind": "pbt"}, seed=seed), "top1", "max", 4)
+        found: list[str] = []
+        monkeypatch.setattr(scheduler, "_exploit", lambda _, mine, donor: found.append(donor.trial_id))
+        members = [Member(number) for number in range(1, 9)]
+        controller: Any = Controller(members)
+        for each in members:
+            scheduler.on_trial_add(controller, each)
+        best, worst = members[:4], members[4:]
+        for each in best + worst:
+            scheduler._checkpoint_or_exploit(each, controller, best, worst)
+        return found
+
+    random.seed(1)
+    first = donors(3)
+    random.seed(2)
+    assert len(first) == 4 and donors(3) == first
+    assert any(donors(seed) != first for seed in range(4, 9))
+
+
+def test_settings_are_not_tried_twice() -> None:
+    space = {"train.optimizer.kind": {"kind": "choice", "values": ["sgd", "adamw", "adam"]}}
+    drawn = draw(tune(space, trials=8))
+    assert sorted(each["train.optimizer.kind"] for each in drawn) == ["adam", "adamw", "sgd"]
+    assert draw(tune(space, trials=2)) == drawn[:2]
+
+
+@pytest.mark.parametrize("path", ["train.epochs", "train.workers"])
+def test_what_a_sweep_sets_itself_is_no_part_of_its_space(path: str) -> None:
+    with pytest.raises(ValueError, match=f"{path}: every trial .* tune.{path.split('.')[1]}"):
+        tune({path: {"kind": "choice", "values": [1, 2]}})
+
+
 def test_the_front_is_what_nothing_beats() -> None:
     rng = np.random.default_rng(0)
     losses = rng.random((40, 3)).tolist()

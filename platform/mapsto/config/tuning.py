@@ -122,6 +122,14 @@ PERTURBED = ("train.optimizer.", "train.schedule.", "train.clip", "task.augment.
 NOT_PERTURBED = (".kind", ".groups", ".layer_decay", ".decay_norms")
 
 
+OWN = {
+    "train.epochs": "every trial trains tune.epochs (default: train.epochs), so that they can be compared; set that",
+    "train.workers": "every trial has tune.workers (default: train.workers); set that",
+    "train.checkpoint_every": "it is no setting of the model's; leave it out of the space",
+}
+"""What a sweep sets itself, and why."""
+
+
 class TuneConfig(Section):
     metric: str | None = None
     """Of the task's metrics on `val`; default: its primary one."""
@@ -146,6 +154,8 @@ class TuneConfig(Section):
     @model_validator(mode="after")
     def _fits(self) -> TuneConfig:
         for _, path, each, _ in walk(self.space):
+            if path in OWN:
+                raise ValueError(f"{path}: {OWN[path]}")
             if isinstance(each, Uniform | LogUniform | Integers) and each.low > each.high:
                 raise ValueError(f"{path}: low {each.low:g} lies above high {each.high:g}")
         if self.objectives and self.scheduler.kind != "none":

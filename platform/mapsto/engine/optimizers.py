@@ -46,16 +46,20 @@ def optimizer(
     Classification, arXiv 1812.01187, section 3.1) or their group says so. Those in `apart`, which have no gradient at
     times, get groups of their own. Raises UserError for arguments that the optimizer does not take.
     """
-    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    # by kind, not by value: a population's member takes over moments whatever its own settings are
+    found: dict[tuple[float, bool, int | None, bool], tuple[float, float, list[nn.Parameter]]] = {}
+    groups_of = dict(enumerate(config.groups))
     for name, parameter in parameters:
-        group = next((g for g in config.groups if re.search(g.match, name)), None)
+        number = next((k for k, g in groups_of.items() if re.search(g.match, name)), None)
+        group = None if number is None else groups_of[number]
         decayed = config.decay_norms or (parameter.ndim > 1 and name not in undecayed)
         decay = config.weight_decay if decayed else 0.0
         if group is not None:
             decay = decay if group.weight_decay is None else group.weight_decay
-        lr = config.lr * (group.lr if group else 1.0) * (scales or {}).get(name, 1.0)
-        found.setdefault((lr, decay, name in apart), []).append(parameter)
-    groups = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay, _), group in found.items()]
+        scale = (scales or {}).get(name, 1.0)
+        lr = config.lr * (group.lr if group else 1.0) * scale
+        found.setdefault((scale, decayed, number, name in apart), (lr, decay, []))[2].append(parameter)
+    groups = [{"params": group, "lr": lr, "weight_decay": decay} for lr, decay, group in found.values()]
     try:
         return _made(groups, config)
     except (TypeError, ValueError, ImportError, AssertionError) as error:

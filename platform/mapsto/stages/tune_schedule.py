@@ -73,6 +73,30 @@ class Population(PopulationBasedTraining):
             return TrialScheduler.CONTINUE  # it has come to its end: nothing to go on from
         return super().on_trial_result(tune_controller, trial, result)
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        found = super().choose_trial_to_run(tune_controller)
+        live = tune_controller.get_live_trials()
+        if found is None and self._synch and live and all(trial.status == "PAUSED" for trial in live):
+            self._go_on(tune_controller)  # whom they waited for has failed, and Ray asks at reports only
+            found = super().choose_trial_to_run(tune_controller)
+        return found
+
+    def _go_on(self, tune_controller: Any) -> None:
+        """What a report does that finds all members at the moment of exchange."""
+        worst, best = self._quantiles()
+        trials = tune_controller.get_trials()
+        for trial in best + [t for t in trials if t not in best and t not in worst] + worst:
+            state = self._trial_state[trial]
+            state.last_perturbation_time = max(state.last_perturbation_time, self._next_perturbation_sync)
+            self._checkpoint_or_exploit(trial, tune_controller, best, worst)
+        reached = max(self._trial_state[trial].last_train_time for trial in trials)
+        self._next_perturbation_sync = max(self._next_perturbation_sync + self._perturbation_interval, reached)
+
+    def _checkpoint_or_exploit(self, trial: Any, tune_controller: Any, upper_quantile: Any, lower_quantile: Any) -> None:
+        if trial in lower_quantile and trial not in upper_quantile:  # Ray draws the donor without a seed
+            upper_quantile = [upper_quantile[int(self._rng.integers(len(upper_quantile)))]]
+        super()._checkpoint_or_exploit(trial, tune_controller, upper_quantile, lower_quantile)
+
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         own, donor = trial.config["trial"], trial_to_clone.config["trial"]
         overrides = perturb(self._space, donor["overrides"], self._resample, self._rng)

@@ -15,15 +15,25 @@ if TYPE_CHECKING:
 
 Overrides = dict[str, Any]
 """Dotted path → value."""
+ATTEMPTS = 100
+"""How often one trial's settings are drawn before its space counts as used up."""
 FACTORS = (0.8, 1.2)
 """Of a perturbed number (Jaderberg et al., Population Based Training, arXiv 1711.09846, appendix A)."""
 
 
 def draw(config: TuneConfig) -> list[Overrides]:
-    """Every trial of a grid or random search, in order: trial i depends on the seed and i only."""
+    """Every trial of a grid or random search, in order: trial i depends on the seed, i and those before it only. Settings
+    that were drawn before are drawn anew, as long as that gives others: a small space has fewer trials than asked for."""
     if config.search == "grid":
         return grid(config.space)
-    return [sample_all(config.space, np.random.default_rng([config.seed, number])) for number in range(config.trials)]
+    found: list[Overrides] = []
+    for number in range(config.trials):
+        rng = np.random.default_rng([config.seed, number])
+        drawn = (sample_all(config.space, rng) for _ in range(ATTEMPTS))
+        new = next((each for each in drawn if each not in found), None)
+        if new is not None:
+            found.append(new)
+    return found
 
 
 def grid(space: Mapping[str, Space]) -> list[Overrides]:

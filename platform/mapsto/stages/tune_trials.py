@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isnan
 from typing import Any
 
 from ..core.artifact import Artifact
@@ -86,7 +87,9 @@ class Trials:
 
     def ended(self) -> list[Trial]:
         """Those that came to their end; only where there is none, those stopped early."""
-        measured = [t for t in self.all() if self.metric in t.values and not t.failed]
+        measured = [
+            t for t in self.all() if self.metric in t.values and not t.failed and not any(map(isnan, t.values.values()))
+        ]
         return [t for t in measured if t.uri] or measured
 
     def front(self) -> list[Trial]:
