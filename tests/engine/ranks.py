@@ -13,6 +13,7 @@ import torch
 
 from mapsto.config.schema import TrainConfig
 from mapsto.core.errors import UserError
+from mapsto.engine.checkpoints import from_bytes, to_bytes
 from mapsto.engine.fit import fit
 from mapsto.engine.world import World
 
@@ -54,6 +55,26 @@ def gathered(rank: int) -> tuple[np.ndarray, np.ndarray]:
     return everyone.detach().numpy(), mine.grad.numpy()
 
 
+def asked(rank: int) -> dict[str, Any]:
+    """Rank 1 alone is asked, in the second step; the state is then gone on from."""
+    config, task = {**CONFIG, "deterministic": True}, Regression(norm=True)
+    told: list[tuple[int, bool, bytes]] = []
+
+    def once(resume: Any = None, **hooks: Any) -> dict[str, np.ndarray]:
+        model, mine = task.build({}), items(rows(21), rows(VAL, 1), batch=BATCH, epochs=2, rank=rank, world=2)
+        taken = (pair for pair in mine if resume is None or pair[0].step >= resume["step"])
+        fit(task, model, TrainConfig(**config), taken, World.current(), 3, resume, **hooks)
+        return {name: value.numpy() for name, value in model.state_dict().items()}
+
+    calls: list[int] = []
+    whole = once(
+        on_notice=lambda midway: told.append((midway.step, midway.asked, to_bytes(midway.state()))),
+        asked=lambda: calls.append(1) or (rank == 1 and len(calls) == 2),
+    )
+    state = World.current().broadcast_object(told[0][2])
+    return {"told": [each[:2] for each in told], "state": state, "whole": whole, "again": once(from_bytes(state))}
+
+
 def everything(rank: int) -> dict[str, Any]:
     """All that needs two processes, in one start of them."""
     found: dict[str, Any] = {
@@ -62,6 +83,7 @@ def everything(rank: int) -> dict[str, Any]:
         "gan": train(rank, 2, Adversaries(), {**CONFIG, "accumulate": 2}),
         "norm": train(rank, 2, Regression(norm=True), CONFIG, 21),  # a batch norm wants 2 rows
         "gathered": gathered(rank),
+        "asked": asked(rank),
     }
     try:
         train(rank, 2, Regression(), {"epochs": 2, "optimizer": {"lr": 1e30}})

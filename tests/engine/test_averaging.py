@@ -12,8 +12,10 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from mapsto.config.training import TrainConfig
 from mapsto.engine.checkpoints import from_bytes, to_bytes
+from mapsto.engine.fit import fit
+from mapsto.engine.world import World
 
-from .runs import BATCH, ROWS, VAL, run, same
+from .runs import BATCH, ROWS, STEPS, VAL, run, same
 from .toy import Regression, items, rows
 
 SWA: dict[str, Any] = {"epochs": 4, "optimizer": {"lr": 0.02}, "swa": {"start": 0.5}}
@@ -98,3 +100,19 @@ def test_swa_resumes_to_the_same_bits() -> None:
 def test_two_averages_are_refused() -> None:
     with pytest.raises(ValidationError, match="keep one"):
         TrainConfig(ema=0.9, swa={"start": 0.5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_swa_resumed_after_its_last_epoch_is_the_same_model(val: bool) -> None:
+    """Killed between the last checkpoint and the model: no batches are left to measure the norms on."""
+
+    def train(resume: Any = None, on_epoch: Any = lambda epoch: None) -> Any:
+        task, data = Regression(norm=True), rows(VAL, 1) if val else None
+        model = task.build({})
+        source = items(rows(ROWS), data, batch=BATCH, epochs=4, start=4 if resume else 0)
+        fit(task, model, TrainConfig(**SWA), source, World(), STEPS, resume, on_epoch)
+        return model
+
+    states: list[bytes] = []
+    whole = train(on_epoch=lambda epoch: states.append(to_bytes(epoch.state())))
+    same(whole, train(from_bytes(states[-1])))

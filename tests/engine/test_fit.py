@@ -300,3 +300,57 @@ def test_averages_are_kept_of_a_model_with_buffers_that_are_not_saved() -> None:
     model, _ = run({"epochs": 2, "ema": 0.9}, Anchored())
     plain, _ = run({"epochs": 2, "ema": 0.9})
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+class Blows(Regression):
+    """A gradient that is not finite in one step, of a finite loss."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def loss(self, model: torch.nn.Module, batch: Any, context: Any) -> Any:
+        total, count, logs = super().loss(model, batch, context)
+        if context.step == self.at:
+            weight = model[0].weight
+            total = total + torch.sqrt((weight - weight.detach()).abs()).sum()  # 0, whose derivative is infinite
+        return total, count, logs
+
+
+def test_a_gradient_that_is_not_finite_is_told_with_the_step_and_rows_that_it_came_of() -> None:
+    taken = [batch["row_id"].tolist() for item, batch in items(rows(ROWS), None, batch=BATCH, epochs=1)]
+    shown = ", ".join(map(str, taken[1]))
+    with pytest.raises(
+        UserError, match=rf"the gradient of phase 'train' is not finite at step 1 \(epoch 1\), .*{shown}"
+    ):
+        run({"epochs": 2}, Blows(1))
+    epochs: list[Epoch] = []
+    with pytest.raises(UserError, match=r"the weights are not finite after step 4 \(epoch 1\), lr .* train.clip"):
+        run({"epochs": 2}, Blows(STEPS - 1), on_epoch=epochs.append)
+    assert not epochs  # nothing of it is saved
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_what_was_left_half_written_goes(tmp_path: Path) -> None:
+    artifact = Artifact(str(tmp_path / "a"), Storage())
+    checkpoints = Checkpoints(artifact, keep=3, mode="max")
+    names = [checkpoints.save(to_bytes({"epoch": epoch}), epoch, epoch, None) for epoch in (1, 2, 3)]
+    assert checkpoints.sound() == (names[2], [])
+    file = tmp_path / "a/checkpoints" / names[2] / "state.pt"
+    whole = file.read_bytes()
+    for bad in (whole[:-9], whole[:20] + b"?" + whole[21:]):
+        file.write_bytes(bad)
+        name, (line,) = checkpoints.sound()
+        assert name == names[1] and line.endswith("an older one is taken") and names[2] in line
+    half = tmp_path / "a/checkpoints/00002-000000003"
+    half.mkdir()
+    (half / "state.pt").write_bytes(b"cut off")
+    checkpoints.save(whole, 4, 4, None)
+    assert not half.exists() and [done["epoch"] for _, done in checkpoints.complete()] == [2, 3, 4]
+
+
+def test_plateau_without_rows_to_measure_is_refused() -> None:
+    task = Regression()
+    source = items(rows(ROWS), None, batch=BATCH, epochs=2)
+    config = TrainConfig(epochs=2, schedule={"kind": "plateau"})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"train.schedule: the data has no rows in `val`, .*set data.<role>.splits.val"):
+        fit(task, task.build({}), config, source, World(), STEPS)

@@ -7,10 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.gloo import two
 
-from .ranks import CONFIG, VAL, train
-from .toy import Adversaries, Regression
+from mapsto.config.schema import TrainConfig
+from mapsto.engine.checkpoints import from_bytes
+from mapsto.engine.fit import fit
+from mapsto.engine.world import World
+
+from .ranks import BATCH, CONFIG, VAL, train
+from .toy import Adversaries, Regression, items, rows
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +62,26 @@ def test_a_loss_that_is_not_finite_stops_every_rank_with_the_same_line(
     first, second = (rank["error"] for rank in ranks)
     assert first == second
     assert "not finite at step" in first and "lr 1e+30" in first and "rows " in first
+
+
+def test_what_one_rank_is_asked_all_heed_after_the_same_step(ranks: Any) -> None:
+    for found in (rank["asked"] for rank in ranks):
+        assert found["told"] == [(2, True)]
+        for name, value in found["whole"].items():  # each rank's running statistics are its own in mid-epoch
+            np.testing.assert_array_equal(found["again"][name], value, err_msg=name)
+
+
+def test_a_state_of_two_ranks_goes_on_with_one_over_the_same_global_batches(ranks: Any) -> None:
+    found = ranks[0]["asked"]
+    state = from_bytes(found["state"])
+    assert len(state["ranks"]) == 2
+    means = [rank["1.running_mean"] for rank in state["ranks"]]
+    assert not torch.equal(*means)
+    task = Regression(norm=True)
+    model, mine = task.build({}), items(rows(21), rows(VAL, 1), batch=BATCH, epochs=2)
+    taken = [pair for pair in mine if pair[0].step >= state["step"]]
+    seen: list[Any] = []
+    fit(task, model, TrainConfig(**CONFIG), taken, World(), 3, state, on_epoch=lambda epoch: seen.append(epoch.record))
+    assert [(record["epoch"], record["step"]) for record in seen] == [(1, 3), (2, 6)]
+    for name, value in model.state_dict().items():  # a batch norm over more rows at once: near, not the same
+        np.testing.assert_allclose(value, found["whole"][name], atol=0.15, err_msg=name)

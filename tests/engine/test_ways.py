@@ -124,6 +124,13 @@ def test_out_of_memory_says_which_knob() -> None:
     with pytest.raises(UserError, match=r"raise train.accumulate .*Tried to allocate 2 GiB\.\)$"):
         run(CONFIG, Greedy())
 
+    class Huge(Regression):
+        def loss(self, model: nn.Module, batch: Any, context: Any) -> Any:
+            return torch.empty(2**60), 0, {}
+
+    with pytest.raises(UserError, match=r"the device is out of memory; raise train.accumulate .*allocate memory"):
+        run(CONFIG, Huge())
+
 
 @pytest.mark.parametrize(
     "settings",
@@ -141,7 +148,7 @@ def test_a_run_saved_in_mid_epoch_goes_on_to_the_same_bits(settings: dict[str, A
     unmoved, _ = run(
         config,
         task,
-        notice=lambda: asked.append(1) or len(asked) == STEPS + 1,  # never asked at an epoch's end
+        notice=lambda: asked.append(1) or len(asked) == STEPS + 2,
         on_notice=lambda midway: saved.append((midway, to_bytes(midway.state()))),
     )
     same(whole, unmoved)  # saving is no part of training

@@ -98,3 +98,22 @@ def setup(folder: Any, source: Any, config: Any, task: Any = None) -> Setup:
         ClassifyConfig(kind="classify", model={"name": "airbench"}, image_size=SIDE), {"train": INFO}
     )  # type: ignore[arg-type]
     return Setup(task, TrainConfig(**config), Artifact(str(folder), Storage()), {}, {}, source)
+
+
+def patient(setup: Setup, world: Any, share: Any, start: int, first: int = 0) -> Any:
+    """Takes its time from the third epoch's second step on, the first time: time to end the driver."""
+    items, steps = source(setup, world, share, start, first)
+
+    def held() -> Iterator[Any]:
+        for item, batch in items:
+            if start == 0 and item.step > 2 * steps:
+                Path(setup.artifact.path("held")).write_text(str(os.getpid()))
+                time.sleep(3)
+            yield item, batch
+
+    return held(), steps
+
+
+def counting(setup: Setup, world: Any, share: Any, start: int, first: int = 0) -> Any:
+    Path(setup.artifact.path("size")).write_text(str(world.size))
+    return source(setup, world, share, start, first)

@@ -143,6 +143,38 @@ def test_a_killed_worker_is_survived_with_no_row_lost_or_repeated(tmp_path: Path
     assert not (disturbed / "ray").exists()
 
 
+def test_sigterm_lets_the_workers_save_before_they_leave(tmp_path: Path, by_value: None) -> None:
+    disturbed, whole = tmp_path / "disturbed", tmp_path / "whole"
+
+    def term() -> None:
+        while not (disturbed / "held").exists():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        two("tests.stages.pair", str(whole), json.dumps(PAIR))
+
+    beside = threading.Thread(target=term, daemon=True)
+    beside.start()
+    setup = fakes.setup(disturbed, fakes.patient, PAIR)
+    with pytest.raises(UserError, match=r"asked to end; saved after step (9|10|11) \(epoch 3\), and the same command"):
+        distributed(setup, lambda record: None, print)
+    distributed(setup, lambda record: None, print)
+    beside.join()
+    same_weights(disturbed, whole)
+    for rank in range(2):
+        assert [rows for _, rows in taken(disturbed, rank)] == [
+            rows for _, rows in taken(whole, rank)
+        ]  # each step once
+
+
+def test_as_many_workers_as_there_is_room_for(tmp_path: Path, by_value: None) -> None:
+    distributed(
+        fakes.setup(tmp_path, fakes.counting, {**CONFIG, "epochs": 1, "most_workers": 2}), lambda record: None, print
+    )
+    assert (tmp_path / "size").read_text() == "2"
+    with pytest.raises(ValueError, match="most_workers 1 is less than workers 2"):
+        TrainConfig(workers=2, most_workers=1)
+
+
 def test_a_workers_user_error_is_the_drivers_at_once(tmp_path: Path, by_value: None) -> None:
     said: list[str] = []
     with pytest.raises(UserError, match=r"^s3://bucket/x: access refused$"):

@@ -16,11 +16,14 @@ import torch
 from safetensors.numpy import load_file
 
 from mapsto.config.load import load, portable
+from mapsto.config.schema import TrainConfig
 from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
+from mapsto.core.item import Item
 from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
 from mapsto.engine.checkpoints import Checkpoints
+from mapsto.engine.stopping import EarlyStop
 from mapsto.serving.runtimes import open_runtime
 from mapsto.stages.given import open_given
 from mapsto.stages.train import Train, alone, conclude, kept
@@ -81,6 +84,49 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_bits(tmp_path: P
     assert [line.split(" ", 1)[1] for line in taken if line] == [
         line.split(" ", 1)[1] for line in (tmp_path / "whole/taken/0").read_text().split("\n") if line
     ]  # no step lost or repeated
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_sigterm_saves_between_epochs_of_one_step(tmp_path: Path, epoch: int) -> None:
+    def single(setup: Any, world: Any, share: Any, start: int, first: int) -> Any:
+        def items() -> Iterator[Any]:
+            for number in range(start, 3):
+                if number == epoch and start == 0:
+                    signal.raise_signal(signal.SIGTERM)
+                yield Item("train", number, number, 0, True, True), fakes.rows(np.arange(8))
+                yield Item("val", number, number + 1, 0, False, True), fakes.rows(np.arange(8))
+
+        return items(), 1
+
+    setup = fakes.setup(tmp_path, single, CONFIG)
+    with pytest.raises(UserError, match=rf"asked to end; saved after step {epoch + 1} "):
+        alone(setup, lambda record: None)
+    alone(setup, lambda record: None)
+    assert [json.loads(text)["epoch"] for text in (tmp_path / "history.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
+def test_checkpoints_within_an_epoch_lose_few_steps_to_a_killed_driver(tmp_path: Path) -> None:
+    trained(tmp_path / "whole")
+    config = {**CONFIG, "checkpoint_steps": 3, "keep": 9}
+    setup = fakes.setup(tmp_path / "cut", fakes.cut_off, config)
+    with pytest.raises(ConnectionError):
+        alone(setup, lambda record: None)  # before step 9
+    steps = [int(name.split("-")[1]) for name, _ in Checkpoints(setup.artifact, 9, "max").complete()]
+    assert steps == [3, 4, 6, 8, 9]
+    alone(setup, lambda record: None)
+    mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("cut", "whole"))
+    for name in theirs:
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+
+def test_what_early_stopping_kept_is_told_by_its_own_measure() -> None:
+    config = TrainConfig(early_stop={"patience": 9, "min_delta": 0.01})  # type: ignore[arg-type]
+    scores = [float("nan"), 0.8, 0.805, 0.808, 0.7]
+    history = [{"epoch": float(k), "val/top1": score} for k, score in enumerate(scores)]
+    stop = EarlyStop(config.early_stop, "max")  # type: ignore[arg-type]
+    for record in history:
+        stop.update(record["val/top1"], {})
+    assert kept(history, config, "top1", "max")["val/top1"] == stop.best == 0.8
 
 
 def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(

@@ -111,6 +111,9 @@ class TrainConfig(Section):
     drop_last: bool = False
     """Drop an epoch's last, partial batch; otherwise it is used, and weighs what it holds."""
     workers: int = Field(1, ge=1)
+    most_workers: int | None = Field(None, ge=1)
+    """Where the cluster grows and shrinks: as many as it has room for, from `workers` to so many, looked at again every
+    minute. With every change they start anew from the newest checkpoint; the global batches stay the same."""
     cpus_per_worker: float = Field(1.0, gt=0)
     gpus_per_worker: float = Field(0.0, ge=0)
     threads: int | None = Field(None, ge=1)
@@ -142,6 +145,8 @@ class TrainConfig(Section):
     """Epochs between evaluations on `val`; the last one is always evaluated."""
     checkpoint_every: int = Field(1, ge=1)
     """Epochs between checkpoints; the last one is always kept."""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between checkpoints within an epoch, for epochs that take hours; null: none."""
     keep: int = Field(2, ge=1)
     """Checkpoints to keep besides the newest: the best by the task's primary metric."""
     trackers: tuple[Annotated[MLflowTracker | WandbTracker, Field(discriminator="kind")], ...] = ()
@@ -149,9 +154,17 @@ class TrainConfig(Section):
     max_failures: int = Field(2, ge=0)
     """Lost workers that a run survives by resuming from its last checkpoint."""
 
+    @property
+    def range(self) -> tuple[int, int]:
+        """The least and the most workers."""
+        return self.workers, self.most_workers or self.workers
+
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
-        parts = self.workers * self.accumulate
+        least, most = self.range
+        if least > most:
+            raise ValueError(f"most_workers {most} is less than workers {least}")
+        parts = most * self.accumulate
         if self.descent == "mini_batch" and self.batch_size < parts:
             raise ValueError(f"batch_size {self.batch_size} is smaller than workers x accumulate = {parts}")
         if self.epochs == 0 and self.init is None:

@@ -65,6 +65,18 @@ class Checkpoints:
         found = self.complete()
         return found[-1][0] if found else None
 
+    def sound(self) -> tuple[str | None, list[str]]:
+        """Name of the newest complete checkpoint that holds the bytes it was written with, and a line for each newer one
+        that does not: cut short by a machine that lost its power, or changed."""
+        told = []
+        for name, done in reversed(self.complete()):
+            data = self.artifact.read("checkpoints", name, "state.pt")
+            if len(data) == done["bytes"] and digest(data) == done["digest"]:
+                return name, told
+            where = self.artifact.path("checkpoints", name)
+            told.append(f"{where}: damaged ({len(data)} bytes of {done['bytes']}); an older one is taken")
+        return None, told
+
     def done(self, name: str) -> dict[str, Any]:
         """A complete checkpoint's epoch, step, score (None: not measured), bytes and digest."""
         return self.artifact.read_json("checkpoints", name, "done.json")
@@ -93,7 +105,8 @@ class Checkpoints:
         others = [name for name, _ in reversed(found) if name not in best]
         kept = {*[name for name, _ in found[-1:]], *(best + others)[: self.keep]}
         storage = self.artifact.storage
-        for name, _ in found:
+        half = set(storage.names(self.artifact.path("checkpoints"))) - {name for name, _ in found}
+        for name in [*(name for name, _ in found), *sorted(half)]:  # half written by a run that broke off
             if name not in kept:
                 # done.json goes first, so that a half-removed checkpoint never counts as one
                 storage.delete(self.artifact.path("checkpoints", name, "done.json"))

@@ -22,7 +22,7 @@ from .ema import Ema
 from .evaluate import Evaluation
 from .freezing import Frozen
 from .items import Ended, Timed
-from .phases import PhaseTrainer, synchronise_buffers
+from .phases import PhaseTrainer, finite, synchronise_buffers
 from .prepare import prepared
 from .progress import Progress
 from .schedules import Plateau, factor
@@ -69,7 +69,9 @@ class Midway:
     step: int
     """Optimizer steps done, over all epochs."""
     state: Callable[[], dict[str, Any]]
-    """The state from which fit goes on after this step; equal on all ranks."""
+    """The state from which fit goes on after this step. Rank 0's is the one to save: it has all ranks' running statistics."""
+    asked: bool = False
+    """Some rank was asked."""
 
 
 def fit(
@@ -83,21 +85,27 @@ def fit(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     notice: Callable[[], bool] = lambda: False,
     on_notice: Callable[[Midway], None] = lambda midway: None,
+    asked: Callable[[], bool] = lambda: False,
 ) -> list[Record]:
     """Train `model`, in place, to the end of the run and return the records of all its epochs, resumed ones included.
 
     `items`: this rank's microbatches of numpy arrays in order, from where `resume` (an Epoch's state, or a Midway's) stands:
-    `resume["epoch"]` whole epochs, and `resume["within"]` steps of the next. `notice` (the machine is about to be taken
-    away) is asked after every step but an epoch's last, and answers alike on all ranks: when it is true, `on_notice` is
-    called, which may save the state, and may raise to end the run. At the end the model holds the weights to keep:
-    the averaged ones with EMA or SWA, those of the best evaluation with early stopping. Raises UserError for a loss that
-    is not finite, and for what device or model cannot do.
+    `resume["epoch"]` whole epochs, and `resume["within"]` steps of the next.
+
+    `notice` (the machine is about to be taken away) is asked after every step, of an epoch's last one once its record is
+    made, and answers alike on all ranks; `asked` is asked in every step, and answers for this rank: the ranks tell each
+    other. When either is true, `on_notice` is called on all ranks, which may save the state, and may raise to end
+    the run. At the end the model holds the weights to keep: the averaged ones with EMA or SWA, those of the best
+    evaluation with early stopping. Raises UserError for a loss or weights that are not finite, and for what device or
+    model cannot do.
     """
     with deterministic(config.deterministic), memory():
-        trainer = _Fit(task, model, config, Timed(items), world, steps_per_epoch)
+        trainer = _Fit(task, model, config, Timed(items), world, steps_per_epoch, notice, on_notice, asked)
         trainer.start(resume)
         while not trainer.ended:
-            on_epoch(trainer.run_epoch(notice, on_notice))
+            on_epoch(trainer.run_epoch())
+            if not trainer.ended:
+                trainer.heed()
         trainer.items.close()
         trainer.keep()
     return trainer.history
@@ -112,8 +120,16 @@ class _Fit:
         items: Timed,
         world: World,
         steps_per_epoch: int,
+        notice: Callable[[], bool],
+        on_notice: Callable[[Midway], None],
+        asked: Callable[[], bool],
     ) -> None:
         self.task, self.config, self.items, self.world = task, config, items, world
+        self.notice, self.on_notice, self.asked = notice, on_notice, asked
+        self.ranks: list[dict[str, torch.Tensor]] = []
+        """On rank 0, between two steps: every rank's running statistics. At an epoch's end they are equal."""
+        self.everyone_asked = False
+        """What `asked` answered on any rank, in this step."""
         self.model = prepared(model, config, world)
         self.steps_per_epoch, self.steps = steps_per_epoch, steps_per_epoch * config.epochs
         self.epoch = self.step = 0
@@ -163,6 +179,11 @@ class _Fit:
                 held.load(state[name])
         if state["within"]:
             self.progress.load(state["progress"])
+        if ranks := state["ranks"]:
+            same = len(ranks) == self.world.size  # else each takes their mean, as at an epoch's end
+            for name, value in self._running().items():
+                with torch.no_grad():
+                    value.copy_(ranks[self.world.rank][name] if same else torch.stack([r[name] for r in ranks]).mean(0))
 
     def state(self) -> dict[str, Any]:
         """Needs no generator's state: each step seeds its own (see _context)."""
@@ -174,20 +195,26 @@ class _Fit:
             "progress": self.progress.state(),
             "history": self.history,
             "model": self.model.state_dict(),
+            "ranks": self.ranks,
             "optimizers": {phase.phase.name: phase.state() for phase in self.phases},
             **{name: part.state() if part is not None else None for name, part in parts.items()},
         }
 
-    def run_epoch(self, notice: Callable[[], bool], on_notice: Callable[[Midway], None]) -> Epoch:
+    def run_epoch(self) -> Epoch:
         for phase in self.phases:
             if phase.held and not self.frozen.holds(self.epoch):
                 phase.thaw()
         self.model.train()
         self.frozen.quiet(self.epoch)
-        lr = self._train(notice, on_notice)
+        lr = self._train()
         record = {"epoch": float(self.epoch + 1), "step": float(self.step), "lr": lr, **self.progress.record()}
         if self.config.precision == "fp16" and self.phases:
             record["loss_scale"] = self.phases[0].scaler.get_scale()
+        if not finite(self.model.parameters()):
+            raise UserError(
+                f"train: the weights are not finite after step {self.step} (epoch {self.epoch + 1}), lr {lr:.4g}; lower "
+                "train.optimizer.lr, or set train.clip"
+            )
         if self.swa and self.swa.active(self.epoch, self.config.epochs):
             self.swa.update(self.model)
         score = self._evaluate(record)
@@ -197,19 +224,29 @@ class _Fit:
         self.progress = Progress(list(self.progress.tallies))
         return Epoch(record, self.ended, score, self.state)
 
-    def _train(self, notice: Callable[[], bool], on_notice: Callable[[Midway], None]) -> float:
+    def heed(self) -> None:
+        """Let a notice, or what a rank was asked for, be acted on."""
+        noticed, asked, self.everyone_asked = self.notice(), self.everyone_asked, False
+        if noticed or asked:
+            self.ranks = self.world.gather_objects({n: v.detach().cpu() for n, v in self._running().items()})
+            self.on_notice(Midway(self.epoch, self.step, self.state, asked))
+            self.ranks = []
+
+    def _train(self) -> float:
         """The epoch's steps, or those that are left of it; returns the last one's learning rate."""
         lr, progress = 0.0, self.progress
         if self.swa:
             self.swa.recent.clear()  # batch norm's statistics are of one epoch's rows
+        progress.seconds += self.items.waited  # for the first batch, which was looked at already
         while progress.steps < self.steps_per_epoch:
-            start, self.items.waited = time.perf_counter(), 0.0
+            start = time.perf_counter()
             lr = self._step()
             progress.steps += 1
             progress.seconds += time.perf_counter() - start
             progress.waited += self.items.waited
-            if progress.steps < self.steps_per_epoch and notice():
-                on_notice(Midway(self.epoch, self.step, self.state))
+            self.items.waited = 0.0
+            if progress.steps < self.steps_per_epoch:
+                self.heed()
         return lr
 
     def _step(self) -> float:
@@ -221,7 +258,9 @@ class _Fit:
         scale = self._scale()
         for i in due:
             phase = self.phases[i]
-            self.progress.tallies[phase.phase.name].add(phase.step(micros, self._context(i), scale))
+            sums = phase.step(micros, self._context(i), scale, self.asked)
+            self.progress.tallies[phase.phase.name].add(sums)
+            self.everyone_asked |= sums.asked
         if self.ema:
             self.ema.update(self.model)
         self.step += 1
@@ -269,15 +308,11 @@ class _Fit:
 
     def _evaluate(self, record: Record) -> float | None:
         """Run this epoch's evaluation when its items come next, and add `val/*` to the record."""
-        averaged = self.ema.tensors if self.ema else {}
-        synchronise_buffers(
-            [
-                *self.model.buffers(),
-                *(averaged[n] for n, _ in self.model.named_buffers() if n in averaged),
-            ],
-            self.world,
-        )
+        self._synchronise()
         if not self._evaluated(self.epoch):
+            if self.swa and self.epoch + 1 == self.config.epochs:  # before the last checkpoint
+                with self.swa.applied(self.model):
+                    self._measure_norms()
             return None
         start, self.model = time.perf_counter(), self.model.eval()
         averaging = self.ema or (self.swa if self.swa and self.swa.count else None)
@@ -290,14 +325,27 @@ class _Fit:
                 self.early_stop.update(score, self.model.state_dict())
         record |= {f"val/{name}": value for name, value in values.items()}
         record["val_seconds"] = time.perf_counter() - start
+        self.items.waited = 0.0
         if self.plateau and score is not None and math.isfinite(score):
             self.plateau.update(score)
         return score
+
+    def _synchronise(self) -> None:
+        """Running statistics, and their averages, as the mean over the ranks."""
+        others = [value for value in self.model.buffers() if not value.is_floating_point()]
+        synchronise_buffers([*self._running().values(), *others], self.world)
+
+    def _running(self) -> dict[str, torch.Tensor]:
+        """The model's floating buffers, and their averages: what each rank has of its own between two epochs' ends."""
+        floating = {n: value for n, value in self.model.named_buffers() if value.is_floating_point()}
+        averaged = self.ema.tensors if self.ema else {}
+        return {**floating, **{f"average of {n}": averaged[n] for n in floating if n in averaged}}
 
     def _measure_norms(self) -> None:
         if self.swa and self.swa.count and self.swa.recent:
             norms = self.frozen.norms if self.frozen.holds(self.epoch) else ()
             self.swa.measure(self.task, self.model, self.world, self.autocast, norms)
+            self.swa.norms = {name: value.detach().clone() for name, value in self.model.named_buffers()}
 
     def _evaluated(self, epoch: int) -> bool:
         """Whether the run has `val` items after this epoch: the next item says so."""
@@ -310,10 +358,11 @@ class _Fit:
             if epoch + 1 == self.config.epochs:
                 return False  # the last epoch of a data set without `val`
             raise
-        if not found and self.early_stop:
-            raise UserError(
-                "train.early_stop: the data has no rows in `val`, by which to stop; set data.<role>.splits.val"
-            )
+        if not found and (self.early_stop or self.plateau):
+            what = "early_stop: the data has no rows in `val`, by which to stop"
+            if not self.early_stop:
+                what = "schedule: the data has no rows in `val`, by which plateau would know one"
+            raise UserError(f"train.{what}; set data.<role>.splits.val")
         return found
 
     def _evaluate_items(self) -> None:
@@ -332,5 +381,8 @@ class _Fit:
             self.ema.copy_to(self.model)
         elif self.swa and self.swa.count:
             self.swa.copy_to(self.model)
-            self._measure_norms()
+            if self.swa.norms is None:
+                self._measure_norms()
+            else:  # measured under these weights already, and saved with them
+                self.model.load_state_dict(self.swa.norms, strict=False)
         self.model.eval()

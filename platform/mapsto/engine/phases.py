@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ class Sums:
     count: float
     rows: int
     sums: dict[str, float]
+    asked: bool = False
+    """Whether any rank was asked for something (see fit)."""
 
 
 class _Loss(nn.Module):
@@ -93,6 +96,8 @@ class PhaseTrainer:
         self.named = ("weight_decay", "momentum", "nesterov", "betas", *settings.options)
         self.lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(world.device.type, init_scale=SCALE, enabled=config.precision == "fp16")
+        self._before: list[int] = []
+        """This rank's rows of the step before."""
         self._wrap()
 
     def thaw(self) -> None:
@@ -107,7 +112,9 @@ class PhaseTrainer:
         loss = _Loss(self.model, self.phase)
         # buffers are the engine's to synchronise; the weights are equal already
         ddp = self.world.size > 1
-        self.loss = DistributedDataParallel(loss, broadcast_buffers=False, init_sync=False) if ddp else loss
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what is to take its place copies the buffers at the start
+            self.loss = DistributedDataParallel(loss, broadcast_buffers=False, init_sync=False) if ddp else loss
         for parameter in (*self.others, *self.held):  # as they were, for the next phase to find
             parameter.requires_grad_(True)
 
@@ -119,9 +126,11 @@ class PhaseTrainer:
         for parameter in self.held:
             parameter.requires_grad_(False)
 
-    def step(self, micros: Iterable[tuple[Batch, bool]], context: Context, factor: float) -> Sums:
+    def step(
+        self, micros: Iterable[tuple[Batch, bool]], context: Context, factor: float, asked: Callable[[], bool] = bool
+    ) -> Sums:
         """One optimizer step over this rank's microbatches, each with whether it is the last; lr is scaled by
-        `factor`. Raises UserError when the loss is not finite."""
+        `factor`. `asked`: this rank's part of the sums' own, at the end of the backward passes. Raises UserError when the loss is not finite."""
         self._select()
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, torch.Tensor] = {}
@@ -134,9 +143,10 @@ class PhaseTrainer:
             valid = valid_rows(batch)
             rows += int(valid.sum())
             suspects.extend(np.asarray(batch["row_id"])[valid].tolist())
-        found = self._share(totals, rows)
+        found = self._share(totals, rows, asked())
         if not math.isfinite(found.sums["loss"]):
             self._stop(totals["loss"], suspects, context, factor)
+        self._before = suspects
         self._apply(found.count, factor)
         if self.phase.after_step is not None:
             with torch.no_grad():
@@ -156,17 +166,18 @@ class PhaseTrainer:
             **{f"log/{k}": v.detach() for k, v in logs.items()},
         }
 
-    def _share(self, totals: dict[str, torch.Tensor], rows: int) -> Sums:
+    def _share(self, totals: dict[str, torch.Tensor], rows: int, asked: bool) -> Sums:
         """Add the step's sums over the ranks, in one small message."""
         names = sorted(totals)
         mine = torch.stack([torch.as_tensor(totals[n], device=self.world.device).double().reshape(()) for n in names])
-        vector = torch.cat([mine, mine.new_tensor([float(rows)])])
+        vector = torch.cat([mine, mine.new_tensor([float(rows), float(asked)])])
         values = self.world.sum(vector).tolist()
-        sums = dict(zip(names, values[:-1], strict=True))
+        sums = dict(zip(names, values[:-2], strict=True))
         return Sums(
             sums.pop("count"),
-            int(values[-1]),
+            int(values[-2]),
             {n.removeprefix("log/"): v for n, v in sums.items()},
+            values[-1] > 0,
         )
 
     def _apply(self, count: float, factor: float) -> None:
@@ -182,12 +193,15 @@ class PhaseTrainer:
         self.scaler.update()
 
     def _stop(self, loss: torch.Tensor, rows: list[int], context: Context, factor: float) -> None:
-        """Every rank comes here together: the sum they share is not finite."""
-        bad = [] if math.isfinite(float(loss)) else rows
+        """Every rank comes here together: the sum they share is not finite. Where the weights were not either, it was the
+        step before: its loss was finite, its gradient was not."""
+        earlier = not finite(self.parameters)
+        bad = self._before if earlier else [] if math.isfinite(float(loss)) else rows
         everyone = self.world.broadcast_object([r for part in self.world.gather_objects(bad) for r in part])
         shown = ", ".join(map(str, everyone[:8])) + (f", ... ({len(everyone)} rows)" if len(everyone) > 8 else "")
         raise UserError(
-            f"train: the loss of phase '{self.phase.name}' is not finite at step {context.step} (epoch "
+            f"train: the {'gradient' if earlier else 'loss'} of phase '{self.phase.name}' is not finite at step "
+            f"{context.step - earlier} (epoch "
             f"{context.epoch + 1}), lr {self.lr * factor:.4g}, rows {shown}; lower train.optimizer.lr, or set "
             f"train.clip{', or train.precision: bf16' if self.scaler.is_enabled() else ''}"
         )
@@ -205,6 +219,13 @@ class PhaseTrainer:
             group.update(own)
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+
+
+@torch.no_grad()
+def finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether all numbers are."""
+    norms = torch._foreach_norm([tensor.detach() for tensor in tensors])
+    return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
 
 
 def synchronise_buffers(tensors: Iterator[torch.Tensor] | Iterable[torch.Tensor], world: World) -> None:

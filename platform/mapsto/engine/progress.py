@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from .phases import Sums
+
+
+def held() -> float:
+    """The most bytes that were held so far: of the GPU by torch's allocator, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return float(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # KiB, on Linux
 
 
 class Tally:
@@ -33,7 +43,8 @@ class Progress:
         self.seconds = self.waited = 0.0
 
     def record(self) -> dict[str, float]:
-        """`train/*` (with a phase's name where there are several), `images_per_s`, `data_wait`, `step_seconds`, `seconds`."""
+        """`train/*` (with a phase's name where there are several), `images_per_s`, `data_wait`, `step_seconds`, `seconds`,
+        `memory_mb` (the most that rank 0 held so far: of the GPU, or of the process)."""
         found: dict[str, float] = {}
         for phase, tally in self.tallies.items():
             prefix = "train/" if len(self.tallies) == 1 else f"train/{phase}/"
@@ -44,6 +55,7 @@ class Progress:
             "data_wait": min(1.0, self.waited / self.seconds),
             "step_seconds": self.seconds / max(self.steps, 1),
             "seconds": self.seconds,
+            "memory_mb": held() / 1e6,
         }
 
     def state(self) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Swa:
         self.config, self.count = config, 0
         self.tensors = {name: value.detach().clone() for name, value in model.named_parameters()}
         self.recent: deque[Batch] = deque()
+        self.norms: dict[str, torch.Tensor] | None = None
+        """The model's buffers as `measure` left them under the present mean; None: not measured since."""
 
     def active(self, epoch: int, epochs: int) -> bool:
         """Whether the weights after `epoch` (from 0) of `epochs` belong to the mean; those of the last one always do."""
@@ -38,6 +40,7 @@ class Swa:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         self.count += 1
+        self.norms = None
         own = [value.detach() for value in model.parameters()]
         torch._foreach_lerp_(list(self.tensors.values()), own, 1 / self.count)
 
@@ -94,9 +97,9 @@ class Swa:
             value.copy_(self.tensors[name])
 
     def state(self) -> dict[str, Any]:
-        return {"count": self.count, "tensors": self.tensors}
+        return {"count": self.count, "tensors": self.tensors, "norms": self.norms}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.count = state["count"]
+        self.count, self.norms = state["count"], state["norms"]
         for name, value in self.tensors.items():
             value.copy_(state["tensors"][name])

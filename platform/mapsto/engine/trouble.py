@@ -37,9 +37,11 @@ def memory() -> Generator[None]:
     """Within, a device that is out of memory raises UserError."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+            raise
+        told = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             "train: the device is out of memory; raise train.accumulate (the same steps, in smaller pieces), set "
-            "train.precision: bf16 or train.gradient_checkpointing: true, or lower train.batch_size "
-            f"({str(error).splitlines()[0]})"
+            f"train.precision: bf16 or train.gradient_checkpointing: true, or lower train.batch_size ({told})"
         ) from error

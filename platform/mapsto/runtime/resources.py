@@ -130,16 +130,17 @@ def estimate(recipe: Recipe) -> list[Need]:
     task: Any = recipe.task
     side = getattr(task, "image_size", 0) or getattr(task, "size", 0) or 224
     train, evaluate, serve = recipe.train, recipe.evaluate, recipe.serve
-    rows = 1 if train.descent == "stochastic" else -(-train.batch_size // (train.workers * train.accumulate))
+    workers = train.range[0]
+    rows = 1 if train.descent == "stochastic" else -(-train.batch_size // (workers * train.accumulate))
     if train.descent == "full_batch":
         rows = train.batch_size
     batch = rows * side * side * 3 / MB
-    training = train.workers * (WORKER_MB + PREFETCHED * batch) + LOADER_MB
+    training = workers * (WORKER_MB + PREFETCHED * batch) + LOADER_MB
     needs = [
         Need("ingest", 1, 0, LOADER_MB + 3 * recipe.data[next(iter(recipe.data))].max_pixels // MB, "one image of max_pixels, decoded"),
         Need(
-            "train", train.workers * train.cpus_per_worker + 1, train.workers * train.gpus_per_worker, round(training),
-            f"{train.workers} workers, {rows} images of {side}x{side} each {PREFETCHED} times in flight, 1 CPU for loading",
+            "train", workers * train.cpus_per_worker + 1, workers * train.gpus_per_worker, round(training),
+            f"{workers} workers, {rows} images of {side}x{side} each {PREFETCHED} times in flight, 1 CPU for loading",
         ),
     ]  # fmt: skip
     if recipe.tune is not None:

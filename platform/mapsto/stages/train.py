@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from ..core.storage import absolute
 from .given import given
 from .train_page import line, page
 from .train_time import bottleneck
-from .train_worker import WEIGHTS, Setup, Share, train, under_ray
+from .train_worker import WEIGHTS, Setup, Share, ask, train, under_ray
 
 if TYPE_CHECKING:
     from ..config.training import TrainConfig
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 HOW = (
     "workers",
+    "most_workers",
     "cpus_per_worker",
     "gpus_per_worker",
     "threads",
@@ -45,6 +47,7 @@ HOW = (
     "max_failures",
     "keep",
     "checkpoint_every",
+    "checkpoint_steps",
     "trackers",
 )
 """Settings of `train` that say how it is run, not what comes out: they are no part of the fingerprint, so that a run
@@ -196,14 +199,16 @@ def alone(setup: Setup, tell: Callable[[dict[str, float]], None], say: Callable[
         tell(record)
 
     with terminated() as asked:
-        train(setup, World(device=torch.device(device)), lambda value: value, report, asked, leave=True)
+        train(setup, World(device=torch.device(device)), lambda value: value, report, asked=asked)
 
 
 def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Callable[[str], None]) -> None:
-    """Train in Ray Train workers. Raises a worker's UserError as it is, and Ray's error for anything else."""
+    """Train in Ray Train workers. Raises a worker's UserError as it is, and Ray's error for anything else. SIGTERM lets
+    them save the run's state, and raises UserError; a second one ends this process at once."""
     from functools import partial
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # a lost machine takes minutes to come back
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # as ray.train gives them, typed
     from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -214,20 +219,25 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
     from .train_watch import Watch, follow
 
     config, artifact = setup.config, setup.artifact
-    require_cpus(config.workers, config.cpus_per_worker, config.gpus_per_worker)
+    least, most = config.range
+    require_cpus(least, config.cpus_per_worker, config.gpus_per_worker)
     resources = {"CPU": config.cpus_per_worker}
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
     filesystem, path = artifact.storage.arrow(artifact.path("ray"))
     folder = Path(tempfile.mkdtemp(prefix="mapsto-train-", dir=scratch()))
     artifact.storage.delete(artifact.path("ray"))
+    name = f"{artifact.fingerprint}-{uuid.uuid4().hex[:8]}"  # an old name would resume Ray's own idea of the run
+    stop = f"mapsto-stop-{name}".encode()
     trainer = TorchTrainer(
-        partial(under_ray, replace(setup, counted=True)),
+        partial(under_ray, replace(setup, counted=True), stop),
         scaling_config=ScalingConfig(
-            num_workers=config.workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=least if least == most else (least, most),
+            use_gpu=config.gpus_per_worker > 0,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
-            name=f"{artifact.fingerprint}-{uuid.uuid4().hex[:8]}",  # an old name would resume Ray's own idea of the run
+            name=name,
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),
@@ -244,7 +254,8 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
             else:
                 say(f"train: {told['lost']}; going on from the last checkpoint")
 
-    with closing(bar(records(), "train: epochs", config.epochs - len(_history(artifact)), lines=False)) as shown:
+    epochs = config.epochs - len(_history(artifact))
+    with terminated(lambda: ask(stop)), closing(bar(records(), "train: epochs", epochs, lines=False)) as shown:
         for record in shown:
             tell(record)
     shutil.rmtree(folder)  # not where an error left the loop: the run that goes on is asked there to stop
@@ -272,21 +283,32 @@ def conclude(job: Job, setup: Setup, seconds: float) -> Done:
 
 def kept(history: Sequence[dict[str, float]], config: TrainConfig, primary: str, mode: str) -> dict[str, float]:
     """The record of the weights that were kept: the last one, or with early stopping the best evaluation's."""
-    name = f"val/{primary}"
-    measured = [record for record in history if name in record]
-    if config.early_stop is None or not measured:
+    if config.early_stop is None:
         return history[-1]
-    return (max if mode == "max" else min)(measured, key=lambda record: record[name])
+    name, sign, best = f"val/{primary}", 1 if mode == "max" else -1, None
+    for record in history:  # as engine.stopping counts
+        value = record.get(name, math.nan)
+        better = value == value if best is None else sign * (value - best[name]) > config.early_stop.min_delta
+        best = record if better else best
+    return best or history[-1]
 
 
 @contextmanager
-def terminated() -> Generator[Callable[[], bool]]:
-    """Within, SIGTERM only sets what the yielded function tells; elsewhere than in the main thread it stays as it is."""
+def terminated(then: Callable[[], None] = lambda: None) -> Generator[Callable[[], bool]]:
+    """Within, a first SIGTERM only sets what the yielded function tells, and calls `then`; a second one raises SystemExit.
+    Elsewhere than in the main thread it stays as it is."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+
+    def told(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise SystemExit(128 + number)
+        asked.set()
+        then()
+
+    before = signal.signal(signal.SIGTERM, told)
     try:
         yield asked.is_set
     finally:

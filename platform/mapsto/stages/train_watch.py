@@ -30,6 +30,10 @@ BUGS = (
 """What would come back on a retry. Anything else may be a lost worker, or what its neighbours see of it."""
 
 
+NO_ROOM = ("WorkerGroupStartupTimeoutError",)
+HINT = "; a smaller train.batch_size or more train.accumulate needs less memory"
+
+
 class Watch(UserCallback):
     """Lives in the controller: appends records to the file, and ends the run on an error that no retry would mend.
 
@@ -56,7 +60,8 @@ class Watch(UserCallback):
                 raise error
         ranks = ", ".join(str(rank) for rank in sorted(worker_exceptions))
         reasons = sorted({_reason(error) for error in worker_exceptions.values()})
-        self._append({"lost": f"worker {ranks} lost ({'; '.join(reasons)})"})
+        hint = HINT if any("memory" in reason.lower() for reason in reasons) else ""
+        self._append({"lost": f"worker {ranks} lost ({'; '.join(reasons)}{hint})"})
 
     def _append(self, line: dict[str, Any]) -> None:
         with Path(self.path).open("a") as file:
@@ -97,7 +102,13 @@ def follow(run: Callable[[], Any], path: Path) -> Iterator[dict[str, Any]]:
 
 def cause(error: BaseException) -> BaseException:
     """What to raise of a failed run: the UserError in it, or the bug that the controller was ended with."""
-    return user_error(error) or getattr(error, "controller_failure", None) or error
+    found = getattr(error, "controller_failure", None) or error
+    if type(found).__name__ in NO_ROOM:
+        return UserError(
+            "train: the cluster had no room for its workers, in several attempts of ten minutes each; `ray status` shows what "
+            "it has. Lower train.workers (with train.most_workers for what may come), or run the same command again once machines are back"
+        )
+    return user_error(error) or found
 
 
 def _reason(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ..engine.fit import Epoch, Midway
     from ..engine.world import World
 
+log = logging.getLogger("mapsto.train")
 WEIGHTS = "train.init.weights"
 """The parent's name, where they are an artifact's."""
 Share = Callable[[Any], Any]
@@ -45,8 +48,8 @@ class Setup:
     """Ray Train has told Ray Data what the workers hold; whoever counts it a second time takes it from the data's tasks."""
 
 
-def under_ray(setup: Setup) -> None:
-    """The train function of a Ray Train worker."""
+def under_ray(setup: Setup, stop: bytes = b"") -> None:
+    """The train function of a Ray Train worker. `stop`: the key in Ray's store by which the driver asks it to end."""
     import ray.train
     import ray.train.torch
 
@@ -58,13 +61,56 @@ def under_ray(setup: Setup) -> None:
 
     try:
         world = World.current(ray.train.torch.get_device())
-        train(setup, world, train_broadcast, report, drained(ray.train.get_preemption_info))
+        notice = drained(ray.train.get_preemption_info)
+        train(setup, world, train_broadcast, report, notice, asked_by(stop) if world.rank == 0 else lambda: False)
     except UserError:
         raise
     except Exception as error:
         # a traceback does not survive the way to the driver; a note does
         error.add_note(f"in training worker {ray.train.get_context().get_world_rank()}:\n{traceback.format_exc()}")
         raise
+
+
+def ask(stop: bytes) -> None:
+    """Ask the run whose key this is to save its state and end."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(stop, b"1", overwrite=True)
+
+
+def asked_by(stop: bytes, every_s: float = 1.0) -> Callable[[], bool]:
+    """Whether somebody asked for it: looked at in a thread, so that no step waits for it."""
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    asked = threading.Event()
+
+    def look() -> None:
+        while not asked.wait(every_s):
+            try:
+                if _internal_kv_exists(stop):
+                    asked.set()
+            except Exception:  # Ray is going, or away for a moment: the run's own end tells
+                log.debug("the stop key could not be read", exc_info=True)
+
+    if stop:
+        threading.Thread(target=look, name="mapsto-stop", daemon=True).start()
+    return asked.is_set
+
+
+def each(steps: int | None, done: int) -> Callable[[], bool]:
+    """Whether a multiple of `steps` is done, called after each step from `done` on."""
+
+    def due() -> bool:
+        nonlocal done
+        done += 1
+        return steps is not None and done % steps == 0
+
+    return due
+
+
+def either(*notices: Callable[[], bool]) -> Callable[[], bool]:
+    """Asks all of them, whatever the first answers."""
+    return lambda: sum(notice() for notice in notices) > 0
 
 
 def drained(info: Callable[[], Any], every: int = 10) -> Callable[[], bool]:
@@ -91,13 +137,13 @@ def train(
     share: Share,
     report: Callable[[dict[str, float], Sequence[str]], None],
     notice: Callable[[], bool] = lambda: False,
-    leave: bool = False,
+    asked: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train from the newest checkpoint, or from the start, to the end, and write the model.
 
     `report` is called on every rank after each epoch, with its record and what is to be said beside it; rank 0's
-    checkpoint is then on its way. After a `notice` (see fit) the run's state is saved; then training goes on, as long as
-    the machine is there, or with `leave` ends in a UserError.
+    checkpoint is then on its way. After a `notice`, and every `checkpoint_steps` steps, the state is saved, and training goes
+    on as long as the machine is there. Where any rank is `asked` to end (see fit) it is saved, and a UserError ends the run.
     """
     import torch
 
@@ -113,7 +159,8 @@ def train(
         to_say.append("this CPU has no instructions for bf16 and would take many times as long: trained in fp32")
     torch.set_num_threads(config.threads or max(1, int(config.cpus_per_worker)))
     checkpoints = Checkpoints(artifact, config.keep, task.metrics().mode)
-    newest = share(checkpoints.newest() if world.rank == 0 else None)
+    newest, damaged = share(checkpoints.sound() if world.rank == 0 else None)
+    to_say += damaged
     resume = checkpoints.load(newest) if newest else None
     versions = {role: dataset.fingerprint for role, dataset in setup.datasets.items()}
     if resume is not None:
@@ -143,20 +190,23 @@ def train(
     def on_epoch(done: Epoch) -> None:
         if world.rank == 0 and (done.last or done.number % config.checkpoint_every == 0):
             checkpoint(done.state(), done.number, int(done.record["step"]), done.score)
+            if done.last:
+                written.wait()  # what fails is told with the last report
         report(done.record, [*to_say, *written.told()])
         to_say.clear()
 
     def on_notice(midway: Midway) -> None:
         if world.rank == 0:
             checkpoint(midway.state(), midway.epoch, midway.step, None)
+        if midway.asked:
             written.wait()
-        if leave:
             failed = written.told()
             saved = failed[-1] if failed else f"saved after step {midway.step} (epoch {midway.epoch + 1})"
             raise UserError(f"train: asked to end; {saved}, and the same command goes on from the newest checkpoint")
 
+    notice = either(notice, each(config.checkpoint_steps, resume["step"] if resume else 0))
     try:
-        history = fit(task, model, config, items, world, steps, resume, on_epoch, notice, on_notice)
+        history = fit(task, model, config, items, world, steps, resume, on_epoch, notice, on_notice, asked)
     finally:
         written.wait()  # what is saved when a run breaks off is what it goes on from
     if world.rank == 0:

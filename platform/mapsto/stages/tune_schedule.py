@@ -86,13 +86,15 @@ class Population(PopulationBasedTraining):
         worst, best = self._quantiles()
         trials = tune_controller.get_trials()
         for trial in best + [t for t in trials if t not in best and t not in worst] + worst:
-            state = self._trial_state[trial]
+            state: Any = self._trial_state[trial]
             state.last_perturbation_time = max(state.last_perturbation_time, self._next_perturbation_sync)
             self._checkpoint_or_exploit(trial, tune_controller, best, worst)
         reached = max(self._trial_state[trial].last_train_time for trial in trials)
         self._next_perturbation_sync = max(self._next_perturbation_sync + self._perturbation_interval, reached)
 
-    def _checkpoint_or_exploit(self, trial: Any, tune_controller: Any, upper_quantile: Any, lower_quantile: Any) -> None:
+    def _checkpoint_or_exploit(
+        self, trial: Any, tune_controller: Any, upper_quantile: Any, lower_quantile: Any
+    ) -> None:
         if trial in lower_quantile and trial not in upper_quantile:  # Ray draws the donor without a seed
             upper_quantile = [upper_quantile[int(self._rng.integers(len(upper_quantile)))]]
         super()._checkpoint_or_exploit(trial, tune_controller, upper_quantile, lower_quantile)

@@ -23,7 +23,8 @@ FACTORS = (0.8, 1.2)
 
 def draw(config: TuneConfig) -> list[Overrides]:
     """Every trial of a grid or random search, in order: trial i depends on the seed, i and those before it only. Settings
-    that were drawn before are drawn anew, as long as that gives others: a small space has fewer trials than asked for."""
+    that were drawn before are drawn anew, as long as that gives others: a small space has fewer trials than asked for. (A
+    population's members may begin alike.)"""
     if config.search == "grid":
         return grid(config.space)
     found: list[Overrides] = []
@@ -33,6 +34,8 @@ def draw(config: TuneConfig) -> list[Overrides]:
         new = next((each for each in drawn if each not in found), None)
         if new is not None:
             found.append(new)
+        elif config.scheduler.kind == "pbt":
+            found.append(sample_all(config.space, rng))
     return found
 
 
