@@ -200,7 +200,7 @@ def train(
             checkpoint(midway.state(), midway.epoch, midway.step, None)
         if midway.asked:
             written.wait()
-            failed = written.told()
+            failed = world.broadcast_object(written.told())  # who leaves first would end the others while they write
             saved = failed[-1] if failed else f"saved after step {midway.step} (epoch {midway.epoch + 1})"
             raise UserError(f"train: asked to end; {saved}, and the same command goes on from the newest checkpoint")
 
