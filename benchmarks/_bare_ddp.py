@@ -42,8 +42,10 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     model: Any = timm.create_model(name, num_classes=CLASSES).to(memory_format=torch.channels_last)
-    model = DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    model = DistributedDataParallel(model, broadcast_buffers=False)  # mapsto synchronises buffers once an epoch
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    groups = [{"params": decayed}, {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
     criterion = nn.CrossEntropyLoss()
     mean = torch.tensor([0.5, 0.5, 0.5]).view(1, 3, 1, 1) * 255
     data, rates, start = arrays(rank, size, batch // world), [], time.perf_counter()

@@ -277,6 +277,7 @@ def conclude(job: Job, setup: Setup, seconds: float) -> Done:
     val = {name.removeprefix("val/"): value for name, value in last.items() if name.startswith("val/")}
     speed = sum(r["images_per_s"] * r["seconds"] for r in history) / sum(r["seconds"] for r in history)
     shown = {**val, "epochs": len(history), "images_per_s": speed, "seconds": seconds}
+    shown |= {"memory_mb": history[-1]["memory_mb"]} if "memory_mb" in history[-1] else {}
     shown["bottleneck"] = bottleneck(history)
     return Done(shown, digest(artifact.read("model.safetensors")))
 

@@ -31,9 +31,9 @@ def page(title: str, setup: Setup, history: Sequence[Mapping[str, float]]) -> Pa
         return built
     last = history[-1]
     val = {name.removeprefix("val/"): value for name, value in last.items() if name.startswith("val/")}
-    built.cards(
-        {**dict(list(val.items())[:4]), "images/s": last["images_per_s"], "data wait": f"{last['data_wait']:.0%}"}
-    )
+    memory = {"memory": f"{last['memory_mb']:,.0f} MB"} if "memory_mb" in last else {}
+    speed = {"images/s": last["images_per_s"], "data wait": f"{last['data_wait']:.0%}"}
+    built.cards({**dict(list(val.items())[:4]), **speed, **memory})
     built.text(f"The bottleneck is {bottleneck(history)}.")
     epochs = [record["epoch"] for record in history]
     names = list(dict.fromkeys(name for record in history for name in record))
