@@ -69,12 +69,27 @@ def gather(feed, world, starts):
     return ray.get([rank_of.remote(rank, box, feed) for rank in range(world)])
 
 
+def by_step(taken):
+    """(split, epoch, step) → the ids of its rows, without padding, and the sum of its pixels."""
+    found = {}
+    for item, ids, pixels, _ in taken:
+        rows, total = found.get((item.split, item.epoch, item.step), ([], 0))
+        found[item.split, item.epoch, item.step] = sorted(rows + [i for i in ids if i >= 0]), total + pixels
+    return {key: value if key[0] == "train" else value[0] for key, value in found.items()}  # padding has pixels, too
+
+
 def test_workers_get_their_own_microbatches_in_order_and_a_resumed_run_the_rest(cluster, dataset):
     feed = Feed.of(plain_task(dataset), {"train": dataset})
-    run = Run.of(feed.streams["train"], feed.streams["val"], TrainConfig(epochs=3, batch_size=32, evaluate_every=2), 2)
+    config = TrainConfig(epochs=3, batch_size=32, evaluate_every=2)
+    run, alone = (Run.of(feed.streams["train"], feed.streams["val"], config, world) for world in (2, 1))
     feed = feed.follow(run)
     start = run.start_of(1, 3)
-    for rank, (got, rest) in enumerate(gather(feed, 2, [0, start])):
+    both = gather(feed, 2, [0, start])
+    ((rest_of_one,),) = gather(feed.follow(alone), 1, [alone.start_of(1, 3)])
+    assert by_step(rest_of_one) == by_step(
+        both[0][1] + both[1][1]
+    )  # by one worker in place of two: the same rows and pixels
+    for rank, (got, rest) in enumerate(both):
         expected = [(run.item(g), feed.batch(g)) for g in range(rank, len(run), 2)]
         assert got == [(i, b["row_id"].tolist(), int(b["image"].sum()), True) for i, b in expected]
         assert rest == got[start // 2 :]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.util import placement_group_table
 
 from mapsto.config.load import load
 from mapsto.core.artifact import Artifact
@@ -104,6 +106,25 @@ def test_a_population_that_does_not_fit_is_refused(tmp_path: Path, scenes: Path,
         UserError, match=r"tune.trials 12: a population trains at once, .* hold (\d): set tune.trials=\1"
     ):
         sweep(tmp_path, scenes, tune)
+
+
+def test_a_trial_of_two_workers_that_is_stopped_leaves_its_place_to_the_next(
+    tmp_path: Path, scenes: Path, cluster: str
+) -> None:
+    """Ray frees a stopped trial's placement group through an address that it guesses: where it guesses wrong, the next trial waits
+    for ever."""
+    values = {"train.optimizer.lr": {"kind": "choice", "values": [0.02, 1e-8, 0.03]}}
+    tune = {
+        "search": "grid", "workers": 2, "concurrent": 1, "scheduler": {"kind": "asha"}, "space": values,
+        "metric": "nll", "mode": "min",
+    }  # fmt: skip
+    _, artifact, said = sweep(tmp_path, scenes, tune, "train.cpus_per_worker=0.4", "train.epochs=2")
+    states = [t["state"] for t in artifact.read_json("trials.json")]
+    assert states == ["complete", "stopped early", "complete"], said
+    deadline = time.monotonic() + 60
+    while held := [g for g in placement_group_table().values() if g["state"] != "REMOVED"]:
+        assert time.monotonic() < deadline, held
+        time.sleep(0.5)
 
 
 def history(uri: str) -> list[dict[str, float]]:

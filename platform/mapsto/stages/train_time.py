@@ -25,5 +25,7 @@ def bottleneck(history: Sequence[Mapping[str, float]]) -> str:
     elif wait > SOME:
         what = "the model, and reading and decoding nearly as much"
     else:
-        what = "the model: more workers, a smaller model or a lower train.precision would help, more data CPUs would not"
+        what = (
+            "the model: more workers, a smaller model or a lower train.precision would help, more data CPUs would not"
+        )
     return f"{what}; {step}"
