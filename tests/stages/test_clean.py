@@ -288,3 +288,23 @@ def test_every_rule_of_the_recipe_is_one_of_the_rules():
     assert set(get_args(RuleName)) == set(RULES)
     assert {name for name, rule in RULES.items() if rule.repairs} == REPAIRS
     assert replace(RULES["dark"], threshold=1).policy == "report"
+
+
+def test_classes_that_are_few_are_told_with_how_much_the_largest_outnumbers_them(tmp_path):
+    for k in range(9):
+        put = tmp_path / "images" / "train" / ("many" if k < 7 else "few") / f"{k}.jpg"
+        put.parent.mkdir(parents=True, exist_ok=True)
+        put.write_bytes(encode(numbered(3, k, (64, 64)).image))
+    (tmp_path / "images/train/few/broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    told = {"class_imbalance": {"threshold": 3}}
+    first, _, _ = made(tmp_path / "one", Ingest(), recipe(tmp_path / "images"), {})
+    given = recipe(tmp_path / "images", **told)
+    given.data["train"].splits.clear()
+    artifact = Artifact(str(tmp_path / "one"), Storage())
+    _, _, said = made(tmp_path / "two", Clean(), given, {"data": artifact})
+    table = pq.read_table(tmp_path / "two" / clean.FINDINGS).to_pylist()
+    rare = [(row["label"], row["score"]) for row in table if row["rule"] == "class_imbalance"]
+    counts = first.manifest["counts"]["train"]
+    assert rare == [("few", counts["many"] / counts["few"])] * counts["few"] and "class_imbalance" in said
+    html = (tmp_path / "two/report.html").read_text()
+    assert "imbalanced: weigh classes" in html and "Set apart before" in html  # the broken file is counted there

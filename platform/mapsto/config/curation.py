@@ -20,6 +20,7 @@ class CleanRule(Section):
 RuleName = Literal[
     "exact_duplicate", "conflicting_labels", "leakage", "near_duplicate", "missing_label", "label_error", "too_small",
     "extreme_shape", "blank", "dark", "bright", "blurred", "low_information", "odd_mode", "boxes_outside", "mask_ids",
+    "class_imbalance",
 ]  # fmt: skip
 REPAIRS = {"conflicting_labels", "leakage", "missing_label", "label_error", "boxes_outside"}
 
@@ -82,8 +83,6 @@ class CleanConfig(Section):
     verify: VerifyConfig | None = None
     """By default, near duplicates are those whose small pictures agree in shapes and colours; with this, only those of them whose
     features are alike, too."""
-    imbalance: float = Field(10.0, gt=1)
-    """Images of the largest class over those of the smallest, from which the page speaks of imbalance."""
 
     @field_validator("rules")
     @classmethod

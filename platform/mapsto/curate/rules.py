@@ -212,6 +212,16 @@ def _mask_ids(seen: Seen, threshold: float) -> Found:
     return Found.of(rows, seen.facts.largest_id[rows])
 
 
+def _class_imbalance(seen: Seen, threshold: float) -> Found:
+    """The training rows of a class that the largest one outnumbers; the score is by how much."""
+    rows = np.flatnonzero((seen.facts.label >= 0) & (seen.facts.split == SPLITS.index("train")))
+    labels = seen.facts.label[rows]
+    counts = np.bincount(labels)
+    ratio = counts.max(initial=0) / np.maximum(counts, 1)
+    rare = ratio[labels] > threshold
+    return Found.of(rows[rare], ratio[labels][rare])
+
+
 def _label_errors(seen: Seen, threshold: float) -> Found:
     from .label_errors import suspects
 
@@ -244,6 +254,7 @@ RULES: Mapping[str, Rule] = {
     "odd_mode": Rule("grey among colour or colour among grey, as less than {t:g} of the set", _odd_mode, 0.05),
     "boxes_outside": Rule("a box lies more than {t:g} pixels outside the image", _boxes_outside, 1.0, "repair", repairs="cut at the image's edge"),
     "mask_ids": Rule("the mask names a class that the task does not", _mask_ids, 0.0),
+    "class_imbalance": Rule("of a class that the largest one outnumbers by more than {t:g} to 1 in training", _class_imbalance, 10.0),
 }  # fmt: skip
 """In the order in which a row's reason is looked for."""
 

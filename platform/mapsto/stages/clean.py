@@ -112,7 +112,7 @@ class Clean:
         manifest, results = self._version(job, before, facts, verdict, chosen)
         table = findings(facts, verdict, chosen, before.manifest["classes"])
         _write_table(job.artifact, table)
-        report = Report(job.recipe.name, before, facts, verdict, chosen, config.imbalance, manifest)
+        report = Report(job.recipe.name, before, facts, verdict, chosen, manifest)
         job.artifact.write(page(report).encode(), "report.html")
         job.artifact.write_json(manifest, MANIFEST)
         job.storage.delete(job.artifact.path("work"))

@@ -31,7 +31,6 @@ class Report:
     facts: Facts
     verdict: Verdict
     chosen: Mapping[str, Setting]
-    imbalance: float
     manifest: Mapping[str, Any]
 
 
@@ -54,6 +53,7 @@ def page(report: Report) -> str:
         rows.append((name, rule.about.format(t=setting.threshold), does, count))
     out.table(("rule", "what it finds", "policy", "found"), rows)
     _balance(out, report)
+    _apart(out, report.before.manifest)
     for name, each in found.items():
         if len(each.rows):
             out.heading(f"{name}: {len(each.rows):,}")
@@ -71,10 +71,19 @@ def _balance(out: Page, report: Report) -> None:
         min(counts.items(), key=lambda p: p[1]),
     )
     ratio = largest / smallest
-    verdict = (
-        "imbalanced: weigh classes or sample them alike" if ratio > report.imbalance else "no imbalance to speak of"
-    )
+    much = ratio > report.chosen["class_imbalance"].threshold
+    verdict = "imbalanced: weigh classes or sample them alike" if much else "no imbalance to speak of"
     out.text(f"Classes in train: {most} {largest:,}, {least} {smallest:,}, {ratio:.1f} to 1: {verdict}.")
+
+
+def _apart(out: Page, before: Mapping[str, Any]) -> None:
+    """What the version before had set apart already: files that cannot be read, for one."""
+    apart = [("quarantined", reason, count) for reason, count in before.get("reasons", {}).items()]
+    apart += [("left out", what, count) for what, count in before.get("dropped", {}).items()]
+    if apart:
+        out.heading("Set apart before")
+        out.text("By the version that was cleaned; its quarantine/ holds the files with their reasons.")
+        out.table(("", "reason", "count"), apart)
 
 
 def _pictures(report: Report, name: str, found: Found) -> list[tuple[np.ndarray, str]]:
