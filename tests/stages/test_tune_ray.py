@@ -115,7 +115,7 @@ def test_a_trial_of_two_workers_that_is_stopped_leaves_its_place_to_the_next(
     for ever."""
     values = {"train.optimizer.lr": {"kind": "choice", "values": [0.02, 1e-8, 0.03]}}
     tune = {
-        "search": "grid", "workers": 2, "concurrent": 1, "scheduler": {"kind": "asha"}, "space": values,
+        "search": "grid", "workers": 2, "concurrent": 1, "scheduler": {"kind": "asha", "reduction": 2}, "space": values,
         "metric": "nll", "mode": "min",
     }  # fmt: skip
     _, artifact, said = sweep(tmp_path, scenes, tune, "train.cpus_per_worker=0.4", "train.epochs=2")

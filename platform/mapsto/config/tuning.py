@@ -68,7 +68,7 @@ class AshaScheduler(Section):
     kind: Literal["asha"]
     grace: int = Field(1, ge=1)
     """Epochs before a trial may be stopped."""
-    reduction: int = Field(3, ge=2)
+    reduction: int = Field(4, ge=2)
     """One in so many goes on from a rung to the next; rungs lie this factor apart."""
 
 
