@@ -33,7 +33,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 1 for a bug (with its traceback), 2 for what the user can mend, 130
-    for Ctrl-C."""
+    for Ctrl-C, 143 for SIGTERM."""
     arguments = _parser().parse_args(argv)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if told is None:
             raise
         print(told, file=sys.stderr)
-        return 2
+        return told.code
     finally:
         signal.signal(signal.SIGTERM, previous)
 

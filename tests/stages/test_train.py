@@ -155,8 +155,11 @@ def test_sigterm_lets_the_workers_save_before_they_leave(tmp_path: Path, by_valu
     beside = threading.Thread(target=term, daemon=True)
     beside.start()
     setup = fakes.setup(disturbed, fakes.patient, PAIR)
-    with pytest.raises(UserError, match=r"asked to end; saved after step (9|10|11) \(epoch 3\), and the same command"):
+    with pytest.raises(
+        UserError, match=r"asked to end; saved after step (9|10|11) \(epoch 3\), and the same command"
+    ) as told:
         distributed(setup, lambda record: None, print)
+    assert told.value.code == 143
     distributed(setup, lambda record: None, print)
     beside.join()
     same_weights(disturbed, whole)

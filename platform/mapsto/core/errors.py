@@ -13,6 +13,9 @@ class UserError(Exception):
     with 1. A page of several problems (a recipe's) is one UserError with a line each.
     """
 
+    code = 2
+    """The command's exit code."""
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `, did you mean 'x'?` for the nearest known name, or `; known: a, b, c` when none is near."""

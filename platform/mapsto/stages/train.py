@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.artifact import digest
+from ..core.errors import UserError
 from ..core.registry import save_task, task_class
 from ..core.stage import Done, Job, datasets_of
 from ..core.storage import absolute
@@ -312,5 +313,9 @@ def terminated(then: Callable[[], None] = lambda: None) -> Generator[Callable[[]
     before = signal.signal(signal.SIGTERM, told)
     try:
         yield asked.is_set
+    except UserError as error:
+        if asked.is_set():
+            error.code = 128 + signal.SIGTERM
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
