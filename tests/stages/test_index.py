@@ -262,12 +262,12 @@ def test_a_timm_backbones_features(file, source):
 
 def test_the_trained_models_features(file, tmp_path, monkeypatch):
     """A saved model stands for training; with a sweep in the recipe, its best setting decides whose model it is."""
-    made_for: list[float] = []
+    made_for: list[int] = []
     produce = Pipeline.produce
 
     def given(self, name, options=None, *, force=None):
         if name == "train":
-            made_for.append(self.recipe.train.epochs)
+            made_for.append(self.recipe.train.batch_size)
             return model
         if name == "tune":
             return best
@@ -285,11 +285,11 @@ def test_the_trained_models_features(file, tmp_path, monkeypatch):
     model.write(save(net.state_dict()), "model.safetensors")
     save_task(task, model)
     model.write_json({"kind": "torch", "file": "model.safetensors", "precision": "fp32"}, "variant.json")
-    best.write_json({"overrides": {"train.epochs": 7}}, "best.json")
+    best.write_json({"overrides": {"train.batch_size": 7}}, "best.json")
     for artifact in (model, best):
         artifact.finish(section={}, parents={}, metrics={}, digest="d")
     with file.open("a") as text:
-        text.write("index: {features: model}\ntune: {space: {train.epochs: {kind: choice, values: [7]}}}\n")
+        text.write("index: {features: model}\ntune: {space: {train.batch_size: {kind: choice, values: [7]}}}\n")
     recipe, artifact, _ = made(file)
     assert made_for == [7] and artifact.meta()["metrics"]["dimension"] == 64
     searcher = Searcher(artifact)

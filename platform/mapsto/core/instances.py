@@ -109,7 +109,7 @@ def _from_rle(segment: dict[str, Any], height: int, width: int) -> Patch:
 
 def _drawn(polygons: list[list[float]], height: int, width: int) -> Patch:
     """Polygons as COCO's own code draws them, in a window around them where they lie inside the image: it rounds corners
-    to fifths of a pixel, so once they are rounded, whole pixels shift nothing."""
+    to fifths of a pixel, so once they are rounded, whole pixels shift nothing but a pixel here and there that a line halves."""
     from faster_coco_eval.core import mask as coco
 
     moved = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in polygons]
