@@ -97,7 +97,7 @@ def asked_by(stop: bytes, every_s: float = 1.0) -> Callable[[], bool]:
     return asked.is_set
 
 
-def each(steps: int | None, done: int) -> Callable[[], bool]:
+def every(steps: int | None, done: int) -> Callable[[], bool]:
     """Whether a multiple of `steps` is done, called after each step from `done` on."""
 
     def due() -> bool:
@@ -204,7 +204,7 @@ def train(
             saved = failed[-1] if failed else f"saved after step {midway.step} (epoch {midway.epoch + 1})"
             raise UserError(f"train: asked to end; {saved}, and the same command goes on from the newest checkpoint")
 
-    notice = either(notice, each(config.checkpoint_steps, resume["step"] if resume else 0))
+    notice = either(notice, every(config.checkpoint_steps, resume["step"] if resume else 0))
     try:
         history = fit(task, model, config, items, world, steps, resume, on_epoch, notice, on_notice, asked)
     finally:
