@@ -12,8 +12,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
+import psutil
 import pytest
 
 hypothesis.settings.register_profile("mapsto", deadline=None)  # no test asserts a duration
@@ -123,6 +125,28 @@ def cluster(s3: S3) -> Iterator[str]:
     session.disconnect()
 
 
+@pytest.fixture
+def second_node(cluster: str, tmp_path: Path) -> Iterator[psutil.Process]:
+    """A node beside the session's, with two CPUs."""
+    import ray
+    from tests.faults import NODE, lose, wait_until
+
+    before = {node["NodeID"] for node in ray.nodes()}
+    log = tmp_path / "node.log"
+    with log.open("w") as output:
+        process = psutil.Popen([sys.executable, "-c", NODE, cluster], stdout=output, stderr=subprocess.STDOUT)
+
+    def there() -> bool:
+        assert process.poll() is None, log.read_text()
+        return any(node["Alive"] and node["NodeID"] not in before for node in ray.nodes())
+
+    try:
+        wait_until(there)
+        yield process
+    finally:
+        lose(process)
+
+
 @pytest.fixture(scope="session")
 def serve_port() -> int:
     """The port of the cluster's Ray Serve, which the first deployment starts, and which stays up."""
@@ -149,3 +173,11 @@ def masked_scenes() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="scenes") as folder:
         write(folder, 48, seed=7, size=(48, 48), classes=CLASSES[:3], spoiled=0, masks=True)
         yield Path(folder) / "manifest.jsonl"
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> Any:
+    """`write_dataset(folder, {"train": 100, "val": 10}, size=32, per_group=16, per_file=64, seed=0) -> Dataset`."""
+    from tests.noise import write
+
+    return write

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,8 @@ import numpy as np
 import psutil
 import pytest
 from ray import cloudpickle
+from tests import faults
+from tests.faults import AWAY_S, PATIENCE_S, beside, first_to_say, heard, logged, lose, say, wait_until
 
 from mapsto.config.schema import TrainConfig
 from mapsto.core.artifact import Artifact
@@ -31,8 +30,6 @@ from mapsto.data.loader import worker_batches
 from mapsto.data.plan import Run
 from mapsto.data.transforms import Compose, Decode, Keep, RandomFlip
 
-PATIENCE_S = 120
-AWAY_S = 2
 GROUP = 16
 """Rows of a row group, and of a microbatch."""
 ROWS = 330
@@ -42,9 +39,11 @@ AGAIN = "again, try 2: the worker or the node that made them was lost"
 @pytest.fixture(autouse=True)
 def by_value() -> Iterator[None]:
     """What is defined here travels to the workers whole: they cannot import it."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    for module in (sys.modules[__name__], faults):
+        cloudpickle.register_pickle_by_value(module)
     yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    for module in (sys.modules[__name__], faults):
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 @pytest.fixture
@@ -81,64 +80,6 @@ def check_whole(got: list[tuple[Any, dict[str, np.ndarray]]], dataset: Dataset) 
         assert batch.keys() == expected.keys()
         for name in expected:
             np.testing.assert_array_equal(batch[name], expected[name], err_msg=f"{name} of microbatch {g}")
-
-
-def say(path: Path, text: str = "yes") -> None:
-    """Write a file at once, for those who wait for it."""
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def first_to_say(path: Path, text: str) -> bool:
-    """The same unless somebody else did: the row may be under way in two tasks, for two epochs."""
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(text)
-    try:
-        path.hardlink_to(partial)
-    except FileExistsError:
-        return False
-    return True
-
-
-def wait_until(there: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := there()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(there)
-        time.sleep(0.02)
-    return found
-
-
-def heard(path: Path) -> str:
-    """The text of a file, once it is there."""
-    wait_until(path.exists)
-    return path.read_text()
-
-
-def logged(*texts: str) -> int:
-    """How many lines of the cluster's worker logs hold all the texts."""
-    files = Path(os.environ["RAY_TMPDIR"], "session_latest", "logs").glob("worker-*.err")
-    lines = [line for file in files for line in file.read_text(errors="replace").splitlines()]
-    return sum(all(text in line for text in texts) for line in lines)
-
-
-@contextmanager
-def beside(disturb: Callable[[], None]) -> Iterator[None]:
-    """Runs `disturb` beside the block, and raises what it raised."""
-    raised: list[Exception] = []
-
-    def run() -> None:
-        try:
-            disturb()
-        except Exception as error:  # noqa: BLE001 (raised below)
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield
-    thread.join()
-    assert not raised, raised
 
 
 def away(folder: Path, first: int, fatal: int = -1) -> Callable[[int], None]:
@@ -204,55 +145,6 @@ def elsewhere(folder: Path, head: str) -> Callable[[int], None]:
             time.sleep(PATIENCE_S)
 
     return hold
-
-
-NODE = """
-import sys, time
-from ray._private.node import Node
-from ray._private.parameter import RayParams
-
-own_ports = dict(min_worker_port=0, max_worker_port=0, node_manager_port=0, dashboard_agent_listen_port=None)
-Node(
-    RayParams(
-        gcs_address=sys.argv[1], node_ip_address="127.0.0.1", num_cpus=2, num_gpus=0, object_store_memory=100_000_000,
-        include_log_monitor=False, **own_ports,
-    ),
-    head=False, shutdown_at_exit=False, spawn_reaper=False,
-)
-time.sleep(3600)
-"""
-"""`ray start --address`, which itself refuses a cluster on loopback, or takes the machine's outward address for it."""
-
-
-@pytest.fixture
-def second_node(cluster: str, tmp_path: Path) -> Iterator[psutil.Process]:
-    """A node beside the session's, with two CPUs."""
-    import ray
-
-    before = {node["NodeID"] for node in ray.nodes()}
-    log = tmp_path / "node.log"
-    with log.open("w") as output:
-        process = psutil.Popen([sys.executable, "-c", NODE, cluster], stdout=output, stderr=subprocess.STDOUT)
-
-    def there() -> bool:
-        assert process.poll() is None, log.read_text()
-        return any(node["Alive"] and node["NodeID"] not in before for node in ray.nodes())
-
-    try:
-        wait_until(there)
-        yield process
-    finally:
-        lose(process)
-
-
-def lose(node: psutil.Process) -> None:
-    """Kill all processes of a node."""
-    if node.is_running():
-        processes = [node, *node.children(recursive=True)]
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(processes, timeout=10)
 
 
 def test_a_lost_node_changes_nothing(second_node: psutil.Process, new: Path, write_dataset: Any) -> None:

@@ -1,4 +1,4 @@
-"""Small data set artifacts written without Ray, for the tests of what reads them."""
+"""Small data set artifacts of random images, written without Ray, for the tests of what reads them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from mapsto.core.artifact import Artifact
 from mapsto.core.codecs import encode
@@ -19,7 +18,7 @@ def noise(rng: np.random.Generator, height: int, width: int, format: str = "jpeg
     return encode(rng.integers(0, 256, (height, width, 3), np.uint8), format)
 
 
-def _write(
+def write(
     folder: Path, rows: dict[str, int], *, size: int = 32, per_group: int = 16, per_file: int = 64, seed: int = 0
 ) -> Dataset:
     """Splits of random images; a row's label is row_id modulo 3."""
@@ -65,9 +64,3 @@ def _write(
     artifact.begin({}, {}, {})
     artifact.finish(section={}, parents={}, metrics={}, digest=f"d{seed}")
     return Dataset.open(artifact)
-
-
-@pytest.fixture(scope="session")
-def write_dataset():
-    """`write_dataset(folder, {"train": 100, "val": 10}, size=32, per_group=16, per_file=64, seed=0) -> Dataset`."""
-    return _write
