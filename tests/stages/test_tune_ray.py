@@ -50,9 +50,13 @@ def test_a_population_goes_on_from_the_weights_of_its_best(tmp_path: Path, scene
     for each, change in changes:
         assert change["donor"] != each["number"]
         assert any("goes on from trial" in line for line in said)
+        donor = next(t for t in trials if t["number"] == change["donor"])
+        assert [change["epoch"], change["state"]] in donor["states"]  # by the hash of the state, weights included
+        assert [change["epoch"], change["state"]] not in each["states"]
     histories = {t["number"]: history(t["uri"]) for t in trials}
     each, change = max(changes, key=lambda pair: pair[1]["epoch"])
     # the donor's epochs are now this member's past, to the bit: its weights came along, not its settings only
+    assert change["epoch"] > 0
     past = [r["train/loss"] for r in histories[each["number"]] if r["epoch"] <= change["epoch"]]
     assert past == [r["train/loss"] for r in histories[change["donor"]] if r["epoch"] <= change["epoch"]]
     for each in trials:

@@ -81,10 +81,12 @@ class Checkpoints:
         """A complete checkpoint's epoch, step, score (None: not measured), bytes and digest."""
         return self.artifact.read_json("checkpoints", name, "done.json")
 
-    def give(self, name: str, folder: Path) -> None:
-        """Copy a complete checkpoint into a local folder, for another run's `take`."""
+    def give(self, name: str, folder: Path) -> str:
+        """Copy a complete checkpoint into a local folder, for another run's `take`; its digest."""
+        done = self.done(name)
         (folder / "state.pt").write_bytes(self.artifact.read("checkpoints", name, "state.pt"))
-        (folder / "done.json").write_text(json.dumps(self.done(name)))
+        (folder / "done.json").write_text(json.dumps(done))
+        return done["digest"]
 
     def take(self, folder: Path) -> None:
         """Go on from what another run's `give` wrote."""

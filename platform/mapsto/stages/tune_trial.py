@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.artifact import Artifact
+from ..core.artifact import Artifact, digest
 from ..core.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
             options = {"on_epoch": reports.epoch, "in_process": given["workers"] == 1}
             if given["sweep"]:
                 options |= member_options(given["sweep"], mine, recipe, Path(folder))
+                reports.begin(options)
             pipeline = Pipeline(recipe, say=lambda line: None)
             reports.artifact = pipeline.planned("train", options)
             reports.fixed = measured(pipeline, recipe, options, given["goals"])
@@ -65,6 +66,14 @@ class Reports:
         self.fixed: dict[str, float] = {}
         """What does not change while it trains."""
         self.reported = 0
+
+    def begin(self, options: Mapping[str, Any]) -> None:
+        """Of a population's member: from which state, weights included, it starts; the epochs before it are its donor's."""
+        self.told["began"] = ""
+        if "state" in options:
+            folder = Path(options["state"])
+            self.told["began"] = digest((folder / "state.pt").read_bytes())
+            self.reported = json.loads((folder / "done.json").read_text())["epoch"]
 
     def epoch(self, record: Mapping[str, float]) -> None:
         """After each epoch but the last, which is told once the artifact is complete: what hears it may stop us."""
@@ -102,12 +111,12 @@ class Reports:
             tune.report(told)
             return
         with tempfile.TemporaryDirectory(prefix="mapsto-state-") as folder:
-            self._state(Path(folder))
+            told["state"] = self._state(Path(folder))
             # Without a checkpoint Ray's population-based training never exploits, and says nothing
             tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    def _state(self, folder: Path) -> None:
-        """Put this epoch's training state, once it is written, into the folder."""
+    def _state(self, folder: Path) -> str:
+        """Put this epoch's training state, once it is written, into the folder; its digest."""
         from ..engine.checkpoints import Checkpoints
 
         assert self.artifact is not None
@@ -115,8 +124,7 @@ class Reports:
         while True:
             name = checkpoints.newest()
             if name is not None and checkpoints.done(name)["epoch"] >= self.reported:
-                checkpoints.give(name, folder)
-                return
+                return checkpoints.give(name, folder)
             if time.monotonic() > deadline:
                 raise UserError(f"tune: the state after epoch {self.reported} was not written to {self.artifact.uri}")
             time.sleep(0.05)

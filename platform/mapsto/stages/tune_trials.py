@@ -26,7 +26,11 @@ class Trial:
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(epoch, metric) as reported."""
     settings: list[dict[str, Any]] = field(default_factory=list)
-    """Of a population's member, each time they changed: `turn`, `epoch` (after which), `overrides`, `donor` (whose weights)."""
+    """Of a population's member, each time they changed: `turn`, `epoch` (after which), `overrides`, `donor` (whose weights),
+    `state` (the digest of the training state that it went on from)."""
+    states: list[tuple[int, str]] = field(default_factory=list)
+    """Of a population's member: (epoch, digest) of the training states that it handed on. One that another member went on
+    from is among its donor's."""
     starts: list[str] = field(default_factory=list)
     """Of a population's member: the artifacts that it trained in, newest last."""
 
@@ -115,6 +119,8 @@ class Trials:
         mine.values, epoch = {name: float(result[name]) for name in self.goals}, int(result["epoch"])
         if self.population:
             self._follow(mine, result, epoch)
+            if result.get("state"):
+                mine.states.append((epoch, result["state"]))
         if epoch > mine.epochs:
             mine.epochs = epoch
             mine.curve.append((epoch, mine.values[self.metric]))
@@ -132,7 +138,7 @@ class Trials:
         mine.epochs = epoch - 1
         if not mine.settings or mine.settings[-1]["turn"] != result["turn"]:
             changed = {"turn": result["turn"], "epoch": epoch - 1, "overrides": mine.overrides, "donor": donor}
-            mine.settings.append(changed)
+            mine.settings.append(changed | {"state": result["began"]})
             if donor:
                 self.say(f"trial {mine.number}  goes on from trial {donor}: {_short(mine.overrides)}")
 
