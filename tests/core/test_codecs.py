@@ -156,6 +156,42 @@ def test_an_embedded_profile_is_applied(format):
     np.testing.assert_allclose(half[half.shape[0] // 2, half.shape[1] // 8 :: half.shape[1] // 4], seen, atol=3)
 
 
+def test_a_profile_of_several_pieces_is_put_together_in_order():
+    profile = adobe_rgb() + bytes(100_000)  # more than a segment holds; what lies behind the tags is not read
+    flat = np.full((16, 16, 3), (200, 60, 60), np.uint8)
+    data = saved(Image.fromarray(flat), "JPEG", quality=100, subsampling=0, icc_profile=profile)
+    first, second = data.index(b"ICC_PROFILE"), data.rindex(b"ICC_PROFILE")
+    begin, end = first - 4, second - 4
+    size = int.from_bytes(data[end + 2 : end + 4], "big") + 2
+    swapped = data[:begin] + data[end : end + size] + data[begin:end] + data[end + size :]
+    assert first != second
+    for each in (data, swapped):
+        np.testing.assert_allclose(codecs.decode(each)[8, 8], wide_to_srgb(flat[0, 0]), atol=2)
+
+
+@pytest.mark.parametrize(
+    ("format", "mode", "settings"),
+    [
+        ("JPEG", "RGB", {}), ("JPEG", "L", {}), ("JPEG", "CMYK", {}), ("PNG", "RGBA", {}), ("PNG", "P", {}),
+        ("JPEG", "RGB", {"icc_profile": adobe_rgb()}), ("PNG", "RGB", {"icc_profile": adobe_rgb()}),
+        ("JPEG", "RGB", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"}),
+        ("JPEG", "RGB", {"icc_profile": adobe_rgb(), "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x08\0\0\0\0\0\0"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value,
+)  # fmt: skip
+@pytest.mark.parametrize("at_least", [None, 30])
+def test_a_part_is_the_same_pixels_as_of_the_whole(format, mode, settings, at_least):
+    data = saved(Image.fromarray(picture(120, 200)).convert(mode), format, **settings)
+    whole = codecs.decode(data, at_least=at_least)
+    height, width = codecs.upright_size(data)
+    assert (height, width) == ((200, 120) if "exif" in settings else (120, 200))
+    assert whole.shape[:2] == ((height // 4, width // 4) if at_least and format == "JPEG" else (height, width))
+    for part in ((0, 0, height, width), (13, 22, 57, 70), (height - 1, width - 1, 1, 1)):
+        y0, x0, y1, x1 = codecs.window(part, (height, width), whole.shape)
+        cut = codecs.decode(data, at_least=at_least, part=part)
+        assert cut.size and np.array_equal(cut, whole[y0:y1, x0:x1])
+
+
 def test_srgb_profiles_and_broken_ones_leave_the_pixels():
     from PIL import ImageCms
 

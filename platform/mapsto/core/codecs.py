@@ -118,25 +118,46 @@ def _know_heif(data: bytes) -> None:
     register_heif_opener(thumbnails=False)
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = None) -> np.ndarray:
+def upright_size(data: bytes) -> tuple[int, int]:
+    """(height, width) in pixels of an encoded image, upright as `decode` gives it, from its header alone. Raises as
+    `header` does."""
+    return _upright(header(data))
+
+
+def _upright(head: Header) -> tuple[int, int]:
+    return (head.width, head.height) if head.orientation >= 5 else (head.height, head.width)
+
+
+Part = tuple[int, int, int, int]
+"""Top, left, height and width in pixels of the whole image, upright."""
+
+
+def decode(
+    data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = None, part: Part | None = None
+) -> np.ndarray:
     """Decode any image to H×W×3 uint8 sRGB, upright (EXIF orientation applied), its colour profile applied, first
     frame, alpha over white.
 
     `at_least`: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at least so many
-    pixels (the scaled DCT of libjpeg); None decodes at full size. Raises UserError for what cannot be decoded whole.
+    pixels (the scaled DCT of libjpeg); None decodes at full size. `part`: only this part comes back, at the size at which
+    the image was decoded. Raises UserError for what cannot be decoded whole.
     """
     if data[:3] == b"\xff\xd8\xff":
-        fast = _jpeg(data, max_pixels, at_least)
+        fast = _jpeg(data, max_pixels, at_least, part)
         if fast is not None:
             return fast
-    header(data, max_pixels)
+    head = header(data, max_pixels)
     try:
         with quiet(data), Image.open(io.BytesIO(data)) as image:
             if at_least is not None:  # JPEG only; the others ignore it
                 factor = at_least / min(image.size)
                 image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
             image.load()
-            return np.asarray(_to_rgb(_to_srgb(ImageOps.exif_transpose(image))))
+            upright = ImageOps.exif_transpose(image)
+            if part is not None:
+                y0, x0, y1, x1 = window(part, _upright(head), (upright.height, upright.width))
+                upright = upright.crop((x0, y0, x1, y1))
+            return np.asarray(_to_rgb(_to_srgb(upright)))
     except UserError:
         raise
     except (OSError, SyntaxError, ValueError, struct.error, EOFError, TypeError, IndexError, MemoryError) as error:
@@ -168,26 +189,36 @@ def encode(image: np.ndarray, format: str = "jpeg", quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def _jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | None:
-    """The fast path: plain sRGB or grey JPEGs; None hands CMYK, broken, oriented ones and other colours to the careful
-    path."""
+def window(part: Part, full: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """(y0, x0, y1, x1) of a part of an image of `full` size (height, width), in one of `shape`, which may be smaller; at
+    least a pixel."""
+    top, left, height, width = part
+    down, across = shape[0] / full[0], shape[1] / full[1]
+    y0, x0 = min(round(top * down), shape[0] - 1), min(round(left * across), shape[1] - 1)
+    return y0, x0, max(y0 + 1, round((top + height) * down)), max(x0 + 1, round((left + width) * across))
+
+
+def _jpeg(data: bytes, max_pixels: int, at_least: int | None, part: Part | None) -> np.ndarray | None:
+    """The fast path; None hands CMYK, broken, oriented ones and grey ones with a colour profile to the careful path."""
     try:
         head: Any = simplejpeg.decode_jpeg_header(data)
         height, width, colorspace = head[:3]
         if colorspace not in ("YCbCr", "RGB", "Gray") or width * height > max_pixels or data[-2:] != b"\xff\xd9":
             return None
-        parts = [(marker, content(data, begin, end)) for marker, begin, end in segments(data) if marker in (0xE1, 0xE2)]
-        turned = any(marker == 0xE1 and part.startswith((EXIF, XMP)) for marker, part in parts)
+        pieces = [
+            (marker, content(data, begin, end)) for marker, begin, end in segments(data) if marker in (0xE1, 0xE2)
+        ]
+        turned = any(marker == 0xE1 and piece.startswith((EXIF, XMP)) for marker, piece in pieces)
         if turned and header(data, max_pixels).orientation != 1:
             return None
-        # The first part of a colour profile has its description.
-        if not _is_srgb(next((part for marker, part in parts if marker == 0xE2 and part.startswith(ICC)), b"")):
+        # In order of their numbers; the first has the description.
+        pieces = sorted(piece for marker, piece in pieces if marker == 0xE2 and piece.startswith(ICC))
+        profile = b"".join(piece[len(ICC) + 2 :] for piece in pieces)
+        if not (plain := _is_srgb(profile)) and colorspace == "Gray":
             return None
-        if at_least is None:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB")
         # Whole powers of two only: libjpeg-turbo's other scales (7/8, 5/8, ...) take longer than the full size.
-        scale = 2 ** min(max(math.floor(math.log2(min(height, width) / at_least)), 0), 3)
-        return simplejpeg.decode_jpeg(
+        scale = 1 if at_least is None else 2 ** min(max(math.floor(math.log2(min(height, width) / at_least)), 0), 3)
+        image = simplejpeg.decode_jpeg(
             data,
             colorspace="RGB",
             min_height=math.ceil(height / scale),
@@ -196,6 +227,10 @@ def _jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | No
         )
     except ValueError:
         return None
+    if part is not None:
+        y0, x0, y1, x1 = window(part, (height, width), image.shape)
+        image = image[y0:y1, x0:x1]
+    return image if plain else np.asarray(_with_profile(Image.fromarray(image), profile))
 
 
 def _is_srgb(profile: bytes) -> bool:
@@ -212,13 +247,21 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         return image
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
     colours = image.convert({"RGBA": "RGB", "LA": "L"}[image.mode]) if alpha else image
+    out = _with_profile(colours, profile)
+    if out is colours:
+        return image
+    if alpha:
+        out.putalpha(alpha)
+    return out
+
+
+def _with_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """RGB, L or CMYK → sRGB; the image itself where the profile is broken or of other channels."""
     try:
-        out = ImageCms.applyTransform(colours, _from_profile(profile, colours.mode))
+        out = ImageCms.applyTransform(image, _from_profile(profile, image.mode))
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image
     assert out is not None  # not in place
-    if alpha:
-        out.putalpha(alpha)
     return out
 
 

@@ -34,14 +34,10 @@ class RandomResizedCrop:
         height, width = upright_size(data)
         top, left, part_height, part_width = self.part(height, width, rng)
         if isinstance(data, np.ndarray):
-            image = data
+            crop = data[top : top + part_height, left : left + part_width]
         else:
             need = math.ceil(min(height, width) * self.size / min(part_height, part_width))
-            image = codecs.decode(data, at_least=need)
-        down, across = image.shape[0] / height, image.shape[1] / width  # below 1 when decoded smaller
-        y0, x0 = round(top * down), round(left * across)
-        y1, x1 = max(y0 + 1, round((top + part_height) * down)), max(x0 + 1, round((left + part_width) * across))
-        crop = image[y0:y1, x0:x1]
+            crop = codecs.decode(data, at_least=need, part=(top, left, part_height, part_width))
         # Bilinear alone aliases only when it skips pixels: below a factor of two it does not, and it is the quicker.
         quick = max(crop.shape[:2]) < 2 * self.size
         out = sample | {"image": resize(crop, self.size, self.size, "linear" if quick else "auto")}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import simplejpeg
 
 from ...core import codecs
 from ...core.errors import UserError
@@ -63,18 +62,7 @@ def keypoints_of(sample: Sample) -> np.ndarray:
 
 def upright_size(data: bytes | np.ndarray) -> tuple[int, int]:
     """(height, width) in pixels: of encoded bytes, upright as `codecs.decode` gives them, without decoding them."""
-    if isinstance(data, np.ndarray):
-        return data.shape[0], data.shape[1]
-    if (
-        data[:3] == b"\xff\xd8\xff" and b"\xff\xe1" not in data
-    ):  # coded pixels never hold a marker: neither Exif nor XMP
-        try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            return int(height), int(width)
-        except ValueError:
-            pass  # an odd JPEG: Pillow reads it or says why not
-    head = codecs.header(data)
-    return (head.width, head.height) if head.orientation >= 5 else (head.height, head.width)
+    return (data.shape[0], data.shape[1]) if isinstance(data, np.ndarray) else codecs.upright_size(data)
 
 
 def through(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
