@@ -201,8 +201,4 @@ def plain_ray(folder: Path) -> dict[str, float]:
         rows = ray.data.read_parquet(shards(folder), columns=["image"], shuffle="files").map_batches(
             augment, batch_size=BATCH
         )
-        return rate(
-            lambda: (
-                len(b["image"]) for b in rows.iter_torch_batches(batch_size=BATCH, local_shuffle_buffer_size=4 * BATCH)
-            )
-        )
+        return rate(lambda: (len(b["image"]) for b in rows.iter_torch_batches(batch_size=BATCH)))

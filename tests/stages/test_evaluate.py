@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from mapsto.core.artifact import Artifact
+from mapsto.core.errors import UserError
 from mapsto.core.page import Page
 from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
 from mapsto.stages import evaluate
-from mapsto.stages.evaluate import Evaluate
+from mapsto.stages.evaluate import Evaluate, intervals
 
 models: Any = SourceFileLoader("saved_models", str(Path(__file__).parents[1] / "serving" / "models.py")).load_module()
 
@@ -60,3 +61,28 @@ def test_a_classifiers_page_shows_curves_confusion_and_the_worst_mistakes(
     names = task.classes
     captions = re.findall(r"<figcaption>(row \d+, in truth \w+)", page)
     assert captions == [f"row 12, in truth {names[truth[2]]}", f"row 10, in truth {names[truth[0]]}"]
+
+
+def test_intervals_hold_what_was_seen_and_are_the_binomials() -> None:
+    """300 rows, 90 % right: the normal approximation of the share's interval is 0.9 ± 1.96 √(0.9·0.1/300)."""
+    from mapsto.core.metrics.classification import ClassificationMetrics
+
+    truth = np.arange(300) % 2
+    answers = np.where(np.arange(300) % 10 == 0, 1 - truth, truth)
+    states = {"row_id": np.arange(300), "label": truth, "logits": 4.0 * np.eye(2)[answers]}
+    metrics = ClassificationMetrics(("a", "b"))
+    found = intervals(metrics, states, 2000)
+    assert found.keys() <= metrics.compute(states).keys()
+    np.testing.assert_allclose(found["top1"], [0.9 - 0.0339, 0.9 + 0.0339], atol=0.006)
+    assert found == intervals(metrics, states, 2000)
+
+
+@pytest.mark.parametrize("kind", ["vae", "diffusion"])
+def test_rows_that_are_compared_with_each_other_are_not_drawn_anew(tmp_path: Path, kind: str) -> None:
+    data, task = models.dataset(tmp_path, {"train": 4, "test": 6}), models.task(kind)
+    parents = {"model": models.train_artifact(tmp_path, task), "data.train": data}
+    recipe = SimpleNamespace(evaluate=None, task=SimpleNamespace(kind=kind))
+    section = {"split": "test", "worst": 5, "resamples": 200}
+    job: Any = SimpleNamespace(parents=parents, section=section, recipe=recipe)
+    with pytest.raises(UserError, match=f"evaluate.resamples: the metrics of {kind} compare rows with each other"):
+        Evaluate().run(job)

@@ -6,7 +6,7 @@ from functools import cache, reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, create_model
+from pydantic import Field, SecretStr, create_model, field_validator
 
 from ..core.registry import TASKS, task_class
 from ..core.section import Fraction, Section
@@ -109,6 +109,15 @@ class EvaluateConfig(Section):
     cpus_per_worker: float = Field(1.0, gt=0)
     worst: int = Field(24, ge=0)
     """Worst mistakes shown on the page."""
+    resamples: int = Field(0, ge=0, le=10_000)
+    """With 200 or more, 95 % intervals of all metrics by drawing the rows anew so many times; 0 for none."""
+
+    @field_validator("resamples")
+    @classmethod
+    def _enough_or_none(cls, resamples: int) -> int:
+        if 0 < resamples < 200:
+            raise ValueError("too few for an interval's ends: at least 200, or 0 for no intervals")
+        return resamples
 
 
 class Quantize(Section):

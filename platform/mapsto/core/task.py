@@ -120,7 +120,10 @@ class Phase:
 
 
 class Metrics(Protocol):
-    """States are gathered by row and computed once, in row order: the same number on any number of workers."""
+    """States are gathered by row and computed once, in row order: the same number on any number of workers.
+
+    Those that compare rows with each other have `pairwise = True`: a row that is drawn twice would be its own likeness.
+    """
 
     primary: str
     """The metric by which checkpoints, trials and variants are compared."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..core.page import Page
 from ..core.picture import wall
 from ..core.registry import load_task
 from ..core.stage import Done, Job, datasets_of
-from ..core.task import Task
+from ..core.task import Metrics, Task
 from ..data.dataset import Dataset
 from ..data.rows import Rows
 from ..serving.runtimes import Runtime
@@ -30,7 +31,10 @@ class Evaluate:
     about = "metrics on a split, and a page of the worst mistakes"
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {"split": recipe.evaluate.split, "worst": recipe.evaluate.worst}
+        given = recipe.evaluate
+        return {"split": given.split, "worst": given.worst} | (
+            {"resamples": given.resamples} if given.resamples else {}
+        )
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
         """`model` of the options: `train` (the default) or `compress`."""
@@ -54,14 +58,30 @@ class Evaluate:
                 raise UserError(
                     f"evaluate.split: the data set of role '{stream.role}' has no rows in '{wanted}'; it has {have}"
                 )
+        metrics, resamples = task.metrics(), job.section.get("resamples", 0)
+        if resamples and getattr(metrics, "pairwise", False):
+            raise UserError(
+                f"evaluate.resamples: the metrics of {job.recipe.task.kind} compare rows with each other, and a row drawn twice "
+                "would be its own likeness; leave it out"
+            )
         states = collect(model, task, datasets, split, job.recipe.evaluate)
-        metrics = task.metrics()
         values = {name: float(value) for name, value in metrics.compute(states).items()}
         tables = metrics.tables(states)
         rows = len(states["row_id"])
-        job.artifact.write_json({"split": split, "rows": rows, "metrics": values, "tables": tables}, "metrics.json")
+        found: dict[str, Any] = {"split": split, "rows": rows, "metrics": values, "tables": tables}
+        if resamples:
+            found["intervals"] = intervals(metrics, states, resamples)
+        job.artifact.write_json(found, "metrics.json")
         page = Page(f"Evaluation on {split}", f"{rows:,} rows, each counted once; the model: {model.uri}")
         page.cards(values)
+        if resamples:
+            page.heading("Intervals")
+            page.text(
+                f"95 %, from {resamples:,} draws of as many rows: what other rows like these would give, this model as it is."
+            )
+            page.table(
+                ("metric", "value", "from", "to"), [(k, values[k], *ends) for k, ends in found["intervals"].items()]
+            )
         metrics.draw(page, tables)
         self._mistakes(page, job, task, datasets, states)
         self._showcase(page, job, task, datasets, states)
@@ -110,6 +130,21 @@ class Evaluate:
             if requests:
                 page.heading(heading)
                 page.picture(wall(drawn(runtime, requests)))
+
+
+def intervals(
+    metrics: Metrics, states: Mapping[str, np.ndarray], resamples: int, seed: int = 0
+) -> dict[str, list[float]]:
+    """Metric → [low, high], the 2.5th and the 97.5th percentile over rows drawn anew with replacement (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, 13.3). The draws depend on the seed and the number of rows alone, so that two models
+    on one split are measured on the same ones. A metric that none of them has is left out."""
+    rows, rng, seen = len(states["row_id"]), np.random.default_rng(seed), defaultdict(list)
+    for _ in range(resamples):
+        pick = np.sort(rng.integers(0, rows, rows))
+        for name, value in metrics.compute({column: values[pick] for column, values in states.items()}).items():
+            seen[name].append(float(value))
+    ends = {name: np.nanpercentile(values, (2.5, 97.5)) for name, values in seen.items() if not np.isnan(values).all()}
+    return {name: [float(low), float(high)] for name, (low, high) in ends.items()}
 
 
 def drawn(runtime: Runtime, requests: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:

@@ -27,6 +27,7 @@ class GenerationMetrics:
     """
 
     mode: Literal["max", "min"] = "min"
+    pairwise = True
 
     def __init__(self, extractor: str, features: Features, neighbours: int = 3) -> None:
         self.extractor, self.features, self.neighbours = extractor, features, neighbours

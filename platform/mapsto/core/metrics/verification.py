@@ -27,6 +27,7 @@ class VerificationMetrics:
 
     primary = "auc"
     mode: Literal["max", "min"] = "max"
+    pairwise = True
 
     def __init__(self, key: str = "label", pairs: Pairs | None = None, ks: Sequence[int] = (1, 5)) -> None:
         self.key, self.pairs, self.ks = key, pairs, tuple(ks)
