@@ -50,7 +50,10 @@ def add(commands: Any) -> None:
         if verb == "review":
             command.add_argument("--tool", required=True, choices=("label-studio", "cvat"))
             command.add_argument("--output", required=True, metavar="DIR", help="a new folder")
-            command.add_argument("--scores", metavar="FILE", help='JSON lines: {"row_id": 12, "score": 0.7}')
+            command.add_argument(
+                "--scores", metavar="FILE", help='JSON lines {"row_id": 12, "score": 0.7}, or findings.parquet'
+            )
+            command.add_argument("--rule", metavar="NAME", help="of findings.parquet: the rule whose rows are reviewed")
             command.add_argument("--lowest", action="store_true", help="the lowest score first; default: the highest")
             command.add_argument("--limit", type=int, metavar="N", help="rows at most; default: all")
             command.add_argument("--mask-names", default="", metavar="A,B,...", help="of the mask's ids, from 0")
@@ -126,6 +129,7 @@ def _data_written(arguments: argparse.Namespace) -> Iterator[str]:
         arguments.scores,
         arguments.limit,
         lowest=arguments.lowest,
+        rule=arguments.rule,
         mask_names=[name.strip() for name in arguments.mask_names.split(",") if name.strip()],
         force=arguments.force,
     )

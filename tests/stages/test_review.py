@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -178,3 +180,36 @@ def test_a_changed_manifest_is_found(rich, capsys):  # noqa: F811
     manifest.write_text(text[: len(text) // 2])
     with pytest.raises(UserError, match=r"dataset\.json is broken: .*make it anew with --force"):
         opened(rich.artifact.uri)
+
+
+def test_what_a_cleaning_found_is_reviewed(rich, tmp_path, capsys):  # noqa: F811
+    table = {
+        "row_id": [4, 2, 7, 2],
+        "rule": ["blurred", "missing_label", "missing_label", "blurred"],
+        "score": [0.1, 1.0, 2.0, 0.3],
+    }
+    file = tmp_path / "findings.parquet"
+    pq.write_table(pa.table(table), file)
+    asked = [
+        "data",
+        "review",
+        rich.artifact.uri,
+        "--tool",
+        "label-studio",
+        "--scores",
+        str(file),
+        "--output",
+        str(tmp_path / "r"),
+    ]
+    assert cli.main([*asked, "--rule", "missing_label"]) == 0
+    assert [each["data"]["row_id"] for each in json.loads((tmp_path / "r" / "tasks.json").read_text())] == [7, 2]
+    capsys.readouterr()
+    for more, says in (
+        ([], "several rules; name one with --rule: blurred, missing_label"),
+        (["--rule", "dark"], "no findings of dark; it has blurred, missing_label"),
+    ):
+        assert cli.main([*asked, "--force", *more]) == 2
+        assert says in capsys.readouterr().err
+    pq.write_table(pa.table({"a": [1]}), file)
+    assert cli.main([*asked, "--force"]) == 2
+    assert "not a table of findings" in capsys.readouterr().err

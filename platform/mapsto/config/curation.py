@@ -80,6 +80,9 @@ class CleanConfig(Section):
     folds: int = Field(0, ge=0, le=20)
     """Parts of the cross-validation that looks for wrong labels: the recipe's model is trained once for each, on the others.
     0: wrong labels are not looked for."""
+    corrections: tuple[str, ...] = ()
+    """Files that `mapsto data corrections` wrote of what people have changed, of this data set or an earlier version: their labels,
+    boxes and masks are taken before any rule looks. Where two say differently, the later file counts."""
     verify: VerifyConfig | None = None
     """By default, near duplicates are those whose small pictures agree in shapes and colours; with this, only those of them whose
     features are alike, too."""

@@ -1,10 +1,10 @@
-"""A shard of a new version: rows left out, relabelled, moved to another split, boxes cut. Runs in a task."""
+"""A shard of a new version: rows left out, relabelled, corrected, moved to another split, boxes cut. Runs in a task."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,20 @@ from .shards import moments, write_shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Correction:
+    """New annotations of a row; None where they stay."""
+
+    boxes: list[list[float]] | None = None
+    """xyxy pixels, all of the row's."""
+    box_labels: list[int] | None = None
+    origin: list[int | None] | None = None
+    """For each box the number of the row's former box that it was, whose further columns it keeps."""
+    segments: list[str | None] | None = None
+    mask: bytes | None = None
+    """Encoded picture of class ids."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +48,11 @@ class Edit:
     """Place → split."""
     cut: frozenset[int]
     """Places whose boxes are clipped to the image."""
+    corrected: Mapping[int, Correction] = field(default_factory=dict)
+    """Place → what a person said."""
 
     def touched(self) -> bool:
-        return bool(self.dropped or self.labels or self.moved or self.cut)
+        return bool(self.dropped or self.labels or self.moved or self.cut or self.corrected)
 
 
 @dataclass(frozen=True)
@@ -47,24 +63,27 @@ class Rewrite:
     columns: tuple[str, ...]
     edits: tuple[Edit, ...]
     measured: bool = True
-    """Whether the pixels of training images that come and go are looked at, for the manifest's mean."""
+    """Whether the pixels of training images and of masks that come and go are looked at, for the manifest's figures."""
 
     def result_path(self, k: int) -> str:
         return self.artifact.path("work", "edits", f"{k:06d}.json")
 
     def run(self, k: int) -> None:
         """`files`: split → manifest entry; `pixels`: 2×3 sums of the training images' moments to add; `lost`: rows
-        quarantined; `boxes`: boxes left out by cutting; `objects`: split → class id → boxes more or less than before."""
+        quarantined; `boxes`: boxes left out by cutting; `objects`, `mask_pixels`: split → class id → boxes, or pixels of masks,
+        more or less than before."""
         edit = self.edits[k]
         kept: dict[str, list[pa.Table]] = {}
         refused: list[pa.Table] = []
         pixels, lost, boxes, start = np.zeros((2, 3)), 0, 0, 0
         objects: dict[str, Counter[str]] = {}
+        masks: dict[str, Counter[str]] = {}
         for group in range(len(edit.index.groups)):
             table = read_group(edit.index, group, self.columns)
             table = table.select([name for name in self.columns if name in table.schema.names])
             count = table.num_rows
             _count(objects, table, np.full(count, edit.index.name), -1)
+            former = table
             table, out = _mended(table, edit, start)
             boxes += out
             where = np.array([edit.moved.get(start + i, edit.index.name) for i in range(count)], object)
@@ -78,6 +97,13 @@ class Rewrite:
                 lost += int(gone.sum())
             _count(objects, table.filter(~gone), where[~gone], 1)
             if self.measured:
+                _count_masks(
+                    masks,
+                    former,
+                    table,
+                    edit.index.name,
+                    [None if out else split for split, out in zip(where.tolist(), gone.tolist(), strict=True)],
+                )
                 pixels += _change(table, edit.index.name, where, gone)
             start += count
         files = {
@@ -89,7 +115,14 @@ class Rewrite:
             write_shard(self.artifact, name, refused[0].schema, refused)
         self.artifact.storage.write_json(
             self.result_path(k),
-            {"files": files, "pixels": pixels.tolist(), "lost": lost, "boxes": boxes, "objects": objects},
+            {
+                "files": files,
+                "pixels": pixels.tolist(),
+                "lost": lost,
+                "boxes": boxes,
+                "objects": objects,
+                "mask_pixels": masks,
+            },
         )
 
 
@@ -100,11 +133,27 @@ def _count(objects: dict[str, Counter[str]], table: pa.Table, where: np.ndarray,
                 objects.setdefault(split, Counter())[str(label)] += sign
 
 
+def _count_masks(
+    masks: dict[str, Counter[str]], before: pa.Table, after: pa.Table, split: str, where: Sequence[str | None]
+) -> None:
+    """`where`: each row's split from now on; None where it has none. Masks that stay as and where they are are not decoded."""
+    if "mask" not in before.schema.names:
+        return
+    for old, new, there in zip(before["mask"].to_pylist(), after["mask"].to_pylist(), where, strict=True):
+        if old == new and there == split:
+            continue
+        for data, name, sign in ((old, split, -1), (new, there, 1)):
+            if data is not None and name is not None:
+                ids, counts = np.unique(codecs.decode_mask(data), return_counts=True)
+                for number, count in zip(ids.tolist(), counts.tolist(), strict=True):
+                    masks.setdefault(name, Counter())[str(number)] += sign * count
+
+
 def _mended(table: pa.Table, edit: Edit, start: int) -> tuple[pa.Table, int]:
-    """The table with new labels and cut boxes, and how many boxes had no area left."""
+    """The table with new labels, what was corrected, and cut boxes, and how many boxes had no area left."""
     import pyarrow as pa
 
-    out = 0
+    table, out = _corrected(table, {k - start: v for k, v in edit.corrected.items()}), 0
     labels = {k - start: v for k, v in edit.labels.items() if 0 <= k - start < table.num_rows}
     if labels and "label" in table.schema.names:
         values = table["label"].to_pylist()
@@ -127,6 +176,41 @@ def _mended(table: pa.Table, edit: Edit, start: int) -> tuple[pa.Table, int]:
         for name in names:
             table = _replaced(table, name, pa.array(columns[name], table.schema.field(name).type))
     return table, out
+
+
+def _corrected(table: pa.Table, corrections: Mapping[int, Correction]) -> pa.Table:
+    import pyarrow as pa
+
+    here = {k: new for k, new in corrections.items() if 0 <= k < table.num_rows}
+    if not here:
+        return table
+    names = [name for name in ("boxes", *PER_BOX, "mask") if name in table.schema.names]
+    columns = {name: table[name].to_pylist() for name in names}
+    for k, new in here.items():
+        if new.mask is not None:
+            columns["mask"][k] = new.mask
+        if new.boxes is None:
+            continue
+        former = np.array(columns["boxes"][k] or [], np.float32).reshape(-1, 4)
+        kept = [_same(o, box, former) for o, box in zip(new.origin or (), new.boxes, strict=True)]
+        for name, nothing in (("crowd", False), ("difficult", False), ("keypoints", [])):
+            if columns.get(name) and columns[name][k] is not None:
+                columns[name][k] = [nothing if o is None else columns[name][k][o] for o in kept]
+        if "segments" in columns and new.segments is not None:
+            columns["segments"][k] = new.segments
+        columns["boxes"][k], columns["box_labels"][k] = new.boxes, new.box_labels
+    for name in names:
+        table = _replaced(table, name, pa.array(columns[name], table.schema.field(name).type))
+    return table
+
+
+def _same(origin: int | None, box: Sequence[float], former: np.ndarray) -> int | None:
+    """The number of the box that a corrected one was, where it is there: in another version boxes may have been left out."""
+    if origin is None or origin >= len(former):
+        return None
+    new, old = np.array(box), former[origin]
+    inner = np.prod(np.maximum(np.minimum(new[2:], old[2:]) - np.maximum(new[:2], old[:2]), 0))
+    return origin if 2 * inner >= np.prod(new[2:] - new[:2]) + np.prod(old[2:] - old[:2]) - inner else None
 
 
 def _replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:

@@ -36,8 +36,9 @@ from ..curate.rules import (
 )  # fmt: skip
 from ..data.dataset import MANIFEST, Dataset, content_digest
 from ..data.execution import each
-from ..data.rewrite import Edit, Rewrite
+from ..data.rewrite import Correction, Edit, Rewrite
 from ..data.tally import longest_side
+from .clean_corrections import Corrected, corrected, named
 from .clean_facts import columns_of, gather, shards
 from .clean_folds import predictions
 from .clean_page import Report, page
@@ -67,6 +68,8 @@ class Clean:
             "mask_classes": _mask_classes(recipe),
             **trained,
         }
+        if config.corrections:
+            section["corrections"] = named(config.corrections, recipe.storage.open())
         return section | ({"verify": config.verify.model_dump(mode="json")} if config.verify else {})
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
@@ -88,7 +91,10 @@ class Clean:
         chosen = settings(config)
         before = Dataset.open(job.parents["data"])
         with tempfile.TemporaryDirectory(prefix="mapsto-clean-") as folder:
-            facts, thumbs = gather(job.artifact, before, Path(folder), job.resume, job.say)
+            stored, thumbs = gather(job.artifact, before, Path(folder), job.resume, job.say)
+            classes, columns = before.manifest["classes"], before.manifest["columns"]
+            by_hand = corrected(stored, config.corrections, job.storage, classes, columns)
+            facts = by_hand.facts
 
             def sure(rows: np.ndarray, pairs: Pairs) -> Pairs:
                 if pairs.passed_over:
@@ -100,17 +106,19 @@ class Clean:
             near, best, equal = alike(facts, thumbs, chosen, sure)
             del thumbs
         together = kept_together(near, facts, config_of(job.recipe, job.options).group)
-        labelled = bool(before.manifest["classes"])
+        labelled = bool(classes)
         seen = Seen(facts, equal, near, best, together, _mask_classes(job.recipe), labelled)
         if config.folds and chosen["label_error"].policy != "off":
             role = str(job.options.get("role", "train"))
-            seen = replace(seen, predictions=predictions(job, before, facts, config.folds, role))
+            seen = replace(
+                seen, predictions=predictions(job, before, facts, facts.label != stored.label, config.folds, role)
+            )
         verdict = judge(seen, chosen)
         for name, found in verdict.found.items():
             if len(found.rows):
                 job.say(f"clean: {name}: {len(found.rows)} ({chosen[name].policy})")
-        manifest, results = self._version(job, before, facts, verdict, chosen)
-        table = findings(facts, verdict, chosen, before.manifest["classes"])
+        manifest, results = self._version(job, before, stored, by_hand, verdict, chosen)
+        table = findings(facts, verdict, chosen, classes)
         _write_table(job.artifact, table)
         report = Report(job.recipe.name, before, facts, verdict, chosen, manifest)
         job.artifact.write(page(report).encode(), "report.html")
@@ -119,21 +127,31 @@ class Clean:
         repaired = int(
             (verdict.label != facts.label).sum() + (verdict.split != facts.split).sum() + verdict.cut_boxes.sum()
         )
+        if config.corrections:
+            job.say(f"clean: corrections: {len(by_hand.rows)} rows")
         metrics = {
             "images": manifest["rows_kept"],
             "quarantined": manifest["rows_quarantined"],
             "repaired": repaired,
+            **({"corrected": len(by_hand.rows)} if config.corrections else {}),
             "findings": table.num_rows,
             "shards_shared": len(shards(before)) - len(results),
         }
         return Done(metrics, content_digest(manifest))
 
     def _version(
-        self, job: Job, before: Dataset, facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting]
+        self,
+        job: Job,
+        before: Dataset,
+        stored: Facts,
+        by_hand: Corrected,
+        verdict: Verdict,
+        chosen: Mapping[str, Setting],
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The new version's manifest, after its changed shards are written."""
-        found = shards(before)
-        made = [edit for k, index in enumerate(found) if (edit := _edit(k, index, facts, verdict, chosen)).touched()]
+        """The new version's manifest, after its changed shards are written. `stored`: the rows as the shards have them."""
+        found, facts = shards(before), by_hand.facts
+        edits = (_edit(k, index, stored, by_hand, verdict) for k, index in enumerate(found))
+        made = [edit for edit in edits if edit.touched()]
         rewrite = Rewrite(job.artifact, tuple(columns_of(before)), tuple(made))
         there = set(job.storage.names(job.artifact.path("work", "edits"))) if job.resume else set()
         for _ in each(rewrite.run, [k for k in range(len(made)) if f"{k:06d}.json" not in there]):
@@ -206,7 +224,8 @@ def findings(facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting], clas
     return pa.concat_tables(tables)
 
 
-def _edit(number: int, index: Any, facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting]) -> Edit:
+def _edit(number: int, index: Any, facts: Facts, by_hand: Corrected, verdict: Verdict) -> Edit:
+    """`facts`: as the shard has them."""
     names = list(RULES)
     start, stop = (int(k) for k in np.searchsorted(facts.file, (number, number + 1)))  # facts are in the files' order
     dropped, label, split = (each[start:stop] for each in (verdict.dropped, verdict.label, verdict.split))
@@ -222,6 +241,7 @@ def _edit(number: int, index: Any, facts: Facts, verdict: Verdict, chosen: Mappi
         {int(place[r]): int(label[r]) for r in changed(label != facts.label[start:stop])},
         {int(place[r]): SPLITS[split[r]] for r in changed(split != facts.split[start:stop])},
         frozenset(place[verdict.cut_boxes[start:stop]].tolist()),
+        {int(facts.place[k]): new for k, new in by_hand.rows.items() if start <= k < stop and new != Correction()},
     )
 
 
@@ -253,6 +273,7 @@ def _manifest(
         "rows_in": len(facts), "rows_kept": total, "rows_quarantined": int((~kept).sum()), "reasons": dict(reasons.most_common()),
         "dropped": {"boxes without area after cutting": boxes} if boxes else {},
         "objects": _objects(old, results, classes),
+        "mask_pixels": _mask_pixels(old, results),
         "formats": dict(Counter(facts.formats[k] for k in facts.kinds[kept].tolist()).most_common()),
         "longest_side": longest_side(np.maximum(facts.width, facts.height)[kept]),
         "before": before.artifact.uri,
@@ -281,6 +302,17 @@ def _objects(old: Mapping[str, Any], results: list[dict[str, Any]], classes: lis
             for k, count in change.items():
                 totals.setdefault(split, Counter())[classes[int(k)]] += count
     return {split: {name: n for name, n in found.items() if n} for split, found in totals.items()}
+
+
+def _mask_pixels(old: Mapping[str, Any], results: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    totals = {split: Counter(found) for split, found in old.get("mask_pixels", {}).items()}
+    for result in results:
+        for split, change in result["mask_pixels"].items():
+            totals.setdefault(split, Counter()).update(change)
+    return {
+        split: {k: n for k, n in sorted(found.items(), key=lambda pair: int(pair[0])) if n}
+        for split, found in totals.items()
+    }
 
 
 def _mask_classes(recipe: Any) -> int | None:

@@ -24,9 +24,9 @@ from .train import Train
 PREDICTIONS = "predictions.npy"
 
 
-def predictions(job: Job, dataset: Dataset, facts: Facts, folds: int, role: str) -> np.ndarray:
+def predictions(job: Job, dataset: Dataset, facts: Facts, relabelled: np.ndarray, folds: int, role: str) -> np.ndarray:
     """N×classes float32 probabilities of models that did not see the row; NaN for rows outside `train` and for rows without
-    label. Finished folds are kept under `work/`.
+    label. Finished folds are kept under `work/`. `relabelled`: N bool, rows whose label in `facts` is another than the stored one.
 
     Raises UserError for a task that does not classify, or fewer labelled rows than folds.
     """
@@ -44,19 +44,26 @@ def predictions(job: Job, dataset: Dataset, facts: Facts, folds: int, role: str)
     out = np.full((len(facts), len(dataset.manifest["classes"])), np.nan, np.float32)
     place = {int(row_id): k for k, row_id in enumerate(facts.row_id)}
     for k in range(folds):
-        for row_id, probability in _fold(job, dataset, facts, fold == k, k, folds, role).items():
+        for row_id, probability in _fold(job, dataset, facts, relabelled, fold == k, k, folds, role).items():
             out[place[row_id]] = probability
     return out
 
 
 def _fold(
-    job: Job, dataset: Dataset, facts: Facts, held: np.ndarray, k: int, folds: int, role: str
+    job: Job,
+    dataset: Dataset,
+    facts: Facts,
+    relabelled: np.ndarray,
+    held: np.ndarray,
+    k: int,
+    folds: int,
+    role: str,
 ) -> Mapping[int, np.ndarray]:
     """row_id → probabilities of the held rows, by a model trained on the other training rows."""
     where = job.artifact.path("work", f"fold-{k}")
     kept = f"{where}/{PREDICTIONS}"
     if not job.storage.exists(kept):
-        data = _held_out(Artifact(f"{where}/data", job.storage), dataset, facts, held)
+        data = _held_out(Artifact(f"{where}/data", job.storage), dataset, facts, relabelled, held)
         job.say(f"clean: part {k + 1} of {folds}: training on {data.manifest['splits']['train']['rows']:,} rows")
         model = Artifact(f"{where}/train", job.storage)
         resume = model.started() and not model.complete()
@@ -77,7 +84,7 @@ def _fold(
     return {int(row[0]): row[1:] for row in table}
 
 
-def _held_out(artifact: Artifact, dataset: Dataset, facts: Facts, held: np.ndarray) -> Dataset:
+def _held_out(artifact: Artifact, dataset: Dataset, facts: Facts, relabelled: np.ndarray, held: np.ndarray) -> Dataset:
     """The training rows as a data set of their own: the held ones are its `test`, no others are in it but `val`."""
     if artifact.complete():
         return Dataset.open(artifact)
@@ -85,8 +92,9 @@ def _held_out(artifact: Artifact, dataset: Dataset, facts: Facts, held: np.ndarr
     train = [(k, index) for k, index in enumerate(shards(dataset)) if index.name == "train"]
     edits = []
     for number, index in train:
-        mine = np.flatnonzero((facts.file == number) & held)
-        edits.append(Edit(number, index, {}, {}, dict.fromkeys(facts.place[mine].tolist(), "test"), frozenset()))
+        mine, new = np.flatnonzero((facts.file == number) & held), np.flatnonzero((facts.file == number) & relabelled)
+        labels = dict(zip(facts.place[new].tolist(), facts.label[new].tolist(), strict=True))
+        edits.append(Edit(number, index, {}, labels, dict.fromkeys(facts.place[mine].tolist(), "test"), frozenset()))
     rewrite = Rewrite(artifact, tuple(columns_of(dataset)), tuple(edits), measured=False)
     for _ in each(rewrite.run, range(len(edits))):
         pass

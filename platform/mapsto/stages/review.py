@@ -13,7 +13,7 @@ from ..core.storage import Storage, absolute
 from ..curate.annotation import cvat, label_studio
 from ..curate.annotation.corrections import correction
 from ..curate.annotation.marks import Reviewed, Task, regions, task
-from ..curate.annotation.queue import queue, read_scores
+from ..curate.annotation.queue import queue, read_findings, read_scores
 from ..data.dataset import Dataset, read_group
 from ..data.export.target import Target, suffix
 from .versions import opened
@@ -32,14 +32,18 @@ def review(
     limit: int | None = None,
     *,
     lowest: bool = False,
+    rule: str | None = None,
     mask_names: Sequence[str] = (),
     force: bool = False,
 ) -> Iterator[str]:
     """Write a folder for a tool: `images/` and `tasks.json` with `label_config.xml`, or `annotations.xml` with
-    `labels.json`. `scores`: a file of `row_id`, `score`; without one, the data set's own order. Raises UserError for a row
+    `labels.json`. `scores`: a file of `row_id`, `score`, or a cleaning's `findings.parquet`, of which `rule` names one; without
+    a file, the data set's own order. Raises UserError for a row
     that the data set lacks, and as `read_scores` and `Target.begin` do. What was done, in lines."""
     dataset, storage = opened(uri), Storage()
-    known = read_scores(storage.read(scores), scores) if scores else {}
+    if rule and not scores:
+        raise UserError("--rule names findings of --scores, a cleaning's findings.parquet")
+    known = _scores(storage.read(scores), scores, rule) if scores else {}
     order = queue(known, limit, lowest=lowest) if scores else _first(dataset, limit)
     places = {row_id: place for place, row_id in enumerate(order)}
     found = _where(dataset, places)
@@ -65,6 +69,14 @@ def review(
         {"review": tool, "dataset": dataset.artifact.uri, "fingerprint": dataset.fingerprint, "rows": len(texts)}
     )
     yield f"{target.uri}: {len(texts):,} rows for {tool}, {target.files:,} files"
+
+
+def _scores(data: bytes, where: str, rule: str | None) -> dict[int, float]:
+    if data[:4] == b"PAR1":
+        return read_findings(data, where, rule)
+    if rule:
+        raise UserError(f"{where}: --rule is of a cleaning's findings.parquet, this is none")
+    return read_scores(data, where)
 
 
 def corrections(uri: str, file: str, output: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a person has changed: an answer against the row as it was, checked, as one line for a later cleaning."""
+"""What a person has changed: an answer against the row as it was, checked, as one line for a later cleaning (`clean.corrections`)."""
 
 from __future__ import annotations
 
@@ -56,6 +56,48 @@ def correction(
         return None
     changed = [name for name, key in (("label", "label"), ("boxes", "boxes"), ("mask", "mask_png")) if key in new]
     return {"row_id": answer.row_id, "content_sha256": row["content_sha256"], "changed": changed, **new}
+
+
+def read_corrections(data: bytes, where: str) -> list[dict[str, Any]]:
+    """The lines of a file of corrections. Raises UserError, with file and line, for what is none, and a row that comes twice."""
+    entries: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for number, line in enumerate(data.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            row_id = _whole_number(entry["row_id"])
+            if len(bytes.fromhex(entry["content_sha256"])) != 32:
+                raise ValueError("content_sha256")
+            if not {"label", "boxes", "mask_png"} & entry.keys():
+                raise ValueError("nothing corrected")
+            if "boxes" in entry:
+                _check_boxes(entry)
+        except (ValueError, KeyError, TypeError) as error:
+            told = f"not a correction as `mapsto data corrections` writes them ({error})"
+            raise UserError(f"{where}:{number}: {told}") from error
+        if row_id in seen:
+            raise UserError(f"{where}:{number}: row {row_id} comes twice")
+        seen.add(row_id)
+        entries.append(entry)
+    return entries
+
+
+def _whole_number(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"row_id {value!r}")
+    return value
+
+
+def _check_boxes(entry: Mapping[str, Any]) -> None:
+    """Raises ValueError, KeyError or TypeError for boxes that are not xyxy with an area, and lists of differing lengths."""
+    boxes = np.array(entry["boxes"], np.float64).reshape(len(entry["boxes"]), 4)
+    if not np.isfinite(boxes).all() or not (boxes[:, 2:] > boxes[:, :2]).all():
+        raise ValueError("a box without area")
+    for name in ("box_labels", "origin", *(["segments"] if entry.get("segments") is not None else [])):
+        if len(entry[name]) != len(boxes):
+            raise ValueError(f"{len(entry[name])} {name} for {len(boxes)} boxes")
 
 
 def _boxes(

@@ -1,7 +1,8 @@
-"""The order in which people look at rows: by a score of each, from a file of JSON lines."""
+"""The order in which people look at rows: by a score of each, from a file of JSON lines or from what `mapsto clean` found."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -30,6 +31,29 @@ def read_scores(data: bytes, where: str) -> dict[int, float]:
         scores[row_id] = float(score)
     if not scores:
         raise UserError(f"{where}: no scores in it")
+    return scores
+
+
+def read_findings(data: bytes, where: str, rule: str | None) -> dict[int, float]:
+    """The table `findings.parquet` of a cleaning → row id → score of the rows that a rule found. Raises UserError for a table that
+    is none, for several rules where none is named (their units differ), and a rule that found nothing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(io.BytesIO(data), columns=["row_id", "rule", "score"])
+    except (pa.ArrowInvalid, KeyError, OSError) as error:
+        raise UserError(f"{where}: not a table of findings, with row_id, rule and score") from error
+    rules = sorted(set(table["rule"].to_pylist()))
+    if rule is None and len(rules) > 1:
+        raise UserError(f"{where}: has findings of several rules; name one with --rule: {', '.join(rules)}")
+    if not rules or (rule is not None and rule not in rules):
+        have = ", ".join(rules) or "none"
+        raise UserError(f"{where}: no findings of {rule or 'any rule'}; it has {have}")
+    scores: dict[int, float] = {}
+    for row in table.to_pylist():
+        if row["rule"] == (rule or rules[0]):
+            scores[row["row_id"]] = max(float(row["score"]), scores.get(row["row_id"], -math.inf))
     return scores
 
 
