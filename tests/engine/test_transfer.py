@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,27 @@ def test_what_thaws_learns_from_then_on_and_resumes_to_the_same_bits(kind: str) 
         same(whole, run(config, task, resume=from_bytes(state))[0])
 
 
+def test_layers_thaw_one_after_the_other_and_resume_to_the_same_bits() -> None:
+    """Layer 0 thaws after two epochs, the norm 1 after one; 1's bias, which a pattern of its own matches too, after three."""
+    task, states = Regression(norm=True), []
+    init = {"freeze": ["^0\\.", "^1\\.", "^1.bias"], "unfreeze_at": [2, 1, 3]}
+    config = {"epochs": 4, "optimizer": {"lr": 0.02}, "init": init}
+    whole, _ = run(config, task, on_epoch=lambda epoch: states.append(to_bytes(epoch.state())))
+    kept = [{n: v.numpy() for n, v in from_bytes(state)["model"].items()} for state in states]
+    kept = [weights(task.build({})), *kept]
+
+    def moved(name: str) -> list[bool]:
+        """In which epochs it changed."""
+        return [bool((a[name] != b[name]).any()) for a, b in pairwise(kept)]
+
+    assert moved("4.weight") == [True] * 4
+    assert moved("0.weight") == [False, False, True, True]
+    assert moved("1.weight") == moved("1.running_mean") == [False, True, True, True]
+    assert moved("1.bias") == [False, False, False, True]
+    for state in states[:3]:
+        same(whole, run(config, task, resume=from_bytes(state))[0])
+
+
 def test_freezing_what_is_not_there_or_everything_is_refused() -> None:
     for init, message in (
         ({"freeze": ["layer9"]}, "'layer9' matches no trained parameter, such as 0.weight or 4.bias"),
@@ -173,6 +195,9 @@ def test_freezing_what_is_not_there_or_everything_is_refused() -> None:
         {"epochs": 0},
         {"init": {"unfreeze_at": 2}},
         {"epochs": 3, "init": {"freeze": ["a"], "unfreeze_at": 3}},
+        {"epochs": 3, "init": {"freeze": ["a", "b"], "unfreeze_at": [1, 3]}},
+        {"epochs": 3, "init": {"freeze": ["a", "b"], "unfreeze_at": [1]}},
+        {"epochs": 3, "init": {"freeze": ["a"], "unfreeze_at": 0}},
         {"init": {"freeze": ["("]}},
     ],
 )

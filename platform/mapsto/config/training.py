@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from ..core.section import Pattern, Section
 from .optimizing import FixedSchedule, OptimizerConfig, Schedule
 
+Epoch = Annotated[int, Field(ge=1)]
 FILES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
 
 
@@ -24,8 +25,15 @@ class InitConfig(Section):
     freeze: tuple[Pattern, ...] = ()
     """Regular expressions, searched for in a parameter's name (`^net\\.(conv1|bn1|layer1)`): what they match is not trained. A
     batch norm whose parameters are all frozen keeps its statistics, too."""
-    unfreeze_at: int | None = Field(None, ge=1)
-    """Epochs after which what `freeze` matches is trained with the rest."""
+    unfreeze_at: Epoch | tuple[Epoch, ...] | None = None
+    """Epochs after which what `freeze` matches is trained with the rest; or one for each of its patterns, to thaw layer by layer
+    (Howard and Ruder, Universal Language Model Fine-tuning, arXiv 1801.06146): what several match thaws with the last of them."""
+
+    @property
+    def thaws(self) -> tuple[int, ...]:
+        """For each pattern of `freeze` the epochs after which it thaws; empty where none does."""
+        given = self.unfreeze_at
+        return given if isinstance(given, tuple) else () if given is None else (given,) * len(self.freeze)
 
     @property
     def artifact(self) -> str | None:
@@ -36,6 +44,11 @@ class InitConfig(Section):
     def _something_frozen(self) -> InitConfig:
         if self.unfreeze_at is not None and not self.freeze:
             raise ValueError("unfreeze_at needs freeze: nothing is frozen")
+        if isinstance(self.unfreeze_at, tuple) and len(self.unfreeze_at) != len(self.freeze):
+            raise ValueError(
+                f"unfreeze_at has {len(self.unfreeze_at)} epochs for the {len(self.freeze)} patterns of freeze: one for each, "
+                "or one for all"
+            )
         return self
 
 
@@ -173,9 +186,7 @@ class TrainConfig(Section):
             raise ValueError("trackers: one of each kind")
         if self.ema is not None and self.swa is not None:
             raise ValueError("ema and swa both average the weights; keep one")
-        unfreeze = self.init.unfreeze_at if self.init else None
-        if unfreeze is not None and unfreeze >= self.epochs > 0:
-            raise ValueError(
-                f"init.unfreeze_at {unfreeze} never comes in {self.epochs} epochs; leave it out, or lower it"
-            )
+        last = max(self.init.thaws or (0,)) if self.init else 0
+        if last >= self.epochs > 0:
+            raise ValueError(f"init.unfreeze_at {last} never comes in {self.epochs} epochs; leave it out, or lower it")
         return self

@@ -162,7 +162,7 @@ class _Fit:
         self.swa = Swa(self.model, self.config.swa) if self.config.swa else None
         self.frozen = Frozen(self.model, self.config.init)  # thawed by run_epoch, where it is time
         self.phases = [
-            PhaseTrainer(phase, self.model, self.config, self.world, self.autocast, self.frozen.names)
+            PhaseTrainer(phase, self.model, self.config, self.world, self.autocast, self.frozen.until)
             for phase in (self.task.phases(self.model) if self.config.epochs else ())
         ]
         self.progress = Progress([phase.phase.name for phase in self.phases])
@@ -202,8 +202,7 @@ class _Fit:
 
     def run_epoch(self) -> Epoch:
         for phase in self.phases:
-            if phase.held and not self.frozen.holds(self.epoch):
-                phase.thaw()
+            phase.thaw(self.frozen.names(self.epoch))
         self.model.train()
         self.frozen.quiet(self.epoch)
         lr = self._train()
@@ -343,8 +342,7 @@ class _Fit:
 
     def _measure_norms(self) -> None:
         if self.swa and self.swa.count and self.swa.recent:
-            norms = self.frozen.norms if self.frozen.holds(self.epoch) else ()
-            self.swa.measure(self.task, self.model, self.world, self.autocast, norms)
+            self.swa.measure(self.task, self.model, self.world, self.autocast, self.frozen.norms(self.epoch))
             self.swa.norms = {name: value.detach().clone() for name, value in self.model.named_buffers()}
 
     def _evaluated(self, epoch: int) -> bool:

@@ -37,17 +37,17 @@ def optimizer(
     *,
     scales: Mapping[str, float] | None = None,
     undecayed: Collection[str] = (),
-    apart: Collection[str] = (),
+    apart: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """torch's own optimizer, or timm's of that name, over named parameters.
 
     `scales`: name → factor of the learning rate (layer-wise decay). Parameters of one dimension (biases, norm layers)
     and those in `undecayed` get no weight decay unless `decay_norms` (He et al., Bag of Tricks for Image
-    Classification, arXiv 1812.01187, section 3.1) or their group says so. Those in `apart`, which have no gradient at
-    times, get groups of their own. Raises UserError for arguments that the optimizer does not take.
+    Classification, arXiv 1812.01187, section 3.1) or their group says so. Those in `apart`, which have no gradient
+    until an epoch, get groups of their own by that epoch. Raises UserError for arguments that the optimizer does not take.
     """
     # by kind, not by value: a population's member takes over moments whatever its own settings are
-    found: dict[tuple[float, bool, int | None, bool], tuple[float, float, list[nn.Parameter]]] = {}
+    found: dict[tuple[float, bool, int | None, float | None], tuple[float, float, list[nn.Parameter]]] = {}
     groups_of = dict(enumerate(config.groups))
     for name, parameter in parameters:
         number = next((k for k, g in groups_of.items() if re.search(g.match, name)), None)
@@ -58,7 +58,7 @@ def optimizer(
             decay = decay if group.weight_decay is None else group.weight_decay
         scale = (scales or {}).get(name, 1.0)
         lr = config.lr * (group.lr if group else 1.0) * scale
-        found.setdefault((scale, decayed, number, name in apart), (lr, decay, []))[2].append(parameter)
+        found.setdefault((scale, decayed, number, (apart or {}).get(name)), (lr, decay, []))[2].append(parameter)
     groups = [{"params": group, "lr": lr, "weight_decay": decay} for lr, decay, group in found.values()]
     try:
         return _made(groups, config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,7 @@ class PhaseTrainer:
         config: TrainConfig,
         world: World,
         autocast: Autocast,
-        frozen: Collection[str] = (),
+        frozen: Mapping[str, float] | None = None,
     ) -> None:
         self.phase, self.model, self.world, self.clip, self.autocast = (
             phase,
@@ -81,7 +81,7 @@ class PhaseTrainer:
         if not self.parameters:
             raise ValueError(f"phase {phase.name}: no trained parameter's name begins with one of {phase.parameters}")
         self.others = [p for n, p in trained.items() if n not in set(names)]
-        self.held = [trained[n] for n in names if n in frozen]
+        self._held = {n: trained[n] for n in names if n in (frozen or {})}
         check_groups(trained, config.optimizer)
         settings = of_phase(config.optimizer, phase.optimizer)
         decay = settings.layer_decay
@@ -100,14 +100,15 @@ class PhaseTrainer:
         """This rank's rows of the step before."""
         self._wrap()
 
-    def thaw(self) -> None:
-        """Train what was frozen, too, from the next step on."""
-        self.held = []
-        self._wrap()
+    def thaw(self, frozen: Collection[str]) -> None:
+        """From the next step on train all that was held but what is `frozen` still."""
+        if not self._held.keys() <= set(frozen):
+            self._held = {name: parameter for name, parameter in self._held.items() if name in frozen}
+            self._wrap()
 
     def _wrap(self) -> None:
         self._select()
-        if len(self.held) == len(self.parameters):
+        if len(self._held) == len(self.parameters):
             raise UserError(f"train.init.freeze: phase '{self.phase.name}' has nothing left to train")
         loss = _Loss(self.model, self.phase)
         # buffers are the engine's to synchronise; the weights are equal already
@@ -115,7 +116,7 @@ class PhaseTrainer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # what is to take its place copies the buffers at the start
             self.loss = DistributedDataParallel(loss, broadcast_buffers=False, init_sync=False) if ddp else loss
-        for parameter in (*self.others, *self.held):  # as they were, for the next phase to find
+        for parameter in (*self.others, *self._held.values()):  # as they were, for the next phase to find
             parameter.requires_grad_(True)
 
     def _select(self) -> None:
@@ -123,7 +124,7 @@ class PhaseTrainer:
             parameter.requires_grad_(False)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        for parameter in self.held:
+        for parameter in self._held.values():
             parameter.requires_grad_(False)
 
     def step(
