@@ -209,7 +209,8 @@ class Task:
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         """The untrained model. Its inputs are the batch's arrays as they are (uint8 N×H×W×3 images): normalisation
-        is inside it, so that every runtime and every export normalises alike."""
+        is inside it, so that every runtime and every export normalises alike. Without parents it is only the shape for weights
+        that are there already: nothing is fetched."""
         raise NotImplementedError
 
     def streams(self, split: Split) -> Mapping[str, Stream]:

@@ -48,7 +48,7 @@ def classifier(
         raise UserError(
             f"task.model.name: '{name}' is no timm model and none of our own{nearest(name, [*OWN, *timm.list_models()])}"
         )
-    _weights_exist(name, pretrained)
+    weights_exist(name, pretrained)
     cfg = timm.models.get_pretrained_cfg(name)
     size: dict[str, Any] = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
     try:
@@ -97,7 +97,7 @@ def features(
     timm = heavy.timm()
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"task.model.backbone: '{name}' is no timm model{nearest(name, timm.list_models())}")
-    _weights_exist(name, pretrained)
+    weights_exist(name, pretrained)
     dilated: dict[str, Any] = {"output_stride": output_stride} if output_stride < 32 else {}
     try:
         plan = _levels(timm.create_model(name, features_only=True, **dilated)).reduction()
@@ -118,10 +118,16 @@ def _levels(net: Any) -> Any:
     return net.feature_info
 
 
-def _weights_exist(name: str, pretrained: bool) -> None:
+def weights_exist(name: str, pretrained: bool) -> None:
+    """Raises UserError where pretrained weights are asked for, of a model (`resnet50`) or of a tag (`resnet50.a1_in1k`), that timm
+    does not have."""
     timm = heavy.timm()
-    if pretrained and name not in timm.list_models(pretrained=True) and name not in timm.list_pretrained():
-        raise UserError(f"task.model.pretrained: timm has no pretrained weights for '{name}'; set it to false")
+    if pretrained and not timm.models.is_model_pretrained(name):
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        has = f"has {', '.join(tags)}" if tags else "has none of this model"
+        raise UserError(
+            f"task.model.pretrained: timm has no pretrained weights for '{name}'; it {has}; or set it to false"
+        )
 
 
 def _not_fetched(name: str, error: Exception) -> UserError:

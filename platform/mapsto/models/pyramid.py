@@ -13,6 +13,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from ..core import heavy
 from ..core.errors import UserError, nearest
+from .backbones import weights_exist
 
 
 class Maps(nn.Module):
@@ -25,8 +26,7 @@ class Maps(nn.Module):
         timm = heavy.timm()
         if not timm.is_model(name.split(".")[0]):
             raise UserError(f"task.model.backbone: '{name}' is no timm model{nearest(name, timm.list_models())}")
-        if pretrained and name not in timm.list_models(pretrained=True) and name not in timm.list_pretrained():
-            raise UserError(f"task.model.pretrained: timm has no pretrained weights for '{name}'; set it to false")
+        weights_exist(name, pretrained)
         self.body = _features(name, pretrained)
         have = list(self.body.feature_info.reduction())
         missing = [stride for stride in strides if stride not in have]

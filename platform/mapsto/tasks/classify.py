@@ -105,7 +105,7 @@ class Classify(Task):
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         self._parents = parents
-        return network(self.config.model, self.datasets[self.config.role], self.config.image_size)
+        return network(self.config.model, self.datasets[self.config.role], self.config.image_size, fetch=bool(parents))
 
     def streams(self, split: Split) -> Mapping[str, Stream]:
         config, keep = self.config, Keep("image", "label")

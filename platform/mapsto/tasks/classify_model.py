@@ -75,8 +75,9 @@ class Model(Section):
         return {name: value for name, value in values.items() if value is not None}
 
 
-def network(model: Model, info: DatasetInfo, image_size: int) -> nn.Module:
-    """uint8 N×H×W×3 images → N×classes logits, for the data set's classes."""
+def network(model: Model, info: DatasetInfo, image_size: int, *, fetch: bool = True) -> nn.Module:
+    """uint8 N×H×W×3 images → N×classes logits, for the data set's classes. `fetch`: pretrained weights are needed, not only
+    their place."""
     from ..models.backbones import classifier
     from ..models.normalize import Normalized, normalized
     from ..models.views import Views
@@ -84,7 +85,7 @@ def network(model: Model, info: DatasetInfo, image_size: int) -> nn.Module:
     net = classifier(
         model.name,
         len(info.classes),
-        pretrained=model.pretrained,
+        pretrained=model.pretrained and fetch,
         drop_rate=model.drop_rate,
         drop_path=model.drop_path,
         small_input=image_size <= 64 if model.small_input is None else model.small_input,

@@ -78,12 +78,12 @@ class Detect(Task):
         from ..models.normalize import normalized
 
         config, model, own = self.config, self.config.model, None
-        net = model.around(self._net(), config.image_size, STEP)
+        net = model.around(self._net(model.pretrained and bool(parents)), config.image_size, STEP)
         if model.pretrained:
             own = heavy.timm().get_pretrained_cfg(model.backbone)
         return normalized(net, self.datasets[config.role], vars(own) if own else None)
 
-    def _net(self) -> nn.Module:
+    def _net(self, fetch: bool) -> nn.Module:
         config, model, classes = self.config, self.config.model, len(self.classes)
         if model.name == "yolo":
             from ..models.yolo import Yolo
@@ -97,7 +97,7 @@ class Detect(Task):
 
             return (MaskRcnn if self.masks else FasterRcnn)(
                 classes,
-                Maps(model.backbone, (4, 8, 16, 32), model.pretrained),
+                Maps(model.backbone, (4, 8, 16, 32), fetch),
                 channels=model.channels,
                 anchor=model.anchor,
                 proposals=model.proposals,
@@ -108,7 +108,7 @@ class Detect(Task):
             )
         from ..models.anchored import RetinaNet, Ssd
 
-        maps = Maps(model.backbone, (8, 16, 32), model.pretrained)
+        maps = Maps(model.backbone, (8, 16, 32), fetch)
         return {"retinanet": RetinaNet, "ssd": Ssd}[model.name](
             classes, config.image_size, maps, model.channels, model.anchor
         )

@@ -127,7 +127,7 @@ class Embed(Task):
         net = classifier(
             model.name,
             model.dimensions,
-            pretrained=model.pretrained,
+            pretrained=model.pretrained and bool(parents),
             small_input=small,
             image_size=self.config.image_size,
         )

@@ -138,7 +138,8 @@ class Segment(Task):
         from ..models.segmenters import segmenter
 
         info, model, classes = self.datasets[self.config.role], self.config.model, len(self.config.classes)
-        net = segmenter(classes=classes, **model.model_dump(exclude={"crf", "mirror", "scales"}))
+        settings = model.model_dump(exclude={"crf", "mirror", "scales", "pretrained"})
+        net = segmenter(classes=classes, pretrained=model.pretrained and bool(parents), **settings)
         own: Any = getattr(getattr(net, "backbone", None), "default_cfg", None) if model.pretrained else None
         whole = normalized(model.around(net, self.config.image_size, model.step), info, own)
         return WithCRF(whole, CRF(classes, **model.crf.model_dump())) if model.crf else whole
