@@ -101,13 +101,13 @@ def test_the_worked_example_of_a_stage_counts(tmp_path, monkeypatch):
 def test_the_worked_example_of_a_task_goes_through_the_stages(tmp_path, cluster, scenes, monkeypatch):
     from ray import cloudpickle
 
-    made = example("task.md", "mapsto.tasks.regress", monkeypatch)
+    made = example("task.md", "mapsto.tasks.grade", monkeypatch)
     cloudpickle.register_pickle_by_value(made)  # Ray's workers cannot import it
-    monkeypatch.setitem(registry.TASKS, "regress", "mapsto.tasks.regress:Regress")
+    monkeypatch.setitem(registry.TASKS, "grade", "mapsto.tasks.grade:Grade")
     recipe_model.cache_clear()
     text = (
         f"name: docs\nroot: {tmp_path}\ndata: {{train: {{source: '{scenes}'}}}}\n"
-        "task: {kind: regress, model: resnet10t, image_size: 32}\n"
+        "task: {kind: grade, model: resnet10t, image_size: 32}\n"
         "train: {epochs: 1, batch_size: 16, workers: 1, cpus_per_worker: 0.5, optimizer: {kind: adamw}}\n"
         "compress: {max_drop: 100, repeats: 5, steps: [{kind: export}]}\n"
     )

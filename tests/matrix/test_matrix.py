@@ -45,6 +45,8 @@ serve: {name: KIND, cpus_per_replica: 0.5, port: PORT}
 RECIPES = {
     "classify": "task: {kind: classify, model: {name: resnet10t}, image_size: 32}\n"
     "tune: {search: grid, epochs: 1, workers: 1, concurrent: 1, space: {train.optimizer.lr: {kind: choice, values: [0.002, 1.0e+30, 0.01]}}}",
+    "multilabel": "task: {kind: multilabel, model: {name: resnet10t}, image_size: 32}",
+    "regress": "task: {kind: regress, model: {name: resnet10t}, image_size: 32}",
     "segment": f"task: {{kind: segment, classes: [background, {', '.join(CLASSES)}], image_size: 32, model: {{widths: [8, 16]}}}}",
     "detect": "task: {kind: detect, image_size: 64, model: {widths: [4, 8, 16, 16, 16]}, min_score: 0.01}",
     "gan": "task: {kind: gan, image_size: 16, latent: 8, width: 8}",

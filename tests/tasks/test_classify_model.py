@@ -64,7 +64,7 @@ def test_a_models_settings_survive_saving(tmp_path: Path) -> None:
 
 def test_pixels_are_normalised_as_the_recipe_says() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-    net = network(Model(name="mlp", mean=mean, std=std), INFO, 8)
+    net = network(Model(name="mlp", mean=mean, std=std), INFO, len(INFO.classes), 8)
     expected = (BATCH["image"].float() / 255 - torch.tensor(mean)) / torch.tensor(std)
     np.testing.assert_allclose(net.normalize(BATCH["image"]), expected.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
 

@@ -13,6 +13,8 @@ from .task import Task
 
 TASKS = {
     "classify": "mapsto.tasks.classify:Classify",
+    "multilabel": "mapsto.tasks.multilabel:MultiLabel",
+    "regress": "mapsto.tasks.regress:Regress",
     "segment": "mapsto.tasks.segment:Segment",
     "detect": "mapsto.tasks.detect:Detect",
     "gan": "mapsto.tasks.gan:Gan",

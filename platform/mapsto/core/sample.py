@@ -72,3 +72,5 @@ class DatasetInfo:
     """Split → class name → rows."""
     mask_pixels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Split → mask id, as text → pixels; empty where there are no masks, or nobody counted."""
+    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Split → of its column `value`: `rows` that have one, `mean`, `std`, `min`, `max`, as ingested; empty without it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,15 @@ NO_AREA = "boxes without area inside the image"
 def column_types() -> dict[str, pa.DataType]:
     """Columns that a data set may have besides those that every one has.
 
-    `mask`: encoded picture of class ids. `boxes`: xyxy pixels. `segments`: COCO's segmentation as JSON, polygons in
+    `labels`: the ids of the classes of an image that may be of several. `value`: a number to be told of it. `mask`: encoded
+    picture of class ids. `boxes`: xyxy pixels. `segments`: COCO's segmentation as JSON, polygons in
     pixels or RLE. `keypoints`: x, y, visibility in turn. `caption`: one per line. `license`, `consent`: the source's own words.
     """
     import pyarrow as pa
 
     return {
+        "labels": pa.list_(pa.int64()),
+        "value": pa.float64(),
         "mask": pa.binary(),
         "boxes": pa.list_(pa.list_(pa.float32())),
         "box_labels": pa.list_(pa.int64()),
@@ -64,7 +68,27 @@ def annotated(
         given |= _instances(_read(given["_instances"], source), height, width, str(given["box_labels"][0]))
     if "boxes" in given:
         row |= _boxed(given, height, width, index, dropped)
+    if "labels" in given:
+        row["labels"] = sorted({index[str(name)] for name in _listed(given["labels"])})
+    if "value" in given:
+        row["value"] = _number(given["value"])
     return row | {name: str(given[name]) for name in WORDS if name in given}
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str | int) for each in value):
+        raise UserError(f"labels: a list of class names, not {str(value)[:40]}")
+    return list(value)
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"value: a finite number, not {str(value)[:40]}")
+    return number
 
 
 def _boxed(

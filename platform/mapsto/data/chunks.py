@@ -76,7 +76,8 @@ def cut(
                 if reference.label is not None:
                     columns.add("label")
                     names.add(reference.label)
-                names |= {str(name) for name in reference.columns.get("box_labels") or ()}
+                for several in ("box_labels", "labels"):
+                    names |= {str(name) for name in reference.columns.get(several) or ()}
                 if reference.split:
                     given.add(reference.split)
                 if reference.split in (None, "train") and not reference.reason:

@@ -130,6 +130,7 @@ class Dataset:
             std=tuple(m["std"]),
             counts=m["counts"],
             mask_pixels=m.get("mask_pixels", {}),
+            values=m.get("values", {}),
         )
 
     def split(self, name: str) -> SplitIndex:

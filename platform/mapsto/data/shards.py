@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class ShardJob:
             "file": self._write(split, number, rows) if rows else None,
             "labels": Counter(str(row["label"]) for row in rows),
             "objects": Counter(str(k) for row in rows for k in row.get("box_labels", ())),
+            "values": _sums([row["value"] for row in rows if row.get("value") is not None]),
             "formats": Counter(row["format"] for row in rows),
             "sizes": Counter(_bin(max(row["width"], row["height"])) for row in rows),
             "reasons": Counter(kind(entry["reason"]) for entry in refused),
@@ -209,6 +211,14 @@ def moments(image: np.ndarray) -> np.ndarray:
     channels = [cv2.meanStdDev(channel) for channel in cv2.split(image)]  # half the time of all three at once
     mean, std = np.array(channels).reshape(3, 2).T / 255
     return np.stack([mean, std**2 + mean**2])
+
+
+def _sums(values: list[float]) -> list[float]:
+    """Of a column `value`: how many, their mean, their sum of squared differences from it, the least and the largest."""
+    if not values:
+        return []
+    mean = statistics.fmean(values)
+    return [len(values), mean, sum((value - mean) ** 2 for value in values), min(values), max(values)]
 
 
 def _square(image: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ class Tally:
             "unstripped": dict(self.counter("unstripped").most_common()),
             "objects": {split: self._objects(split, listed.classes) for split in splits if "boxes" in listed.columns},
             "mask_pixels": {split: self._ids(split) for split in splits if "mask" in listed.columns},
+            **({"values": {split: self._values(split) for split in splits}} if "value" in listed.columns else {}),
             "formats": dict(self.counter("formats").most_common()),
             "longest_side": dict(sorted(self.counter("sizes").items(), key=lambda pair: int(pair[0].split("-")[0]))),
         }
@@ -106,6 +108,22 @@ class Tally:
 
     def _ids(self, split: str) -> dict[str, int]:
         return dict(sorted(self.counter("mask_pixels", split).items(), key=lambda pair: int(pair[0])))
+
+    def _values(self, split: str) -> dict[str, float]:
+        """Of a split's column `value`: how many rows have one, mean, standard deviation, least and largest; joined shard by shard
+        (Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979)."""
+        count, mean, squares, least, largest = 0.0, 0.0, 0.0, math.inf, -math.inf
+        for summary in self.ordered():
+            if summary["split"] != split or not summary.get("values"):
+                continue
+            n, m, s, low, high = summary["values"]
+            total, apart = count + n, m - mean
+            squares += s + apart**2 * count * n / total
+            mean += apart * n / total
+            count, least, largest = total, min(least, low), max(largest, high)
+        if not count:
+            return {}
+        return {"rows": count, "mean": mean, "std": math.sqrt(squares / count), "min": least, "max": largest}
 
     def sheet(self) -> np.ndarray:
         """Up to 64 images with their labels, from all over the data set."""

@@ -10,6 +10,7 @@ from torch import nn
 from ..core.errors import UserError
 from .backbones import classifier
 from .normalize import Normalized
+from .scaled import Scaled
 from .views import Views
 
 
@@ -17,7 +18,7 @@ def pooled(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
     """N×H×W×3 uint8 → N×D float: the `embedding` of a model that has one; the pooled features of a timm model
     (`forward_head` with `pre_logits`); what enters the last linear layer, where that gives the logits; else the logits
     themselves, over an image's pixels their mean. Raises UserError for a model that answers with none of these."""
-    net: Any = model
+    net: Any = model.net if isinstance(model, Scaled) else model
     x = image
     if isinstance(net, Normalized):
         x, net = net.normalize(image), net.net

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -12,25 +12,10 @@ from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.metrics.classification import ClassificationMetrics, softmax
 from ..core.picture import banner
-from ..core.preprocess import Preprocess
-from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
-from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
-from ..data.transforms import (
-    AutoAugment,
-    ColorJitter,
-    Compose,
-    Keep,
-    PadCrop,
-    Prepare,
-    RandAugment,
-    RandomErasing,
-    RandomFlip,
-    RandomResizedCrop,
-    Step,
-    TrivialAugment,
-)
-from .augment import Changes
-from .classify_model import Model, network
+from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample
+from ..core.task import Context, Field, Phase, Signature, Stream
+from ..data.transforms import Compose
+from . import whole
 from .distill import Distill, distilled
 
 if TYPE_CHECKING:
@@ -38,44 +23,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Augment(Changes):
-    """What a training image goes through; geometry is drawn anew for every draw."""
-
-    crop: Literal["random_resized", "pad", "none"] = "random_resized"
-    """`pad`: pad by `pad` pixels (reflected) and crop back, for small images."""
-    scale: tuple[float, float] = (0.35, 1.0)
-    """Of random_resized: share of the image's area."""
-    ratio: tuple[float, float] = (0.75, 1.3333)
-    pad: int = Setting(4, ge=0)
-    policy: Literal["none", "randaugment", "autoaugment", "trivialaugment"] = "none"
-    """A published policy of operations, after the crop and the flips."""
-    operations: int = Setting(2, ge=0, le=14)
-    """Of randaugment: how many, in turn."""
-    magnitude: int = Setting(9, ge=0, le=30)
-    """Of randaugment: how strong."""
-    policy_for: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
-    """Of autoaugment: the data set for which its policy was found."""
-    erase: float = Setting(0.0, ge=0, le=1)
-    """Probability of a rectangle filled with the data set's mean colour."""
+class Augment(whole.Augment):
     mixup: float = Setting(0.0, ge=0)
     """α of mixup; 0: none. With `cutmix` too, each batch takes one of them."""
     cutmix: float = Setting(0.0, ge=0)
     """α of CutMix; 0: none."""
 
 
-class ClassifyConfig(TaskConfig):
+class ClassifyConfig(whole.WholeConfig):
     kind: Literal["classify"]
-    model: Model = Model()
-    image_size: int = Setting(224, ge=8, le=1024)
-    """Side of the square input, pixels."""
-    crop_fraction: float = Setting(1.0, gt=0.1, le=1)
-    """Share of the shorter side that evaluation's centre crop keeps."""
     label_smoothing: float = Setting(0.0, ge=0, lt=1)
     augment: Augment = Augment()
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """`balanced`: an epoch draws every class alike often, however rare it is; rows of rare classes come several times."""
-    role: str = "train"
-    """Which of the recipe's data sets."""
     distill: Distill | None = None
     """Learn from another model's answers, too."""
 
@@ -83,7 +43,7 @@ class ClassifyConfig(TaskConfig):
         return {"distill.teacher": self.distill.teacher} if self.distill else {}
 
 
-class Classify(Task):
+class Classify(whole.WholeImage):
     Config = ClassifyConfig
     about: ClassVar[str] = "one label per image"
     config: ClassifyConfig
@@ -92,10 +52,10 @@ class Classify(Task):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.datasets[self.config.role].classes
+        return self.info.classes
 
     def check(self) -> None:
-        info = self.datasets[self.config.role]
+        info = self.info
         if not info.classes:
             raise UserError(
                 f"{info.uri}: no labels; classify needs a folder per class, or a manifest with a `label` column"
@@ -105,40 +65,10 @@ class Classify(Task):
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         self._parents = parents
-        return network(self.config.model, self.datasets[self.config.role], self.config.image_size, fetch=bool(parents))
+        return super().build(parents)
 
-    def streams(self, split: Split) -> Mapping[str, Stream]:
-        config, keep = self.config, Keep("image", "label")
-        if split != "train":
-            transform = Compose(Prepare(self.preprocess), keep)
-            return {"": Stream(config.role, split, transform, ("image", "label"), "sequential")}
-        transform = Compose(*self._augmentation(), keep)
-        return {"": Stream(config.role, split, transform, ("image", "label"), config.sampling)}
-
-    def _augmentation(self) -> Iterator[Step]:
-        """What a training image goes through, in order: what moves pixels, what changes them, what hides them."""
-        augment, size = self.config.augment, self.config.image_size
-        if augment.crop == "random_resized":
-            yield RandomResizedCrop(size, augment.scale, augment.ratio)
-        else:
-            yield Prepare(self.preprocess)
-        if augment.crop == "pad":
-            yield PadCrop(augment.pad)
-        if augment.flip:
-            yield RandomFlip(augment.flip)
-        yield from augment.turns()
-        if augment.policy == "randaugment":
-            yield RandAugment(augment.operations, augment.magnitude)
-        elif augment.policy == "autoaugment":
-            yield AutoAugment(augment.policy_for)
-        elif augment.policy == "trivialaugment":
-            yield TrivialAugment()
-        if augment.brightness or augment.contrast or augment.saturation or augment.hue:
-            yield ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)
-        yield from augment.blurs()
-        if augment.erase:
-            red, green, blue = (round(255 * v) for v in self.datasets[self.config.role].mean)
-            yield RandomErasing(augment.erase, value=(red, green, blue))
+    def training(self, transform: Compose, columns: tuple[str, ...]) -> Stream:
+        return Stream(self.config.role, "train", transform, columns, self.config.sampling)
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         config = self.config
@@ -179,10 +109,6 @@ class Classify(Task):
     def metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(self.classes)
 
-    @property
-    def preprocess(self) -> Preprocess:
-        return Preprocess(self.config.image_size, "crop", self.config.crop_fraction)
-
     def signature(self) -> Signature:
         outputs = (
             Field("label", "label"),
@@ -190,10 +116,6 @@ class Classify(Task):
             Field("top", "probabilities", about="the five most probable"),
         )
         return Signature((Field("image", "image"),), outputs)
-
-    def export(self) -> ExportSpec:
-        size = self.config.image_size
-        return ExportSpec({"image": np.zeros((2, size, size, 3), np.uint8)}, ("logits",))
 
     def render(self, sample: Sample, prediction: Prediction) -> np.ndarray:
         return banner(sample["image"], f"{prediction['label']} {prediction['probability']:.0%}")

@@ -75,8 +75,8 @@ class Model(Section):
         return {name: value for name, value in values.items() if value is not None}
 
 
-def network(model: Model, info: DatasetInfo, image_size: int, *, fetch: bool = True) -> nn.Module:
-    """uint8 N×H×W×3 images → N×classes logits, for the data set's classes. `fetch`: pretrained weights are needed, not only
+def network(model: Model, info: DatasetInfo, outputs: int, image_size: int, *, fetch: bool = True) -> nn.Module:
+    """uint8 N×H×W×3 images → N×outputs logits. `fetch`: pretrained weights are needed, not only
     their place."""
     from ..models.backbones import classifier
     from ..models.normalize import Normalized, normalized
@@ -84,7 +84,7 @@ def network(model: Model, info: DatasetInfo, image_size: int, *, fetch: bool = T
 
     net = classifier(
         model.name,
-        len(info.classes),
+        outputs,
         pretrained=model.pretrained and fetch,
         drop_rate=model.drop_rate,
         drop_path=model.drop_path,

@@ -24,7 +24,7 @@ class Parquet:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.keeps = frozenset({"label", "mask", *WORDS, "boxes", *PER_BOX})
+        self.keeps = frozenset({"label", "labels", "value", "mask", *WORDS, "boxes", *PER_BOX})
         self.names = Names()
         self.schema = schema(plan)
         self.open: Any = None
@@ -39,8 +39,9 @@ class Parquet:
             out |= {"image": {"bytes": row["image"], "path": f"{stem}{suffix}"}, "split": split}
             if "label" in out:
                 out["label"] = row["label"] if self.plan.label(row) is not None else None
-            if "box_labels" in out and row.get("box_labels") is not None:
-                out["box_labels"] = self.plan.objects(row)
+            for column in ("box_labels", "labels"):
+                if out.get(column) is not None:
+                    out[column] = self.plan.named(row, column)
             if row.get("mask"):
                 out["mask"] = f"masks/{split}/{stem}{mask_suffix(row['mask'])}"
                 masks.append((out["mask"], row["mask"]))
@@ -86,7 +87,7 @@ def schema(plan: Plan) -> pa.Schema:
     if "label" in plan.columns:
         kinds["label"] = pa.int64()
     kinds |= {"split": pa.string(), "source": pa.string()}
-    own = {"mask": pa.string(), "box_labels": pa.list_(pa.string())}
+    own = {"mask": pa.string(), "box_labels": pa.list_(pa.string()), "labels": pa.list_(pa.string())}
     kinds |= {name: own.get(name, kind) for name, kind in column_types().items() if name in plan.columns}
     features = {name: _feature(kind) for name, kind in kinds.items()}
     features["image"] = {"_type": "Image"}

@@ -25,9 +25,9 @@ class Plan:
         number = row.get("label")
         return self.classes[number] if number is not None and number >= 0 else None
 
-    def objects(self, row: Mapping[str, Any]) -> list[str]:
-        """The class names of a row's boxes."""
-        return [self.classes[number] for number in row.get("box_labels") or ()]
+    def named(self, row: Mapping[str, Any], column: str = "box_labels") -> list[str]:
+        """The class names of a row's boxes, or of its `labels`."""
+        return [self.classes[number] for number in row.get(column) or ()]
 
 
 class Format(Protocol):

@@ -52,7 +52,7 @@ class Voc:
         _texts(root, {"segmented": int(bool(row.get("mask")))})
         boxes = row.get("boxes") or []
         crowd, difficult = row.get("crowd") or [], row.get("difficult") or []
-        for k, (box, label) in enumerate(zip(boxes, self.plan.objects(row), strict=True)):
+        for k, (box, label) in enumerate(zip(boxes, self.plan.named(row), strict=True)):
             if crowd and crowd[k]:
                 self.plan.left_out[CROWD] += 1
                 continue

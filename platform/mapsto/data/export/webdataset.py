@@ -56,8 +56,7 @@ class WebDataset:
         elif "label" in self.plan.columns:
             self.plan.left_out["rows without a label: samples without .cls"] += 1
         further = {name: row[name] for name in FIELDS if row.get(name) is not None}
-        if "box_labels" in further:
-            further["box_labels"] = self.plan.objects(row)
+        further |= {column: self.plan.named(row, column) for column in ("box_labels", "labels") if column in further}
         source = {"source": row["source"]} if row.get("source") else {}
         text = json.dumps(further | source, ensure_ascii=False).encode()
         if len(text) > LARGEST_TEXT:

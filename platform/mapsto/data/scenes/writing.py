@@ -158,5 +158,6 @@ def _line(scene: Scene, split: str, image: Path, mask: Path) -> str:
         "boxes": scene.boxes.tolist(),
         "box_labels": scene.box_labels,
         "caption": scene.caption,
+        "value": round(float((scene.mask > 0).mean()), 6),  # the share of the picture that the solids cover
     }
     return json.dumps(row) + "\n"

@@ -78,7 +78,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "testing": "test",
 }
 
-TEXTS = ("caption", "identity", "license", "consent", "box_labels")
+TEXTS = ("caption", "identity", "license", "consent", "box_labels", "labels")
 """Columns of words."""
 
 _WNID = re.compile(r"n\d{8}$")

@@ -1,5 +1,5 @@
 """A manifest names the images: CSV, JSON lines or Parquet with a column `image` or `uri` (relative to the manifest, or
-absolute), or `bytes`, or Hugging Face's struct `{bytes, path}`, and if wanted `label`, `split`, `mask` (URI), `boxes`,
+absolute), or `bytes`, or Hugging Face's struct `{bytes, path}`, and if wanted `label`, `labels` (a list), `value` (a number), `split`, `mask` (URI), `boxes`,
 `box_labels`, `crowd`, `difficult`, `segments`, `keypoints`, `caption`, `identity`, `license`, `consent`. Parquet may name its labels' classes in
 Hugging Face's metadata (`ClassLabel`); -1 is no label there."""
 
@@ -18,8 +18,8 @@ from .item import SPLIT_NAMES, Reference, is_manifest
 from .look import Look
 
 IMAGE = ("image", "uri", "bytes")
-LISTS = ("boxes", "box_labels", "crowd", "difficult", "segments", "keypoints")
-FURTHER = ("mask", *LISTS, "caption", "identity", "license", "consent")
+LISTS = ("boxes", "box_labels", "labels", "crowd", "difficult", "segments", "keypoints")
+FURTHER = ("mask", *LISTS, "value", "caption", "identity", "license", "consent")
 KNOWN = (*IMAGE, "label", "split", *FURTHER)
 
 
@@ -47,10 +47,11 @@ def _reference(at: str, folder: str, where: tuple[str, str] | None, row: Mapping
         columns |= {name: json.loads(columns[name]) for name in LISTS if isinstance(columns.get(name), str)}
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{at}: boxes and box_labels are JSON lists, such as [[10, 20, 50, 80]], and so are {', '.join(LISTS[2:])}: {error}"
+            f'{at}: boxes and box_labels are JSON lists, such as [[10, 20, 50, 80]] and ["cat"], and so are {", ".join(LISTS[2:])}: {error}'
         ) from error
     if wrong := [name for name in LISTS if not isinstance(columns.get(name) or [], list)]:
-        raise UserError(f"{at}: {wrong[0]} is a list, such as [[10, 20, 50, 80]], not {str(columns[wrong[0]])[:40]}")
+        example = '["cat"]' if wrong[0] in ("labels", "box_labels") else "[[10, 20, 50, 80]]"
+        raise UserError(f"{at}: {wrong[0]} is a list, such as {example}, not {str(columns[wrong[0]])[:40]}")
     if "mask" in columns:
         columns["mask"] = _resolved(folder, str(columns["mask"]))
     label = str(given["label"]) if "label" in given else None
