@@ -1,4 +1,5 @@
 import errno
+import os
 import pickle
 
 import pytest
@@ -25,6 +26,45 @@ def test_written_objects_come_back_and_are_listed(tmp_path):
     assert not storage.exists(join(str(tmp_path), "a"))
     storage.delete(join(str(tmp_path), "a"))
     assert storage.names(str(tmp_path)) == ["b"]
+
+
+def test_a_walk_goes_by_name_whatever_the_disk_says_first(tmp_path, monkeypatch):
+    for name in ("b/z/2", "b/1", "a/3", "c", "a.b/4"):
+        Storage().write(join(str(tmp_path), name), b"x")
+    told = [f"{tmp_path}/{name}" for name in ("c", "a/3", "a.b/4", "b/1", "b/z/2")]
+    assert [uri for uri, _ in Storage().walk(str(tmp_path))] == told
+
+    class Backwards:
+        def __init__(self, path):
+            self.scan = scandir(path)
+
+        def __enter__(self):
+            return iter(sorted(self.scan, key=lambda entry: entry.name, reverse=True))
+
+        def __exit__(self, *error):
+            self.scan.close()
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", Backwards)
+    assert [uri for uri, _ in Storage().walk(str(tmp_path))] == told
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.EACCES, "access refused"), (errno.EIO, "Input/output error"), (errno.ENOENT, "not found")]
+)  # fmt: skip
+def test_a_folder_that_cannot_be_listed_is_named_and_not_left_out(tmp_path, monkeypatch, number, reason):
+    for name in ("a/1.txt", "b/2.txt"):
+        Storage().write(join(str(tmp_path), name), b"x")
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("/b"):
+            raise OSError(number, os.strerror(number), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=f"^{tmp_path}/b: .*{reason}"):
+        list(Storage(retries=0).walk(str(tmp_path)))
 
 
 def test_a_glance_shows_the_first_names_only(tmp_path, s3, monkeypatch):

@@ -196,7 +196,8 @@ class Storage:
         return self.retry(uri, ask)
 
     def walk(self, uri: str) -> Iterator[tuple[str, int]]:
-        """Stream (URI, size in bytes) of every object below a folder, in the store's order; never holds all names."""
+        """Stream (URI, size in bytes) of every object below a folder: S3's in its own order, elsewhere a folder's files by
+        name, then its folders by name. Never holds all names. Raises UserError for a folder that cannot be listed."""
         fs, path = self.fs(uri)
         if "s3" in _protocols(fs):
             yield from self._walk_s3(uri, path)
@@ -205,9 +206,18 @@ class Storage:
         prefix = (
             uri[: len(uri) - len(path)] if uri.endswith(path) else (f"{uri.split('://')[0]}://" if "://" in uri else "")
         )
-        for folder, _, files in fs.walk(path, detail=True):
-            for name in sorted(files):
-                yield f"{prefix}{folder.rstrip('/')}/{name}", int(files[name].get("size") or 0)
+        folders = [path]
+        while folders:
+            folder = folders.pop().rstrip("/")
+            found = self.retry(f"{prefix}{folder}", partial(fs.ls, folder or "/", detail=True))
+            entries = {str(entry["name"]).rstrip("/"): entry for entry in found}
+            below = []
+            for name in sorted(entries):
+                if entries[name]["type"] == "directory":
+                    below += [name] if name != folder else []  # some stores list a folder's own mark
+                else:
+                    yield f"{prefix}{folder}/{name[len(folder) + 1 :]}", int(entries[name].get("size") or 0)
+            folders += reversed(below)
 
     def _walk_s3(self, uri: str, path: str) -> Iterator[tuple[str, int]]:
         bucket, _, prefix = path.partition("/")
