@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 from contextlib import suppress
 
@@ -85,6 +86,42 @@ def test_broken_input_is_one_clear_line(data, reason):
     with pytest.raises(UserError, match=reason) as caught:
         codecs.decode(data)
     assert "\n" not in str(caught.value)
+
+
+def damaged_dds() -> bytes:
+    """A DDS file whose pixel format says that it has a code (flag 4), and whose code is none (Microsoft's DDS_HEADER)."""
+    head = struct.pack("<7I", 124, 0x1007, 8, 8, 0, 0, 0) + bytes(44)
+    return b"DDS " + head + struct.pack("<2I4s5I", 32, 4, b"NONE", 0, 0, 0, 0, 0) + bytes(20 + 64)
+
+
+def damaged_avif() -> bytes:
+    data = saved(Image.fromarray(picture()), "AVIF")
+    pixels = data.index(b"mdat") + 4
+    return data[:pixels] + bytes(len(data) - pixels)
+
+
+@pytest.mark.parametrize("data", [damaged_dds(), damaged_avif()], ids=["dds", "avif"])
+def test_what_a_plugin_raises_of_its_own_is_one_clear_line(data):
+    with pytest.raises((RuntimeError, NotImplementedError)), Image.open(io.BytesIO(data)) as image:
+        image.load()  # Pillow's own way
+    for read in (codecs.decode, codecs.decode_mask):
+        with pytest.raises(UserError, match=r"cannot be decoded|not an image that can be read") as caught:
+            read(data)
+        assert "\n" not in str(caught.value)
+
+
+def test_overlapping_threads_leave_the_error_stream_as_it_was():
+    """Of two blocks that overlap, the first to begin ends first: the second must not give back what the first had turned away."""
+    before = os.fstat(2)
+    null = os.stat(os.devnull).st_rdev
+    first, second = codecs.quiet(b"II*\0"), codecs.quiet(b"II*\0")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.fstat(2).st_rdev == null  # the second is not done
+    second.__exit__(None, None, None)
+    after = os.fstat(2)
+    assert (after.st_dev, after.st_ino) == (before.st_dev, before.st_ino)
 
 
 def test_a_bomb_is_refused_from_its_header():

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import struct
+import threading
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,6 +26,20 @@ MAX_PIXELS = 100_000_000
 """Images above this are refused before a pixel is decoded (a decompression bomb, or a mistake)."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
+
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    struct.error,
+)
+"""What Pillow raises for damaged files: each plugin has its own (AVIF RuntimeError, DDS NotImplementedError, which is one)."""
 
 _SRGB = ImageCms.createProfile("sRGB")
 
@@ -57,25 +72,44 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
             _check_size(image.width, image.height, max_pixels)  # first: a PNG's EXIF may lie behind its pixels
             orientation = _valid_orientation(image.getexif().get(0x0112, 1))
             return Header((image.format or "?").lower(), image.width, image.height, image.mode, orientation)
-    except (Image.UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error, EOFError, TypeError) as error:
+    except BROKEN as error:
         raise UserError(f"not an image that can be read: {_reason(error)}") from error
+
+
+class _Hush:
+    """File descriptor 2 on /dev/null as long as any thread asks for it: the first one in turns it away, the last one out back."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.saved = threading.Lock(), 0, -1
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, 2)
+                os.close(null)
+            self.inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                os.dup2(self.saved, 2)
+                os.close(self.saved)
+
+
+_HUSH = _Hush()
 
 
 @contextmanager
 def quiet(data: bytes) -> Generator[None]:
     """Decoders of the rarer formats (libtiff, and others) write warnings to file descriptor 2, past Python: they would flood the
-    workers' logs."""
+    workers' logs. Threads may overlap."""
     if data[:3] == b"\xff\xd8\xff" or data[:4] == b"\x89PNG":
         yield
         return
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
+    with _HUSH:
         yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -160,7 +194,7 @@ def decode(
             return np.asarray(_to_rgb(_to_srgb(upright)))
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError, TypeError, IndexError, MemoryError) as error:
+    except BROKEN as error:
         raise UserError(f"cannot be decoded: {_reason(error)}") from error
 
 
@@ -168,12 +202,12 @@ def decode_mask(data: bytes) -> np.ndarray:
     """Decode a mask of class ids to H×W uint8: a palette's indices or grey values as they are, never its colours."""
     head = header(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with quiet(data), Image.open(io.BytesIO(data)) as image:
             image.load()
             if image.mode not in ("P", "L", "1", "I", "I;16"):
                 raise UserError(f"a mask of class ids is grey or has a palette; this one's mode is {image.mode}")
             array = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except BROKEN as error:
         raise UserError(f"mask cannot be decoded: {_reason(error)}") from error
     if array.max(initial=0) > 255:
         raise UserError(f"mask ids must be 0..255, this {head.format} has {array.max()}")
