@@ -206,6 +206,30 @@ def test_an_artifact_counts_only_when_finished(tmp_path):
     assert (child.stage, child.fingerprint) == ("train", "bbbb")
 
 
+def test_what_a_run_goes_on_with_stays_until_the_artifact_is_finished(tmp_path, monkeypatch):
+    made = Artifact(str(tmp_path / "ingest" / "aaaa"), Storage())
+    made.begin({}, {}, {})
+    made.write(b"x", "work", "listed.json")
+    delete, gone = Storage.delete, []
+
+    def watched(self, uri):
+        gone.append(
+            (uri.removeprefix(made.uri), made.complete(), made.storage.exists(made.path("work", "listed.json")))
+        )
+        delete(self, uri)
+
+    monkeypatch.setattr(Storage, "delete", watched)
+    made.finish(section={}, parents={}, metrics={}, digest="d")
+    assert gone == [("/work", True, True)] and made.storage.names(made.uri) == [
+        "artifact.json",
+        "recipe.json",
+        "started.json",
+    ]
+    made.remove()
+    assert gone[1:] == [("/artifact.json", True, False), ("/work", False, False), ("", False, False)]
+    assert made.storage.names(made.uri) == []
+
+
 def test_the_fingerprint_covers_section_and_parents_in_any_order():
     a = fingerprint({"x": 1, "y": 2}, {"p": "1:2"})
     assert a == fingerprint({"y": 2, "x": 1}, {"p": "1:2"})

@@ -43,9 +43,9 @@ def planted(root: str, storage=STORE) -> set[str]:
     done = Artifact(f"{root}/a/train/3", storage)
     done.begin({}, {}, {"data.train": first})
     storage.write(done.path("ray", "run", "state.json"), b"{}")
-    storage.write(done.path("work", "fold-0", "x"), b"12345")
     storage.write(done.path("model.safetensors"), b"weights")
     done.finish(section={}, parents={"data.train": first}, metrics={}, digest="1")
+    storage.write(done.path("work", "fold-0", "x"), b"12345")  # killed right after it was finished
     data_set(f"{root}/a/ingest/4", ["train-0.parquet"], storage=storage, finished=False)
     data_set(f"{root}/b/clean/5", [], [f"{root}/a/ingest/4/shards/train-0.parquet"], storage)  # keeps 4 alive
     storage.write(f"{root}/a/report.html", b"a page")
@@ -76,6 +76,19 @@ def test_what_no_artifact_refers_to_goes_and_nothing_else(tmp_path, capsys):
     assert cli.main(["gc", str(root), "--older-than", "0", "--yes"]) == 0
     assert files(root) == {path for path in before if not any(path == u or path.startswith(u + "/") for u in wanted)}
     assert list(garbage(str(root), STORE, 0)) == []
+
+
+def test_an_unfinished_data_set_does_not_keep_itself_alive(tmp_path):
+    first = data_set(f"{tmp_path}/a/ingest/0", ["train-0.parquet"])
+    begun = data_set(
+        f"{tmp_path}/a/clean/1", ["train-0e.parquet"], [first.path("shards/train-0.parquet")], finished=False
+    )
+    used = data_set(f"{tmp_path}/a/ingest/2", ["train-0.parquet"], finished=False)
+    data_set(f"{tmp_path}/a/clean/3", [], [used.path("shards/train-0.parquet")])
+    assert [each.uri for each in garbage(str(tmp_path), STORE, 0)] == [begun.uri]
+    list(gc(str(tmp_path), STORE, yes=True, older_than=0))
+    assert not Path(begun.uri).exists() and list(garbage(str(tmp_path), STORE, 0)) == []
+    assert Path(first.path("shards/train-0.parquet")).exists() and Path(used.path("shards/train-0.parquet")).exists()
 
 
 @pytest.mark.parametrize("asked", ["{}", "file://{}", "{}/../link"])

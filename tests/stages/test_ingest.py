@@ -143,6 +143,31 @@ def test_an_interrupted_ingest_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert whole.digest == done.digest and again.manifest["splits"] == dataset.manifest["splits"]
 
 
+@pytest.mark.parametrize("gone", [(), ("chunk-000001.json.gz",), ("listed.json",)])
+def test_an_ingest_killed_before_it_was_finished_goes_on(here, tmp_path, monkeypatch, gone):
+    """All written but `artifact.json`: nothing is done again; where a part of the listing is gone, everything is."""
+    monkeypatch.setattr("mapsto.data.chunks.CHUNK_ROWS", 10)
+    source = images(tmp_path / "images", {"a": 30, "b": 20})
+
+    def killed(self, **given):
+        raise KeyboardInterrupt
+
+    finish = Artifact.finish
+    monkeypatch.setattr(Artifact, "finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out")
+    monkeypatch.setattr(Artifact, "finish", finish)
+    work = tmp_path / "out/trial/ingest/0000/work"
+    for name in gone:
+        (work / name).unlink()
+    worked: list[int] = []
+    monkeypatch.setattr(ingest, "_summaries", lambda job, numbers: local(job, worked.extend(numbers) or numbers))
+    _, done, said = run(source, tmp_path / "out", resume=True)
+    assert len(worked) == (6 if gone else 0) and not work.exists()
+    assert ("it begins anew" in said) == ("chunk-000001.json.gz" in gone)
+    assert run(source, tmp_path / "whole")[1].digest == done.digest
+
+
 def test_a_photograph_of_60_megapixels_is_kept_whole(here, tmp_path):
     source = images(tmp_path / "images", {"a": 10, "b": 10})
     large = encode(np.full((6_000, 10_000, 3), 90, np.uint8))

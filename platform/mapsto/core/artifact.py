@@ -13,6 +13,8 @@ from .errors import UserError
 from .storage import Storage, join
 
 FORMAT_VERSION = 1
+WORK = "work"
+"""The folder of an artifact that a stage keeps what it needs to go on with in, until the artifact is finished."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Artifact:
     def finish(
         self, *, section: Mapping[str, Any], parents: Mapping[str, Artifact], metrics: Mapping[str, Any], digest: str
     ) -> None:
-        """Declare the artifact complete. `digest`: a hash of the payload's content."""
+        """Declare the artifact complete, then remove `work/`: killed in between, it is complete, and `gc` removes the rest.
+        `digest`: a hash of the payload's content."""
         self.storage.write_json(
             self.path("artifact.json"),
             {
@@ -81,6 +84,13 @@ class Artifact:
                 "parents": {k: {"uri": v.uri, "identity": v.identity()} for k, v in parents.items()},
             },
         )
+        self.storage.delete(self.path(WORK))
+
+    def remove(self) -> None:
+        """Delete it whole: first what says that it is complete, then what a run would go on with, so that one that was killed
+        within neither counts nor is resumed from a part."""
+        for name in ("artifact.json", WORK, ""):
+            self.storage.delete(self.path(name) if name else self.uri)
 
     def read_json(self, *parts: str) -> Any:
         return self.storage.read_json(self.path(*parts))

@@ -111,6 +111,11 @@ def read_chunk(storage: Storage, folder: str, number: int) -> tuple[Split, int, 
     return saved["split"], saved["first_row"], [Reference(**r) for r in saved["references"]]
 
 
+def chunk_names(count: int) -> list[str]:
+    """The file names of so many chunks."""
+    return [_path("", number).lstrip("/") for number in range(count)]
+
+
 def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
     """By name; by value where all are numbers."""
     found = list(names)

@@ -123,7 +123,6 @@ class Clean:
         report = Report(job.recipe.name, before, facts, verdict, chosen, manifest)
         job.artifact.write(page(report).encode(), "report.html")
         job.artifact.write_json(manifest, MANIFEST)
-        job.storage.delete(job.artifact.path("work"))
         repaired = int(
             (verdict.label != facts.label).sum() + (verdict.split != facts.split).sum() + verdict.cut_boxes.sum()
         )

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ..core.artifact import WORK, Artifact
 from ..core.errors import UserError
 from ..core.storage import Storage, absolute, join
 from .tree import Node, nodes, place
 
 OLDER_THAN_H = 24.0
 """What was written to within so many hours may be a run's that is under way."""
-LEFT_OVER = ("work", "ray")
-"""Folders that a stage removes when it is done."""
+LEFT_OVER = (WORK, "ray")
+"""Folders that go when a stage is done."""
+UNFINISHED = "unfinished: artifact.json is missing"
 _PART = re.compile(r"\..+\.\d+\.part$")
 """A local file that was being written when its process was killed."""
 
@@ -59,6 +61,8 @@ def gc(
     for each in found:
         if each.upload:
             abort(storage, each)
+        elif each.reason == UNFINISHED:
+            Artifact(each.uri, storage).remove()
         else:
             storage.delete(each.uri)
     yield f"{total}: deleted"
@@ -76,7 +80,9 @@ def garbage(root: str, storage: Storage, older_than: float = OLDER_THAN_H) -> It
         if each.finished:
             _ = each.meta
         if each.holds_data:
-            named |= {place(uri) for _, uri, _ in each.files()}
+            own = place(each.uri) + "/"  # an unfinished one does not keep itself alive
+            places = {place(uri) for _, uri, _ in each.files()}
+            named |= {at for at in places if each.finished or not at.startswith(own)}
     now = datetime.now(UTC)
 
     def old(when: datetime) -> bool:
@@ -90,7 +96,7 @@ def garbage(root: str, storage: Storage, older_than: float = OLDER_THAN_H) -> It
 def _of_artifact(each: Node, files: list[Held], named: set[str], old: Any) -> Iterator[Garbage]:
     if not each.finished:
         if files and old(max(file.written for file in files)) and not any(place(file.uri) in named for file in files):
-            yield Garbage(each.uri, sum(file.bytes for file in files), "unfinished: artifact.json is missing")
+            yield Garbage(each.uri, sum(file.bytes for file in files), UNFINISHED)
         return
     gone = set()
     for name in LEFT_OVER:

@@ -11,7 +11,7 @@ from ..core import codecs
 from ..core.errors import UserError, nearest
 from ..core.stage import Done, Job
 from ..core.storage import Storage, absolute
-from ..data.chunks import Listed, cut
+from ..data.chunks import Listed, chunk_names, cut
 from ..data.dataset import MANIFEST, content_digest
 from ..data.execution import each
 from ..data.pack import Packing
@@ -23,7 +23,7 @@ from ..runtime.progress import bar
 
 class Ingest:
     """Lists the source once, then reads, checks and writes it in Ray tasks. An interrupted ingest goes on where it
-    stopped: the listing and every finished shard are kept under `work/` until the end."""
+    stopped: the listing and every finished shard are kept under `work/` until the artifact is finished."""
 
     name: ClassVar[str] = "ingest"
     about: ClassVar[str] = "read, check and write a source of images as a data set"
@@ -65,7 +65,6 @@ class Ingest:
         job.artifact.write(tally.page(job.recipe.name, manifest).encode(), "report.html")
         job.artifact.write_json(manifest, MANIFEST)
         self._say_oddities(job, manifest)
-        job.storage.delete(job.artifact.path("work"))
         metrics = {
             "images": manifest["rows_kept"],
             "quarantined": manifest["rows_quarantined"],
@@ -77,11 +76,16 @@ class Ingest:
         )
 
     def _listed(self, job: Job, config: DataConfig, source: str, layout: str, storage: Storage) -> Listed:
-        """The listing, made once: a resumed ingest finds the one it began with."""
+        """The listing, made once: a resumed ingest finds the one it began with, or begins anew where a part of it is gone."""
         kept = job.artifact.path("work", "listed.json")
-        if job.resume and job.storage.exists(kept):
-            return Listed.of(job.storage.read_json(kept))
         work = job.artifact.path("work")
+        if job.resume and job.storage.exists(kept):
+            listed = Listed.of(job.storage.read_json(kept))
+            if set(chunk_names(listed.chunks)) <= set(job.storage.names(work)):
+                return listed
+            job.say("ingest: a part of what the run before had listed is gone; it begins anew")
+        if job.resume:
+            job.storage.delete(work)  # shards of another listing do not count
         listed = cut(
             listing(layout, source, storage, work, {"frames_per_s": config.frames_per_s}),
             job.storage,

@@ -102,7 +102,7 @@ class Pipeline:
             return
         resume = artifact.started() and not artifact.complete() and not force
         if force and artifact.started():
-            artifact.storage.delete(artifact.uri)
+            artifact.remove()
         self.say(f"{label}: {'resuming' if resume else 'making'} {artifact.uri}")
         start = time.monotonic()
         artifact.begin(self.recipe.public(), section, parents)
