@@ -176,7 +176,10 @@ GOOD = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4]}
         (coco(categories=[5]), "a category without id or name: 5"),
         (coco(categories=[{"id": 1}]), "a category without id or name"),
         (coco(categories=[{"name": "x"}]), "a category without id or name"),
-        (coco(categories={"1": "x"}), "a category without id or name"),
+        (coco(categories={"1": "x"}), "`categories` is a list of objects, not {'1': 'x'}"),
+        (coco(categories=5), "`categories` is a list of objects, not 5"),
+        (coco(categories=[{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]), "two categories have the id 1: x, y"),
+        (coco(annotations=5), "`annotations` is a list of objects, not 5"),
         (coco(annotations=[5]), "an annotation without image_id: 5"),
         (coco(annotations=[GOOD | {"image_id": {}}]), "an annotation without image_id"),
         (coco(annotations=[GOOD | {"category_id": [1]}]), "lacks id, bbox or category_id"),
@@ -207,6 +210,34 @@ def test_coco_with_absent_images_and_strays(tmp_path):
         "not found",
         "read",
     ]
+
+
+def test_coco_s_first_image_of_a_name_that_no_file_can_have(tmp_path):
+    put(tmp_path / "images/1.png", PICTURE)
+    images = [{"id": k, "file_name": name} for k, name in enumerate(("a\0.png", "\ud800.png", "1.png"))]
+    put(tmp_path / "annotations.json", coco(images=images))
+    got = [data for _, data in fetch(found("coco", tmp_path), STORE)]
+    assert PICTURE in got and sum("no file can have this name" in str(data) for data in got) == 2
+    put(tmp_path / "annotations.json", coco(images=images[:2]))
+    assert len(found("coco", tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"crowd": 1}, {"crowd": False}, {"keypoints": True}, {"segments": "[]"}, {"difficult": {"a": 1}},
+        {"segments": ["[" * 100_000]}, {"boxes": [[10**400, 0, 1, 1]]},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)  # fmt: skip
+def test_annotations_that_are_no_lists_keep_their_image_out(tmp_path, wrong):
+    box = {"boxes": [[0, 0, 4, 4]], "box_labels": ["x"]}
+    texts = {"1.json": json.dumps(box), "2.json": json.dumps(box | wrong)}
+    members = {
+        f"{k}.{kind}": data for k in (1, 2) for kind, data in (("png", PICTURE), ("json", texts[f"{k}.json"].encode()))
+    }
+    rows, manifest = summary_of("webdataset", put(tmp_path / "x.tar", tar(members)), tmp_path / "w")
+    assert len(rows) == 1 and list(manifest["reasons"]) == [next(iter(wrong))]
 
 
 def test_boxes_that_are_no_numbers_keep_their_image_out(tmp_path):

@@ -127,6 +127,8 @@ def flat(**fields) -> bytes:
         (flat(dim=[3, 4, -4, 4, 1, 1, 1, 1]), "three dimensions"),
         (flat(dim=[2, 4, 4, 1, 1, 1, 1, 1]), "three dimensions"),
         (flat(sform_code=1), "orientation"),
+        (flat(vox_offset=float("nan")), "vox_offset"),
+        (flat(vox_offset=float("inf")), "vox_offset"),
     ],
 )
 def test_what_cannot_be_used_says_why(data, says):

@@ -101,6 +101,8 @@ def _boxed(
     columns: dict[str, list[Any]] = {}
     for name in PER_BOX:
         if given.get(name) is not None:
+            if not isinstance(given[name], list):
+                raise UserError(f"{name}: a list, with an entry for each box, not {str(given[name])[:40]}")
             columns[name] = list(given[name])
             if columns[name] and len(columns[name]) != len(boxes):
                 raise UserError(f"boxes and {name} differ in number: {len(boxes)}, {len(columns[name])}")
@@ -125,7 +127,7 @@ def _boxed(
 def _is_shape(value: Any) -> bool:
     try:
         return isinstance(value, str) and isinstance(json.loads(value), list | dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -151,7 +153,7 @@ _MEANT = {
 def _array(value: Any) -> np.ndarray:
     try:
         boxes = np.asarray(value, np.float64) if len(value) else np.empty((0, 4))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError("boxes: each is [x1, y1, x2, y2] in pixels") from error
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise UserError("boxes: each is [x1, y1, x2, y2] in pixels, finite numbers")

@@ -77,9 +77,14 @@ def _header(head: bytes) -> Any:
         size = kind.template_dtype.itemsize
         if len(head) >= size and kind.may_contain_header(head[:size]):
             try:
-                return kind.from_fileobj(io.BytesIO(head), check=True)
+                found = kind.from_fileobj(io.BytesIO(head), check=True)
             except (HeaderDataError, ValueError) as error:
                 raise UserError(f"not a NIfTI header: {_line(error)}") from error
+            if not 0 <= float(found["vox_offset"]) <= MOST_VOXELS:  # NaN, too
+                raise UserError(
+                    f"vox_offset, where its voxels begin, is {found['vox_offset']}: bytes, 0 to {MOST_VOXELS}"
+                )
+            return found
     raise UserError("not a NIfTI file")
 
 

@@ -9,8 +9,9 @@ Source: https://cocodataset.org/#format-data
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,10 +106,15 @@ def _add(found: _Set, uri: str, storage: Storage) -> None:
             raise UserError(
                 f"{uri}: two images have the id {image['id']}: {found.images[image['id']]['file_name']}, {image['file_name']}"
             )
+    for name in ("categories", "annotations"):
+        if not isinstance(data.get(name) or [], list):
+            raise UserError(f"{uri}: `{name}` is a list of objects, not {str(data[name])[:80]}")
     for entry in data.get("categories") or ():
         if not _has(entry, "id", "name"):
             raise UserError(f"{uri}: a category without id or name: {str(entry)[:80]}")
-        found.categories[entry["id"]] = str(entry["name"])
+        name = str(entry["name"])
+        if (other := found.categories.setdefault(entry["id"], name)) != name:
+            raise UserError(f"{uri}: two categories have the id {entry['id']}: {other}, {name}")
     ids = set()
     for entry in data.get("annotations") or ():
         if not _has(entry, "image_id"):
@@ -185,10 +191,12 @@ def _xyxy(box: Any) -> list[float]:
 
 
 def _image_folder(root: str, found: _Set, storage: Storage) -> str:
-    """Where the images lie: the first place that has the first image."""
+    """Where the images lie: the first place that has the first image whose name a file can have."""
     if not found.images:
         return root
-    first: Mapping[str, Any] = next(iter(found.images.values()))
+    first = next(filter(_nameable, (str(image["file_name"]) for image in found.images.values())), None)
+    if first is None:
+        return root
     places = [
         (found.folder,),
         ("images", found.folder),
@@ -199,9 +207,14 @@ def _image_folder(root: str, found: _Set, storage: Storage) -> str:
     ]
     for parts in places:
         folder = join(root, *(part for part in parts if part))
-        if storage.exists(join(folder, str(first["file_name"]))):
+        if storage.exists(join(folder, first)):
             return folder
     tried = ", ".join(sorted({"/".join(p for p in parts if p) or "." for parts in places}))
-    raise UserError(
-        f"{root}: the images of {found.folder or 'the JSON'} are not there: no {first['file_name']} in {tried}"
-    )
+    raise UserError(f"{root}: the images of {found.folder or 'the JSON'} are not there: no {first} in {tried}")
+
+
+def _nameable(name: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
