@@ -62,6 +62,44 @@ def test_the_window_is_in_rescaled_units():
     np.testing.assert_array_equal(grey(data), [[0, 0], [126, 255]])
 
 
+def by_window(
+    pixels: np.ndarray, center: float, width: float, slope: float = 1.0, intercept: float = 0.0
+) -> np.ndarray:
+    """PS3.3 C.11.2.1.2.1 by hand, for an output of 0..255."""
+    x = pixels * slope + intercept
+    between = ((x - (center - 0.5)) / (width - 1) + 0.5) * 255
+    return np.where(x <= center - 0.5 - (width - 1) / 2, 0, np.where(x > center - 0.5 + (width - 1) / 2, 255, between))
+
+
+@pytest.mark.parametrize(
+    ("center", "width", "slope", "intercept"),
+    [(500, 2001, 1, 0), (200, 301, 1, 0), (-1000, 4001, 2, -1024), (100, 801, -1, 300), (50, 41, 1, 0)],
+)
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_window_that_the_frame_does_not_fill_keeps_its_own_scale(center, width, slope, intercept, signed):
+    pixels = RAMP.astype(np.int16) - 100 if signed else RAMP
+    fields = {"RescaleSlope": str(slope), "RescaleIntercept": str(intercept)} if (slope, intercept) != (1, 0) else {}
+    for turned in (False, True):
+        kind = "MONOCHROME1" if turned else "MONOCHROME2"
+        got = grey(file(pixels, kind, WindowCenter=str(center), WindowWidth=str(width), **fields)).astype(float)
+        wanted = by_window(pixels.astype(float), center, width, slope, intercept)
+        np.testing.assert_allclose(255 - got if turned else got, wanted, atol=0.51)
+
+
+def test_the_first_of_several_windows_is_taken_and_half_a_window_is_none():
+    data = file(RAMP, WindowCenter=["500", "20"], WindowWidth=["2001", "5"])
+    np.testing.assert_allclose(grey(data), by_window(RAMP.astype(float), 500, 2001), atol=0.51)
+    np.testing.assert_array_equal(grey(file(RAMP, WindowCenter="500")), [[0, 64], [128, 255]])
+
+
+def test_a_table_of_values_spans_what_it_can_give():
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [1001, 0, 16], list(range(0, 4004, 4))  # four times the value, up to 4000
+    table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
+    data = file(RAMP, VOILUTSequence=[table], WindowCenter="1", WindowWidth="2")
+    np.testing.assert_allclose(grey(data), RAMP.astype(float) * 4 * 255 / 4000, atol=0.51)
+
+
 def test_colours_stay():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
     np.testing.assert_array_equal(decode(to_png(file(pixels, "RGB"), 10**6)), pixels)

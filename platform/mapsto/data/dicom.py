@@ -1,7 +1,7 @@
 """DICOM → PNG: modality rescale, window, MONOCHROME1 turned over, palettes and YBR to RGB; the first frame of several.
 
-Source: DICOM PS3.3, C.7.6.3 (Image Pixel), C.11.1 (Modality LUT), C.11.2 (VOI LUT). Without a window, the frame's own
-range becomes 0..255. Patients' names and all other fields stay behind.
+Source: DICOM PS3.3, C.7.6.3 (Image Pixel), C.11.1 (Modality LUT), C.11.2 (VOI LUT). A window's output, or a table's, becomes 0..255,
+whatever of it the frame uses; without one, the frame's own range does. Patients' names and all other fields stay behind.
 """
 
 from __future__ import annotations
@@ -51,12 +51,29 @@ def _grey(frame: np.ndarray, found: Any) -> np.ndarray:
         colours = np.asarray(apply_color_lut(frame, found))
         # Tables of 16-bit entries may hold 8-bit values all the same.
         return _scaled(colours.astype(np.float64), 0, 65535 if colours.max(initial=0) > 255 else 255)
-    values = np.asarray(apply_modality_lut(frame, found), np.float64)
-    if found.get("WindowCenter") is not None or "VOILUTSequence" in found:
-        # The window is in the modality's units; its output spans the stored bits.
-        values = np.asarray(apply_voi_lut(apply_modality_lut(frame, found), found), np.float64)
-    grey = _scaled(values, float(values.min()), float(values.max()))
+    values = np.asarray(apply_modality_lut(frame, found))
+    low, high = _output(found)
+    if (low, high) != (0, 0):
+        values = np.asarray(apply_voi_lut(values, found))  # in the modality's units
+    else:
+        low, high = float(values.min()), float(values.max())
+    grey = _scaled(values.astype(np.float64), low, high)
     return 255 - grey if kind == "MONOCHROME1" else grey
+
+
+def _output(found: Any) -> tuple[float, float]:
+    """What black and white are in the output of a file's table of values or, without one, of its first window; zeros without
+    either. Of a negative rescale slope, black is the larger one."""
+    from pydicom.pixels import apply_voi, apply_windowing
+
+    table: Any = (found.get("VOILUTSequence") or [{}])[0]
+    if table.get("LUTDescriptor") is not None and table.get("LUTData") is not None:
+        entries, first = int(table.LUTDescriptor[0]) or 2**16, int(table.LUTDescriptor[1])
+        return 0.0, float(np.max(apply_voi(np.arange(first, first + entries), found)))
+    if found.get("WindowCenter") is None or found.get("WindowWidth") is None:
+        return 0.0, 0.0
+    low, high = apply_windowing(np.array([-np.inf, np.inf]), found)
+    return float(low), float(high)
 
 
 def _colour(frame: np.ndarray, found: Any) -> np.ndarray:
@@ -64,6 +81,6 @@ def _colour(frame: np.ndarray, found: Any) -> np.ndarray:
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    if high <= low:
+    if high == low:
         return np.zeros(values.shape, np.uint8)
     return ((values - low) * 255 / (high - low)).round().clip(0, 255).astype(np.uint8)
