@@ -122,7 +122,9 @@ def test_planted_faults_are_found_and_nothing_is_lost(before, source, tmp_path):
         row for path in Path(dataset.artifact.path("quarantine")).iterdir() for row in pq.read_table(path).to_pylist()
     ]
     assert sorted(row["reason"] for row in quarantined) == ["blank", "exact_duplicate", "exact_duplicate", "leakage"]
-    assert all((source / "train").rglob(Path(row["source"]).name) and row["image"] for row in quarantined)
+    for row in quarantined:
+        (file,) = (source / "train").rglob(Path(row["source"]).name)
+        assert row["image"] == file.read_bytes()
     assert {named(dataset, before, row["row_id"]) for row in found(dataset, "too_small")} == {"tiny.png"}
     assert {named(dataset, before, row["row_id"]) for row in found(dataset, "dark")} == {"dark.jpg"}
     (near,) = found(dataset, "near_duplicate")

@@ -52,6 +52,13 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
+    def at_least(self, score: float) -> Pairs:
+        kept = self.score >= score
+        return Pairs(self.first[kept], self.second[kept], self.score[kept], self.mirrored[kept], self.passed_over)
+
+
+NO_PAIRS = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, bool), 0)
+
 
 def near_pairs(thumbs: np.ndarray, least: float = SAME) -> Pairs:
     """The near duplicates among N small pictures (`fingerprints.thumbnail`: N×4,296 uint8; a memory map will do), none of them

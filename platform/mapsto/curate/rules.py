@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -48,8 +48,8 @@ class Seen:
     """Group number of each row: equal bytes or equal pixels."""
     near: np.ndarray
     """Group number of each row: equal, or near duplicates through others."""
-    agreement: np.ndarray
-    """float32: the best agreement of each row with a near duplicate; 1 for equal ones, 0 for none."""
+    pairs: Pairs
+    """Near duplicates, by their numbers in `equal`."""
     together: np.ndarray
     """Group number of each row: what must lie in one split: near duplicates, and rows that share an identity or a label where the
     splits are grouped by it."""
@@ -57,6 +57,12 @@ class Seen:
     expects_labels: bool = True
     predictions: np.ndarray | None = None
     """N×classes float32 out-of-sample probabilities; NaN where a row has none."""
+    away: np.ndarray | None = None
+    """N bool: rows that rules asked before send to quarantine."""
+
+    @property
+    def gone(self) -> np.ndarray:
+        return np.zeros(len(self.facts), bool) if self.away is None else self.away
 
 
 @dataclass(frozen=True)
@@ -82,14 +88,9 @@ def same_pixels(facts: Facts) -> np.ndarray:
     return groups(len(facts), np.concatenate(first), np.concatenate(second))
 
 
-def with_near(equal: np.ndarray, heads: np.ndarray, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """(near groups, each row's best agreement) from pairs among `heads`, one row of each equal group, in the groups' order."""
-    merged = groups(len(heads), pairs.first, pairs.second)
-    best = np.zeros(len(heads), np.float32)
-    np.maximum.at(best, pairs.first, pairs.score)
-    np.maximum.at(best, pairs.second, pairs.score)
-    many = np.bincount(equal)[equal] > 1
-    return merged[equal], np.where(many, np.float32(1), best[equal])
+def with_near(equal: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Near groups from pairs of equal groups."""
+    return groups(int(equal.max(initial=-1)) + 1, pairs.first, pairs.second)[equal]
 
 
 def kept_together(near: np.ndarray, facts: Facts, column: str | None) -> np.ndarray:
@@ -139,27 +140,72 @@ def _odd_mode(seen: Seen, threshold: float) -> Found:
 
 
 def _keeper(seen: Seen, group: np.ndarray) -> np.ndarray:
-    """For each row, the row of its group that stays: by split, then by order."""
-    rank = np.array([SPLIT_ORDER.index(name) for name in SPLITS])[seen.facts.split]
-    order = np.lexsort((np.arange(len(group)), rank, group))
+    """For each row, the row of its group that stays: one that no rule sends away before any that goes, then by split, then one
+    with a label, then by order."""
+    f = seen.facts
+    rank = np.array([SPLIT_ORDER.index(name) for name in SPLITS])[f.split]
+    order = np.lexsort((np.arange(len(group)), f.label < 0, rank, seen.gone, group))
     head = np.concatenate([[True], group[order][1:] != group[order][:-1]])[: len(order)]
     first = order[head]
     return first[np.searchsorted(group[first], group)]
 
 
-def _copies(near: bool, across: bool) -> Callable[[Seen, float], Found]:
-    def find(seen: Seen, threshold: float) -> Found:
-        groups_of, f = (seen.near if near else seen.equal), seen.facts
-        keeper = _keeper(seen, groups_of)
-        apart = f.split != f.split[keeper]
-        found = (keeper != np.arange(len(f))) & (apart == across)
-        if near and not across:  # equal ones in one split are another rule's
-            found &= _keeper(seen, seen.equal) == np.arange(len(f))
-        found &= seen.agreement >= threshold
-        rows = np.flatnonzero(found)
-        return Found.of(rows, seen.agreement[rows], keeper[rows])
+def _in_split(seen: Seen) -> np.ndarray:
+    """Group number of each row: equal ones of one split."""
+    return seen.equal.astype(np.int64) * len(SPLITS) + seen.facts.split
 
-    return find
+
+def _exact_duplicate(seen: Seen, threshold: float) -> Found:
+    keeper = _keeper(seen, _in_split(seen))
+    rows = np.flatnonzero(keeper != np.arange(len(keeper)))
+    rows = rows if threshold <= 1 else rows[:0]
+    return Found.of(rows, np.ones(len(rows)), keeper[rows])
+
+
+def _near_duplicate(seen: Seen, threshold: float) -> Found:
+    """Of rows of one split that pairs of at least `threshold` connect, all but one; equal ones are another rule's. The score is
+    the best agreement within the split."""
+    pairs, own = seen.pairs.at_least(threshold), _in_split(seen)
+    there = np.zeros((seen.equal.max(initial=-1) + 1, len(SPLITS)), bool)
+    there[seen.equal, seen.facts.split] = True
+    best, links = np.zeros(there.size, np.float32), []
+    for split in range(len(SPLITS)):
+        both = there[pairs.first, split] & there[pairs.second, split]
+        first, second = (side[both] * len(SPLITS) + split for side in (pairs.first, pairs.second))
+        for side in (first, second):
+            np.maximum.at(best, side, pairs.score[both])
+        links.append((first, second))
+    first, second = (np.concatenate(side) for side in zip(*links, strict=True))
+    keeper, every = _keeper(seen, groups(there.size, first, second)[own]), np.arange(len(own))
+    rows = np.flatnonzero((keeper != every) & (_keeper(seen, own) == every))
+    return Found.of(rows, best[own[rows]], keeper[rows])
+
+
+def _leakage(seen: Seen, threshold: float) -> Found:
+    """Rows that agree with one that stays, in a split that goes before theirs; the score is the best such agreement."""
+    f, pairs = seen.facts, seen.pairs.at_least(threshold)
+    count = int(seen.equal.max(initial=-1)) + 1
+    stays = np.flatnonzero(~seen.gone)[::-1]
+    head = np.full((count, len(SPLITS)), NONE, np.int64)
+    head[seen.equal[stays], f.split[stays]] = stays  # of several the first, which is written last
+    one, other = np.concatenate([pairs.first, pairs.second]), np.concatenate([pairs.second, pairs.first])
+    score, equal = np.tile(pairs.score, 2), np.arange(count if threshold <= 1 else 0)
+    order = np.argsort(score, kind="stable")  # the best is written last, and equal ones after all
+    one, other = np.concatenate([one[order], equal]), np.concatenate([other[order], equal])
+    score = np.concatenate([score[order], np.ones(len(equal), np.float32)])
+    best, about = np.zeros(head.shape, np.float32), np.full(head.shape, NONE, np.int64)
+    for k, name in enumerate(SPLIT_ORDER):
+        split = SPLITS.index(name)
+        for before in SPLIT_ORDER[:k]:
+            row = head[other, SPLITS.index(before)]
+            has = row != NONE
+            here, found = np.full(count, -np.inf, np.float32), np.full(count, NONE, np.int64)
+            here[one[has]], found[one[has]] = score[has], row[has]
+            better = (found != NONE) & ((about[:, split] == NONE) | (here > best[:, split]))
+            best[better, split], about[better, split] = here[better], found[better]
+    best, about = best[seen.equal, f.split], about[seen.equal, f.split]
+    rows = np.flatnonzero(about != NONE)
+    return Found.of(rows, best[rows], about[rows])
 
 
 def _conflicting_labels(seen: Seen, threshold: float) -> Found:
@@ -233,15 +279,15 @@ def _label_errors(seen: Seen, threshold: float) -> Found:
 
 
 RULES: Mapping[str, Rule] = {
-    "exact_duplicate": Rule("equal bytes or pixels as another image of its split", _copies(False, False), 1.0, "quarantine"),
+    "exact_duplicate": Rule("equal bytes or pixels as another image of its split", _exact_duplicate, 1.0, "quarantine"),
     "conflicting_labels": Rule(
         "equal images under different labels", _conflicting_labels, 0.0, repairs="the commonest label of the equal images; a tie goes to quarantine"
     ),
     "leakage": Rule(
-        "shows what an image of another split shows (agreement at least {t:g})", _copies(True, True), SAME, "report",
+        "shows what an image of another split shows (agreement at least {t:g})", _leakage, SAME, "report",
         repairs="moved to the other image's split, with all that must stay with it",
     ),
-    "near_duplicate": Rule("shows what another image of its split shows (agreement at least {t:g})", _copies(True, False), SAME),
+    "near_duplicate": Rule("shows what another image of its split shows (agreement at least {t:g})", _near_duplicate, SAME),
     "missing_label": Rule("no label", _missing_label, 0.0, repairs="the label of a duplicate, where one has it"),
     "label_error": Rule("the label is likely wrong (confidence at least {t:g})", _label_errors, 0.5, repairs="the predicted label"),
     "too_small": Rule("shorter side below {t:g} pixels", _too_small, 16),
@@ -257,6 +303,8 @@ RULES: Mapping[str, Rule] = {
     "class_imbalance": Rule("of a class that the largest one outnumbers by more than {t:g} to 1 in training", _class_imbalance, 10.0),
 }  # fmt: skip
 """In the order in which a row's reason is looked for."""
+COPIES = ("leakage", "exact_duplicate", "near_duplicate")
+"""Asked after the others, in this order: the copy that stays is one that no other rule sends away."""
 
 
 @dataclass(frozen=True)
@@ -281,18 +329,27 @@ class Verdict:
 
 
 def judge(seen: Seen, settings: Mapping[str, Setting]) -> Verdict:
-    """Apply the rules that are not off, in their order. A row that one sends to quarantine is not repaired by another."""
+    """Ask the rules that are not off, those about copies last; then apply them in their order. A row that one sends to
+    quarantine is not repaired by another."""
+    found: dict[str, Found] = {}
+    for names in ([name for name in RULES if name not in COPIES], *((name,) for name in COPIES)):
+        asked = [name for name in names if settings[name].policy != "off"]
+        found |= {name: RULES[name].find(seen, settings[name].threshold) for name in asked}
+        seen = replace(seen, away=_applied(seen, settings, found).dropped != NONE)
+    return _applied(seen, settings, found)
+
+
+def _applied(seen: Seen, settings: Mapping[str, Setting], every: Mapping[str, Found]) -> Verdict:
     f = seen.facts
     out = Verdict(np.full(len(f), NONE, np.int16), f.label.copy(), f.split.copy(), np.zeros(len(f), bool))
-    for number, (name, rule) in enumerate(RULES.items()):
-        setting = settings[name]
-        if setting.policy == "off":
+    for number, name in enumerate(RULES):
+        if name not in every:
             continue
-        found = out.found[name] = rule.find(seen, setting.threshold)
+        found = out.found[name] = every[name]
         free = found.rows[out.dropped[found.rows] == NONE]
-        if setting.policy == "quarantine":
+        if settings[name].policy == "quarantine":
             out.dropped[free] = number
-        elif setting.policy == "repair":
+        elif settings[name].policy == "repair":
             _repair(name, number, found, out, seen)
     gone = out.dropped != NONE
     out.label[gone], out.split[gone], out.cut_boxes[gone] = f.label[gone], f.split[gone], False

@@ -20,7 +20,7 @@ from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.sample import SPLITS
 from ..core.stage import Done, Job
-from ..curate.duplicates import Pairs, near_pairs
+from ..curate.duplicates import NO_PAIRS, Pairs, near_pairs
 from ..curate.facts import Facts
 from ..curate.rules import (
     NONE,
@@ -103,11 +103,11 @@ class Clean:
                     )
                 return confirmed(job, shards(before), facts, rows, pairs, config.verify) if config.verify else pairs
 
-            near, best, equal = alike(facts, thumbs, chosen, sure)
+            near, pairs, equal = alike(facts, thumbs, chosen, sure)
             del thumbs
         together = kept_together(near, facts, config_of(job.recipe, job.options).group)
         labelled = bool(classes)
-        seen = Seen(facts, equal, near, best, together, _mask_classes(job.recipe), labelled)
+        seen = Seen(facts, equal, near, pairs, together, _mask_classes(job.recipe), labelled)
         if config.folds and chosen["label_error"].policy != "off":
             role = str(job.options.get("role", "train"))
             seen = replace(
@@ -185,17 +185,18 @@ def settings(config: CleanConfig) -> dict[str, Setting]:
 
 def alike(
     facts: Facts, thumbs: np.ndarray, chosen: Mapping[str, Setting], sure: Callable[[np.ndarray, Pairs], Pairs]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Who shows the same as whom, among all rows: (near groups, each row's best agreement, equal groups). `sure`: of rows and pairs
-    among them, the pairs that count."""
+) -> tuple[np.ndarray, Pairs, np.ndarray]:
+    """Who shows the same as whom, among all rows: (near groups, near pairs of equal groups, equal groups). `sure`: of rows and
+    pairs among them, the pairs that count."""
     equal = same_pixels(facts)
-    near, best = equal, (np.bincount(equal)[equal] > 1).astype(np.float32)
+    near, pairs = equal, NO_PAIRS
     wanted = [chosen[name].threshold for name in ("near_duplicate", "leakage") if chosen[name].policy != "off"]
     if wanted and min(wanted) < 1:
         heads = heads_of(equal)
         pairs = near_pairs(thumbs if len(heads) == len(facts) else np.ascontiguousarray(thumbs[heads]), min(wanted))
-        near, best = with_near(equal, heads, sure(heads, pairs))
-    return near, best, equal
+        pairs = sure(heads, pairs)
+        near = with_near(equal, pairs)
+    return near, pairs, equal
 
 
 def findings(facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting], classes: list[str]) -> Any:
