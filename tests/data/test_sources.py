@@ -151,6 +151,47 @@ def test_bytes_in_a_parquet_manifest(tmp_path):
     assert [data for _, data in fetch(references, STORE)] == [b"one", "the row holds no image", b"three", b"four"]
 
 
+def test_a_folder_of_parquet_files_is_one_manifest(tmp_path):
+    """As the Hub has it: the split is the files' names' first word, where the rows give none."""
+    for name, split in (
+        ("train-00000-of-00002", None), ("train-00001-of-00002", "val"), ("validation-00000-of-00001", None), ("more", None),
+    ):  # fmt: skip
+        table = pa.table(
+            {"image": [{"bytes": name.encode(), "path": None}], "mask": ["masks/1.png"]}
+            | ({"split": [split]} if split else {})
+        )
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    (tmp_path / "masks").mkdir()
+    for name in ("masks/1.png", "README.md", "._more.parquet"):
+        (tmp_path / name).write_bytes(b"x")
+    assert detect(str(tmp_path), STORE)[0] == "manifest"
+    references = found("manifest", tmp_path, tmp_path)
+    assert [r.split for r in references] == [None, "train", "val", "val"]
+    assert {r.columns["mask"] for r in references} == {str(tmp_path / "masks/1.png")}
+    read = [data for _, data in fetch(references, STORE)]
+    assert read == [b"more", b"train-00000-of-00002", b"train-00001-of-00002", b"validation-00000-of-00001"]
+
+
+def test_an_image_folder_with_a_table_beside_it_stays_one(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/1.jpg").write_bytes(b"x")
+    pq.write_table(pa.table({"file_name": ["cat/1.jpg"]}), tmp_path / "metadata.parquet")
+    assert detect(str(tmp_path), STORE)[0] == "folder"
+    with pytest.raises(UserError, match="no column image"):
+        found("manifest", tmp_path, tmp_path)
+    (tmp_path / "metadata.parquet").write_bytes(b"no Parquet")
+    assert detect(str(tmp_path), STORE)[0] == "folder"
+    with pytest.raises(UserError, match="no folder of Parquet files"):
+        found("manifest", tmp_path / "cat", tmp_path)
+
+
+@pytest.mark.parametrize("mask", [b"x", {"bytes": b"x", "path": "x.png"}])
+def test_a_mask_within_a_parquet_file_is_refused(tmp_path, mask):
+    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": None}], "mask": [mask]}), tmp_path / "m.parquet")
+    with pytest.raises(UserError, match=r"m\.parquet: the column mask holds bytes"):
+        found("manifest", tmp_path / "m.parquet", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -89,6 +89,7 @@ BACK = {
     "coco": ("coco", ("boxes", "crowd", "segments", "keypoints", "caption")),
     "yolo": ("yolo", ("boxes",)),
     "voc": ("voc", ("boxes", "difficult", "mask")),
+    "parquet": ("manifest", ("label", "mask", "boxes", "crowd", "difficult", "segments", "keypoints", "caption", "identity")),
 }  # fmt: skip
 
 

@@ -50,7 +50,9 @@ def detect(uri: str, storage: Storage) -> tuple[str, str]:
         if why := import_module(module).recognise(look):
             return name, why
     if manifests := sum(map(is_manifest, look.names)):
-        raise UserError(f"{uri}: no images, but manifests ({manifests}): name one of them as `source`")
+        raise UserError(
+            f"{uri}: no images, but manifests ({manifests}): name one of them as `source`, or the folder of Parquet files"
+        )
     raise UserError(f"{uri}: no layout is known for it; the layouts are {', '.join(LAYOUTS)}")
 
 

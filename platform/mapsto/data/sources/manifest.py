@@ -1,7 +1,8 @@
 """A manifest names the images: CSV, JSON lines or Parquet with a column `image` or `uri` (relative to the manifest, or
 absolute), or `bytes`, or Hugging Face's struct `{bytes, path}`, and if wanted `label`, `labels` (a list), `value` (a number), `split`, `mask` (URI), `boxes`,
 `box_labels`, `crowd`, `difficult`, `segments`, `keypoints`, `caption`, `identity`, `license`, `consent`. Parquet may name its labels' classes in
-Hugging Face's metadata (`ClassLabel`); -1 is no label there."""
+Hugging Face's metadata (`ClassLabel`); -1 is no label there. A folder of Parquet files (`train-00000-of-00002.parquet`) is one manifest; its
+files' names give the splits that their rows do not."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ import csv
 import difflib
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...core.errors import UserError, nearest
+from ...core.sample import Split
 from ...core.storage import Storage, join
-from .item import SPLIT_NAMES, Reference, is_manifest
+from .item import SPLIT_NAMES, Reference, hidden, is_image, is_manifest
 from .look import Look
 
 IMAGE = ("image", "uri", "bytes")
@@ -24,20 +27,55 @@ KNOWN = (*IMAGE, "label", "split", *FURTHER)
 
 
 def recognise(look: Look) -> str | None:
-    return "its name ends like a manifest's" if is_manifest(look.uri) else None
+    if is_manifest(look.uri):
+        return "its name ends like a manifest's"
+    files = [] if look.one else _files(look.top)
+    if files and (not any(map(is_image, look.names)) or _holds_images(join(look.uri, files[0]), look.storage)):
+        return f"Parquet files at its top: {len(files)}, the first {files[0]}"
+    return None
 
 
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
     """Raises UserError for a manifest without an image column, a broken line or an unknown split, with its number."""
+    if is_manifest(uri):
+        yield from _rows(uri, storage, None)
+        return
+    files = _files(storage.names(uri))
+    if not files:
+        raise UserError(f"{uri}: no manifest (.csv, .jsonl, .parquet), and no folder of Parquet files")
+    for name in files:
+        yield from _rows(join(uri, name), storage, SPLIT_NAMES.get(re.split(r"[-_.]", name, maxsplit=1)[0].lower()))
+
+
+def _files(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.lower().endswith(".parquet") and not hidden(name))
+
+
+def _holds_images(uri: str, storage: Storage) -> bool:
+    """Whether a Parquet file has the images themselves in it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    filesystem, path = storage.arrow(uri)
+    try:
+        schema = storage.retry(uri, lambda: pq.read_schema(path, filesystem=filesystem))
+    except pa.ArrowInvalid:
+        return False
+    return any(schema.names.count(name) == 1 and _bytes_in(name, schema.field(name).type) for name in IMAGE)
+
+
+def _rows(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]:
+    """`split`: of rows that give none."""
     rows = {"csv": _csv, "parquet": _parquet}.get(uri.lower().rsplit(".", 1)[-1], _jsonl)
     folder = uri.rsplit("/", 1)[0] if "/" in uri else "."
     for number, (where, row) in enumerate(rows(uri, storage), 1):
-        yield _reference(f"{uri}: row {number}", folder, where, row)
+        yield _reference(f"{uri}: row {number}", folder, where, row, split)
 
 
-def _reference(at: str, folder: str, where: tuple[str, str] | None, row: Mapping[str, Any]) -> Reference:
+def _reference(
+    at: str, folder: str, where: tuple[str, str] | None, row: Mapping[str, Any], split: Split | None
+) -> Reference:
     given = {k: v for k, v in row.items() if v is not None and v != ""}
-    split = None
     if "split" in given:
         split = SPLIT_NAMES.get(str(given["split"]).lower())
         if split is None:
@@ -125,6 +163,8 @@ def _parquet(uri: str, storage: Storage) -> Iterator[tuple[tuple[str, str] | Non
         names = file.schema_arrow.names
         _check(uri, names)
         classes = _class_names(file.schema_arrow.metadata)
+        if "mask" in names and _bytes_in("mask", file.schema_arrow.field("mask").type):
+            raise UserError(f"{uri}: the column mask holds bytes: a mask is a path or a URI of a file of its own")
         kinds = {name: file.schema_arrow.field(name).type for name in IMAGE if name in names}
         inside = next((path for name, kind in kinds.items() if (path := _bytes_in(name, kind))), None)
         columns = [name for name in KNOWN if name in names and name != (inside or "").split(".")[0]]
