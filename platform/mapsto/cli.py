@@ -180,6 +180,9 @@ def _search_parser(commands: Any) -> None:
     asked.add_argument("--image", metavar="URI", help="an image file, or its URI")
     asked.add_argument("--row", type=int, metavar="ROW_ID", help="an image of the data set itself")
     search.add_argument("--top", type=int, default=12, metavar="N", help="how many; default: 12")
+    search.add_argument(
+        "--least", type=float, metavar="SCORE", help="leave out what is less alike; with nothing left it is `unknown`"
+    )
     search.add_argument("--output", metavar="FILE", help="a page that shows them")
     search.set_defaults(action=_search)
 
@@ -316,8 +319,9 @@ def _search(arguments: argparse.Namespace) -> int:
 
     recipe = load(arguments.recipe, arguments.overrides)
     for line in search(
-        recipe, arguments.role, image=arguments.image, row=arguments.row, top=arguments.top, output=arguments.output
-    ):
+        recipe, arguments.role, image=arguments.image, row=arguments.row, top=arguments.top, least=arguments.least,
+        output=arguments.output,
+    ):  # fmt: skip
         print(line)
     return 0
 

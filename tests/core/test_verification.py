@@ -1,5 +1,7 @@
 """Verification and retrieval against scikit-learn, every threshold, and lists written by hand."""
 
+import json
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -20,7 +22,8 @@ from mapsto.core.metrics.folds import (
     parse_pairs,
     picture_key,
 )
-from mapsto.core.metrics.verification import VerificationMetrics, pair_scores, recall, roc_auc, tar_at_far
+from mapsto.core.metrics.verification import VerificationMetrics, pair_scores, recall, roc, roc_auc, tar_at_far
+from mapsto.core.page import Page
 
 
 def vectors(rng, rows, dimensions=6):
@@ -43,6 +46,12 @@ def test_pairs_auc_and_rates_are_scikit_learns(seed, rows, people, ties):
     fpr, tpr, _ = sk.roc_curve(truth, scores, drop_intermediate=False)
     for far in (0.0, 1e-3, 0.01, 0.2, 1.0):
         assert tar_at_far(genuine, impostor, far) == pytest.approx(tpr[fpr <= far + 1e-12].max())
+    curve = roc(genuine, impostor, points=12)
+    points = list(zip(curve["far"], curve["tar"], strict=True))
+    assert len(points) <= 12 and points == sorted(points) and points[-1] == (1, 1)
+    assert points[0] == pytest.approx((0, tpr[fpr == 0].max()))
+    for point in points:
+        assert np.abs(np.stack([fpr, tpr], 1) - point).max(1).min() < 1e-9
 
 
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(8, 40))
@@ -96,6 +105,32 @@ def test_the_best_threshold_is_best_of_all(seed, count, ties):
     threshold = best_threshold(scores, same)
     best = max(((scores >= t) == same).mean() for t in [-np.inf, *scores, np.inf])
     assert ((scores >= threshold) == same).mean() == pytest.approx(best)
+
+
+def test_the_page_has_the_curve_and_thresholds_that_keep_their_rates():
+    rng = np.random.default_rng(3)
+    metrics, identity = VerificationMetrics("label"), np.repeat(np.arange(40), 5)
+    embedding = vectors(rng, 40)[identity] + 0.15 * rng.normal(size=(200, 6))
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    states = metrics.state({"embedding": embedding}, {"label": identity})
+    genuine, impostor = pair_scores(states["embedding"], identity)
+    tables = json.loads(json.dumps(metrics.tables(states), allow_nan=False))
+    assert [row["far"] for row in tables["rates"]] == [0.1, 0.01, 0.001, 0.0001]
+    for row in tables["rates"]:
+        assert (impostor >= row["least"]).mean() <= row["far"]
+        assert (genuine >= row["least"]).mean() == pytest.approx(row["tar"], abs=0.01)
+    assert len(tables["roc"]["far"]) <= 200 and tables["open_set"]["gallery"] == 20
+    page = Page("faces")
+    metrics.draw(page, tables)
+    for said in (
+        "Receiver operating characteristic",
+        "over all pairs",
+        "Open-set identification",
+        "false acceptance rate at most",
+    ):
+        assert said in page.html()
+    values = metrics.compute(states)
+    assert values["dir@fpir=0.1"] == tables["open_set"]["rates"][0]["dir"] and "dir@fpir=0.01" in values
 
 
 def test_folds_are_decided_by_the_others_and_have_an_interval():

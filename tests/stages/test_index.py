@@ -113,6 +113,23 @@ def test_search_by_image_finds_it_and_its_copy_with_their_places(file, source, t
     assert len(by_row) == 23 and by_row[0][3] == str(ids["23.png"])
 
 
+def test_what_is_not_alike_enough_is_unknown(file, source, tmp_path, capsys):
+    made(file)
+    asked, page = ["search", str(file), "--image", str(source / "train/a/00.png"), "--top", "5"], tmp_path / "page.html"
+    assert cli.main(asked) == 0
+    plain = capsys.readouterr().out.splitlines()
+    scores = [float(line.split()[1]) for line in plain[1:]]
+    between = (scores[1] + scores[2]) / 2
+    assert cli.main([*asked, "--least", str(between)]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [line.split() for line in plain[:3]]
+    recipe = load(str(file), [])
+    lines = list(search(recipe, row=rows_of(indexed(recipe))[0]["row_id"], top=1, least=1.0, output=str(page)))
+    assert lines[0].split()[0] == "rank" and lines[1].startswith("unknown: nothing at least 1 alike (the nearest is 0.")
+    assert lines[2] == f"page: {page}" and "Unknown: nothing at least 1 alike" in page.read_text()
+    assert cli.main([*asked, "--least", "1.5"]) == 2
+    assert "--least 1.5: a similarity, from -1 to 1" in capsys.readouterr().err
+
+
 def test_the_command_line(file, source, capsys):
     image = str(source / "test/b/23.png")
     assert cli.main(["search", str(file), "--image", image]) == 2

@@ -1,4 +1,4 @@
-"""Charts for the report pages, as SVG bytes: lines, points, bars, parallel coordinates and a matrix of counts."""
+"""Charts for the report pages, as SVG bytes: lines, points, bars, parallel coordinates, a matrix of counts, rates."""
 
 from __future__ import annotations
 
@@ -120,6 +120,18 @@ def reliability(confidence: Sequence[float], accuracy: Sequence[float]) -> bytes
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     _label(axes, "confidence", "accuracy")
+    return _svg(figure)
+
+
+def roc(far: Sequence[float], tar: Sequence[float]) -> bytes:
+    """True over false acceptance rate, the second by its logarithm; points without false acceptance are left out."""
+    figure, axes = _axes(4.4, 3.0)
+    shown = [(x, y) for x, y in zip(far, tar, strict=True) if x > 0]
+    axes.plot([x for x, _ in shown], [x for x, _ in shown], color=GREY, linewidth=1, linestyle="--")
+    axes.plot(*zip(*shown, strict=True), linewidth=1.8)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.02)
+    _label(axes, "false acceptance rate", "true acceptance rate")
     return _svg(figure)
 
 

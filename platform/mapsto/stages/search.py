@@ -114,15 +114,18 @@ class Searcher:
 
 def search(
     recipe: Recipe, role: str = "train", *, image: str | None = None, row: int | None = None, top: int = 12,
-    output: str | None = None,
+    least: float | None = None, output: str | None = None,
 ) -> Iterator[str]:  # fmt: skip
     """Lines of a table: rank, similarity, split, row_id, label, source. One of `image` (a URI) and `row` (a row_id, itself
-    left out) is asked for; `output`: where a page of pictures goes.
+    left out) is asked for; `least`: rows of a smaller similarity are left out, and where no row is left, a line that begins
+    with `unknown:` follows the table's head; `output`: where a page of pictures goes.
 
     Raises UserError where there is no index yet, for a file that is no image, and for an unknown row_id.
     """
     if top < 1:
         raise UserError(f"--top {top}: at least 1")
+    if least is not None and not -1 <= least <= 1:
+        raise UserError(f"--least {least:g}: a similarity, from -1 to 1")
     searcher = Searcher(indexed(recipe, role))
     storage: Storage = recipe.storage.open()
     if image is not None:
@@ -140,11 +143,17 @@ def search(
         raise UserError(
             f"{uri}: the image has no {searcher.features.kind} features (it is of one colour, or too small)"
         )
-    hits = searcher.nearest(vector, top, own)
+    found = searcher.nearest(vector, top, own)
+    hits = [hit for hit in found if least is None or hit.similarity >= least]
     yield from _table(hits)
+    unknown = ""
+    if least is not None and not hits:
+        nearest = f" (the nearest is {found[0].similarity:.4f})" if found else ""
+        unknown = f"unknown: nothing at least {least:g} alike{nearest}"
+        yield unknown
     if output:
         target = absolute(output)
-        storage.write(target, _page(recipe.name, uri, shown, searcher, hits).encode())
+        storage.write(target, _page(recipe.name, uri, shown, searcher, hits, unknown).encode())
         yield f"page: {target}"
 
 
@@ -184,10 +193,10 @@ def _table(hits: Sequence[Hit]) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _page(name: str, asked: str, shown: np.ndarray, searcher: Searcher, hits: Sequence[Hit]) -> str:
+def _page(name: str, asked: str, shown: np.ndarray, searcher: Searcher, hits: Sequence[Hit], unknown: str) -> str:
     page = Page(f"{name}: search", f"by {searcher.features.backbone or searcher.features.kind}")
     page.pictures([(shown, asked)])
-    page.heading(f"The {len(hits)} that look most like it")
+    page.heading(unknown.capitalize() or f"The {len(hits)} that look most like it")
     page.pictures(
         (
             searcher.picture(searcher.number(hit)),

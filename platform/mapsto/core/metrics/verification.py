@@ -1,8 +1,9 @@
-"""Are two pictures of the same? Metrics of embeddings whose product is their likeness: retrieval, and verification over
-all pairs, over a list of pairs, or over identity-disjoint folds."""
+"""Are two pictures of the same? Metrics of embeddings whose product is their likeness: retrieval, identification, and
+verification over all pairs, over a list of pairs, or over identity-disjoint folds."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,14 +13,20 @@ from ..errors import UserError
 from ..page import Page
 from ..sample import Arrays
 from .folds import Pairs, drawn_folds, fold_accuracies, interval, listed_folds
+from .identification import FPIR, dir_at_fpir, probes
 
 BLOCK = 1024
 FAR = (1e-2, 1e-3)
+TABLED = (0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+"""False acceptance rates of the page's table."""
+POINTS = 200
+"""Most points of the ROC curve."""
 
 
 class VerificationMetrics:
-    """auc, tar@far=..., recall@k, all in 0..1; and fold_accuracy with fold_error, its standard error, by the protocol of
-    Labeled Faces in the Wild, where there are folds.
+    """auc, tar@far=..., recall@k, all in 0..1; dir@fpir=..., identification where half of the identities are unknown, where
+    there are probes enough (`identification.probes`); and fold_accuracy with fold_error, its standard error, by the protocol
+    of Labeled Faces in the Wild, where there are folds.
 
     `key`: name in the batch of each row's identity, an int64. `pairs`: a list of pairs of pictures, which the batch names
     by `picture` (`picture_key`); without one, folds are drawn.
@@ -48,6 +55,8 @@ class VerificationMetrics:
             **{f"tar@far={far:g}": tar_at_far(genuine, impostor, far) for far in FAR},
             **{f"recall@{k}": v for k, v in recall(states["embedding"], states["identity"], self.ks).items()},
         }
+        identified = probes(states["embedding"], states["identity"])
+        out |= {f"dir@fpir={fpir:g}": found[0] for fpir in FPIR if (found := dir_at_fpir(identified, fpir))}
         folds, missing = self._folds(states)
         if folds:
             accuracies = fold_accuracies(folds)
@@ -60,6 +69,8 @@ class VerificationMetrics:
         accuracies = fold_accuracies(folds) if folds else np.empty(0)
         low, high = interval(accuracies)[1] if folds else (None, None)
         edges = np.linspace(-1, 1, 41)
+        identified = probes(states["embedding"], states["identity"])
+        open_set = [(fpir, found) for fpir in FPIR if (found := dir_at_fpir(identified, fpir))]
         return {
             "identities": len(np.unique(states["identity"])),
             "pairs": {"same": len(genuine), "different": len(impostor)},
@@ -74,10 +85,24 @@ class VerificationMetrics:
                 "same": np.histogram(genuine.clip(-1, 1), edges)[0].tolist(),
                 "different": np.histogram(impostor.clip(-1, 1), edges)[0].tolist(),
             },
+            "roc": roc(genuine, impostor),
+            "rates": [
+                {"far": far, "tar": tar_at_far(genuine, impostor, far), "least": _least(highest_refused(impostor, far))}
+                for far in TABLED
+                if far * len(impostor) >= 1
+            ],
+            "open_set": {
+                "gallery": identified.gallery,
+                "mated": len(identified.mated),
+                "others": len(identified.others),
+                "rates": [{"fpir": fpir, "dir": rate, "least": _least(refused)} for fpir, (rate, refused) in open_set],
+            },
         }
 
     def draw(self, page: Page, tables: Mapping[str, Any]) -> None:
-        pairs, folds = tables["pairs"], tables["folds"]
+        from .. import chart
+
+        pairs, folds, open_set = tables["pairs"], tables["folds"], tables["open_set"]
         page.heading("Pairs")
         page.table(
             ("identities", "pairs of one identity", "of two"),
@@ -89,6 +114,26 @@ class VerificationMetrics:
             ("likeness from", "to", "one identity", "two"),
             [(round(a, 2), round(b, 2), s, d) for a, b, s, d in rows if s or d],
         )
+        page.heading("Receiver operating characteristic")
+        page.picture(chart.roc(tables["roc"]["far"], tables["roc"]["tar"]), "over all pairs")
+        page.table(
+            ("false acceptance rate at most", "true acceptance rate", "likeness at least"),
+            [(f"{row['far']:g}", row["tar"], row["least"]) for row in tables["rates"]],
+        )
+        if open_set["rates"]:
+            page.heading("Open-set identification")
+            page.text(
+                f"{open_set['gallery']:,} known identities with one picture each, {open_set['mated']:,} probes of them and "
+                f"{open_set['others']:,} of others: the share of the first that are named rightly, where so many of the second are named at all."
+            )
+            page.table(
+                (
+                    "false positive identification rate at most",
+                    "detection and identification rate",
+                    "likeness at least",
+                ),
+                [(f"{row['fpir']:g}", row["dir"], row["least"]) for row in open_set["rates"]],
+            )
         if folds["accuracies"]:
             page.heading("Folds")
             page.table(("fold", "accuracy"), list(enumerate(folds["accuracies"], 1)))
@@ -145,11 +190,26 @@ def roc_auc(genuine: np.ndarray, impostor: np.ndarray) -> float:
 def tar_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> float:
     """The largest share of genuine pairs accepted by a threshold that accepts at most `far` of the impostors; pairs of
     one score are accepted or refused together."""
+    return float((genuine > highest_refused(impostor, far)).mean())
+
+
+def highest_refused(impostor: np.ndarray, far: float) -> float:
+    """The score above which pairs are accepted, such that at most `far` of the impostors are; -inf: all may be."""
     allowed = int(np.floor(far * len(impostor) + 1e-9))
     if allowed >= len(impostor):
-        return 1.0
-    highest_refused = np.partition(impostor, len(impostor) - 1 - allowed)[len(impostor) - 1 - allowed]
-    return float((genuine > highest_refused).mean())
+        return -math.inf
+    return float(np.partition(impostor, len(impostor) - 1 - allowed)[len(impostor) - 1 - allowed])
+
+
+def roc(genuine: np.ndarray, impostor: np.ndarray, points: int = POINTS) -> dict[str, list[float]]:
+    """The receiver operating characteristic at thresholds whose false acceptance rates are spread evenly by their logarithm:
+    `far` and `tar`, at most `points` of each, rising, 1 and 1 the last."""
+    ordered, known = np.sort(impostor), np.sort(genuine)
+    allowed = np.unique(np.geomspace(1, len(ordered), points - 1).round().astype(int)) - 1
+    refused = np.unique(ordered[len(ordered) - 1 - allowed])[::-1]
+    far = 1 - np.searchsorted(ordered, refused, "right") / len(ordered)
+    tar = 1 - np.searchsorted(known, refused, "right") / len(known)
+    return {"far": [*far.tolist(), 1.0], "tar": [*tar.tolist(), 1.0]}
 
 
 def recall(embedding: np.ndarray, identity: np.ndarray, ks: Sequence[int]) -> dict[int, float]:
@@ -168,6 +228,11 @@ def recall(embedding: np.ndarray, identity: np.ndarray, ks: Sequence[int]) -> di
         for k in ks:
             hits[k] += int(found[:, :k].any(1).sum())
     return {k: hits[k] / max(queries, 1) for k in ks}
+
+
+def _least(refused: float) -> float:
+    """The likeness from which on pairs pass, to four digits: rounded up, so that no more of them do than was allowed."""
+    return math.floor(refused * 1e4 + 1) / 1e4
 
 
 def _blocks(embedding: np.ndarray, identity: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
