@@ -31,7 +31,9 @@ def rows_of(cells: list) -> np.ndarray:
     return out
 
 
-def random_states(seed: int, images: int, crowd: float = 0.1, ties: bool = False) -> dict[str, np.ndarray]:
+def random_states(
+    seed: int, images: int, crowd: float = 0.1, ties: bool = False, areas: bool = False
+) -> dict[str, np.ndarray]:
     """Detections near the truth and elsewhere; some images have neither; some objects are crowds."""
     rng = np.random.default_rng(seed)
     columns: dict[str, list] = {
@@ -52,6 +54,9 @@ def random_states(seed: int, images: int, crowd: float = 0.1, ties: bool = False
         columns["true_box_labels"].append(labels)
         columns["true_crowd"].append(rng.random(len(truth)) < crowd)
         columns["true_difficult"].append(np.zeros(len(truth), bool))
+        if areas:  # a segment's: any share of its box, and some have none
+            share = np.where(rng.random(len(truth)) < 0.2, np.nan, rng.uniform(0.05, 1, len(truth)))
+            columns.setdefault("true_area", []).append(share * (truth[:, 2:] - truth[:, :2]).prod(1))
     return {name: rows_of(cells) for name, cells in columns.items()}
 
 
@@ -68,6 +73,9 @@ def by_pycocotools(states: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarra
     for i in range(len(images)):
         for b, c, crowd in zip(states["true_boxes"][i], states["true_box_labels"][i], states["true_crowd"][i]):
             truth.append(entry(i, c, b) | {"id": len(truth) + 1, "iscrowd": int(crowd)})
+        if "true_area" in states:
+            for each, area in zip(truth[-len(states["true_area"][i]) or len(truth) :], states["true_area"][i]):
+                each["area"] = each["area"] if np.isnan(area) else float(area)
         for b, s, c in zip(states["boxes"][i], states["scores"][i], states["labels"][i]):
             found.append(entry(i, c, b) | {"score": float(s)})
     with contextlib.redirect_stdout(io.StringIO()):
@@ -87,11 +95,12 @@ def metrics(**options) -> DetectionMetrics:
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1), images=st.integers(1, 12), crowd=st.sampled_from([0, 0.3, 1]), ties=st.booleans()
-)
+    seed=st.integers(0, 2**32 - 1), images=st.integers(1, 12), crowd=st.sampled_from([0, 0.3, 1]),
+    ties=st.booleans(), areas=st.booleans(),
+)  # fmt: skip
 @settings(max_examples=15, deadline=None)
-def test_all_numbers_are_pycocotools(seed, images, crowd, ties):
-    states = random_states(seed, images, crowd, ties)
+def test_all_numbers_are_pycocotools(seed, images, crowd, ties, areas):
+    states = random_states(seed, images, crowd, ties, areas)
     theirs, precision = by_pycocotools(states)
     ours = metrics().compute(states)
     expected = dict(zip(NAMES, theirs, strict=False))
@@ -185,9 +194,11 @@ def test_a_state_is_in_the_originals_pixels_and_ragged():
         "crowd": np.zeros(3, bool),
         "difficult": np.zeros(3, bool),
     }
-    offsets = {f"{name}_offsets": np.array([0, 1, 3]) for name in ("boxes", "box_labels", "crowd", "difficult")}
+    batch["area"] = np.array([5, np.nan, 7], np.float32)
+    offsets = {f"{name}_offsets": np.array([0, 1, 3]) for name in ("area", "boxes", "box_labels", "crowd", "difficult")}
     state = DetectionMetrics(CLASSES, detect).state({}, batch | offsets)
     assert [(p.height, p.width) for p in seen] == [(40, 50), (60, 70)]
     assert [len(cell) for cell in state["true_boxes"]] == [1, 2]
     assert {len(column) for column in state.values()} == {2}
+    assert state["true_area"][0].tolist() == [5] and state["true_area"][1][1] == 7
     assert np.concatenate([state["boxes"], state["boxes"]]).shape == (4,)

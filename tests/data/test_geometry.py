@@ -25,7 +25,7 @@ from mapsto.data.transforms import (
     RandomRotate,
     RandomScale,
 )
-from mapsto.data.transforms.moving import keypoints_of
+from mapsto.data.transforms.moving import carry, keypoints_of, through
 
 HEIGHT, WIDTH = 60, 80
 
@@ -49,6 +49,7 @@ def scene(seed: int) -> dict:
         "boxes": boxes,
         "box_labels": np.arange(10),
         "crowd": [False] * 10,
+        "area": [100.0 * k for k in range(9)] + [None],
         "segments": [f"[[{k}]]" for k in range(10)],
         "keypoints": points.reshape(10, 12).astype(np.float32).tolist(),
     }
@@ -82,6 +83,7 @@ def compare(out: dict, want: dict, *, pixels: float = 1.0, mask: float = 0.02, s
     np.testing.assert_array_equal(out["box_labels"], np.flatnonzero(left))
     np.testing.assert_allclose(out["boxes"], want["boxes"][left], atol=1e-3)
     assert out["segments"] == [f"[[{k}]]" for k in np.flatnonzero(left)] and len(out["crowd"]) == left.sum()
+    assert len(out["area"]) == left.sum() and (np.isnan(out["area"]) == (np.flatnonzero(left) == 9)).all()
     place = want["points"] + shift
     inside = (want["visible"] > 0) & (place >= 0).all(-1) & (place <= (width, height)).all(-1)
     wanted = np.concatenate([place, want["visible"][..., None]], -1) * inside[..., None]
@@ -232,3 +234,14 @@ def test_the_same_generator_gives_the_same_sample_and_another_draw_another(step)
     np.testing.assert_array_equal(one["boxes"], same["boxes"])
     assert (one["image"] != other["image"]).any()
     np.testing.assert_array_equal(sample["image"], before)
+
+
+def test_areas_grow_as_what_is_drawn():
+    corners = np.array([[20, 10], [30, 10], [30, 18], [20, 18]], np.float64)
+    sample = {"boxes": [[20, 10, 30, 18]], "area": [80.0]}
+    leaning = np.array([[1.1, 0.2, 3], [-0.1, 0.9, 2], [0, 0, 1]])
+    tilted = leaning + np.array([[0, 0, 0], [0, 0, 0], [1e-3, -2e-3, 0]])
+    for matrix, close in ((np.diag([2, 0.5, 1]), 1e-9), (leaning, 1e-9), (tilted, 1e-3)):
+        x, y = through(corners, matrix).T
+        drawn = abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+        assert carry(sample, matrix, 400, 400)["area"] == pytest.approx([drawn], rel=close)

@@ -56,6 +56,7 @@ def test_coco(tmp_path):
             "bbox": [2, 3, 4, 5],
             "segmentation": [[2, 3, 6, 3, 6, 8]],
             "iscrowd": 0,
+            "area": 10.5,
         },
         {"id": 6, "image_id": 1, "category_id": 7, "bbox": [0, 0, 32, 24], "segmentation": rle, "iscrowd": 1},
         {"id": 8, "image_id": 404, "category_id": 7, "bbox": [0, 0, 1, 1]},
@@ -69,7 +70,7 @@ def test_coco(tmp_path):
     assert classes == ("cat", "dog")
     first, second = rows["1.jpg"], rows["2.jpg"]
     assert first["boxes"] == [[2, 3, 6, 8], [0, 0, 32, 24]] and first["box_labels"] == [0, 1]
-    assert first["crowd"] == [False, True]
+    assert first["crowd"] == [False, True] and first["area"] == [10.5, None]
     assert [json.loads(s) for s in first["segments"]] == [[[2, 3, 6, 3, 6, 8]], rle]
     assert first["keypoints"] == [[1, 2, 2, 0, 0, 0], []]
     assert second["boxes"] == [] and second["caption"] == "line 1\nline 2" and second["split"] == "val"
@@ -98,6 +99,15 @@ def test_broken_coco_is_one_line(tmp_path, text, says):
     with pytest.raises(UserError, match=says) as told:
         list(listing("coco", str(tmp_path), STORE, ""))
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("area", ["12", -1, True, float("nan")])
+def test_an_area_that_is_none_keeps_its_image_out(tmp_path, area):
+    put(tmp_path / "1.jpg", picture())
+    thing = {"id": 2, "image_id": 1, "bbox": [0, 0, 4, 4], "category_id": 7, "area": area}
+    put(tmp_path / "annotations.json", coco([{"id": 1, "file_name": "1.jpg"}], [thing], CATEGORIES))
+    _, reasons, _, _ = ingested(tmp_path, tmp_path / "out", "coco")
+    assert list(reasons) == ["area: each is a number of pixels, 0 or more"]
 
 
 def test_a_coco_file_name_cannot_leave_its_folder(tmp_path):

@@ -53,6 +53,7 @@ def test_everything_follows_the_size():
         "image": b"as it came", "label": 1, "width": WIDTH, "height": HEIGHT, "format": "png", "caption": "kept",
         "boxes": [[40.0, 12.0, 80.0, 30.0], [0.0, 0.0, 100.0, 60.0]], "box_labels": [1, 0], "crowd": [True, False],
         "segments": [json.dumps(run_lengths(things)), json.dumps([[0, 0, 100, 0, 100, 60], [10, 20, 30, 40, 50, 60]])],
+        "area": [720.0, None],
         "keypoints": [[10.0, 20.0, 2.0, 0.0, 0.0, 0.0], []], "mask": encode(ids, "png"),
     }  # fmt: skip
     out, image = packed(row, picture(), Packing(50, 90))
@@ -62,6 +63,7 @@ def test_everything_follows_the_size():
     assert np.abs(decode(out["image"]).astype(int) - image).mean() < 4
     assert out["boxes"] == [[20, 6, 40, 15], [0, 0, 50, 30]]
     assert out["keypoints"] == [[5, 10, 2, 0, 0, 0], []]
+    assert out["area"] == [180, None]
     first, second = map(json.loads, out["segments"])
     np.testing.assert_array_equal(run_mask(first), things[1::2, 1::2])
     assert second == [[0, 0, 50, 0, 50, 30], [5, 10, 15, 20, 25, 30]]

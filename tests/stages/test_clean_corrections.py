@@ -94,11 +94,13 @@ def test_a_review_comes_into_the_new_version(rich, tmp_path):  # noqa: F811
     seen = new[boxed]
     assert seen["boxes"] == drawn["boxes"] and [classes[k] for k in seen["box_labels"]] == ["dog", "dog"]
     assert seen["difficult"] == [False, True] and seen["keypoints"] == [[], [1, 2, 2, 0, 0, 0]]
+    assert seen["area"] == [None, old[boxed]["area"][0]]
     assert seen["segments"] == [None, None] and (decode_mask(seen["mask"]) == 3).all()
     for row_id, row in old.items():
         if row_id == boxed:
             row = row | {
-                n: seen[n] for n in ("boxes", "box_labels", "crowd", "difficult", "segments", "keypoints", "mask")
+                n: seen[n]
+                for n in ("boxes", "box_labels", "crowd", "difficult", "area", "segments", "keypoints", "mask")
             }
         assert new[row_id] == row | ({"label": new[turned]["label"]} if row_id == turned else {})
     check_totals(dataset)

@@ -57,10 +57,18 @@ def rich(here, tmp_path):  # noqa: F811
         row = {
             "image": f"{split}/{'abc'[k % 3]}/{name}", "split": split, "mask": f"ids/{k}.png", "caption": f"two\nlines {k}",
             "identity": f"p{k % 2}", "boxes": [[2.5, 3, 12, 11.25], [0, 0, 31.7, 24]], "box_labels": ["cat", "dog"],
-            "crowd": [False, False], "difficult": [k % 2 == 0, False], "segments": [POLYGON, rle], "keypoints": [[1, 2, 2, 0, 0, 0], []],
+            "crowd": [False, False], "difficult": [k % 2 == 0, False], "area": [3.25 + k, float((ids == 1).sum())], "segments": [POLYGON, rle], "keypoints": [[1, 2, 2, 0, 0, 0], []],
         }  # fmt: skip
         lines.append(row | ({"label": "abc"[k % 3]} if k != 5 else {}))
-    lines[7] |= {"boxes": [], "box_labels": [], "crowd": [], "difficult": [], "segments": [], "keypoints": []}
+    lines[7] |= {
+        "boxes": [],
+        "box_labels": [],
+        "crowd": [],
+        "difficult": [],
+        "area": [],
+        "segments": [],
+        "keypoints": [],
+    }
     (folder / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run(folder / "m.jsonl", tmp_path / "data")[0]
 
@@ -85,8 +93,8 @@ def contents(*datasets, columns: tuple[str, ...]) -> Counter[str]:
 
 BACK = {
     "folder": ("pairs", ("mask",)),
-    "webdataset": ("webdataset", ("label", "mask", "boxes", "crowd", "difficult", "segments", "keypoints", "caption", "identity")),
-    "coco": ("coco", ("boxes", "crowd", "segments", "keypoints", "caption")),
+    "webdataset": ("webdataset", ("label", "mask", "boxes", "crowd", "difficult", "area", "segments", "keypoints", "caption", "identity")),
+    "coco": ("coco", ("boxes", "crowd", "area", "segments", "keypoints", "caption")),
     "yolo": ("yolo", ("boxes",)),
     "voc": ("voc", ("boxes", "difficult", "mask")),
     "parquet": ("manifest", ("label", "mask", "boxes", "crowd", "difficult", "segments", "keypoints", "caption", "identity")),

@@ -214,12 +214,16 @@ def test_a_broken_models_answer_is_refused():
 
 
 def test_truth_stays_in_the_originals_pixels_and_crowds_are_not_trained_on():
-    task = make("yolo", (*COLUMNS, "crowd", "difficult"), augment={"crop": "none", "flip": 0})
-    sample = drawn(2)[0] | {"crowd": [True, False], "difficult": [False, True]}
+    task = make("yolo", (*COLUMNS, "crowd", "difficult", "area"), augment={"crop": "none", "flip": 0})
+    sample = drawn(2)[0] | {"crowd": [True, False], "difficult": [False, True], "area": [7.5, None]}
     measured, trained = batch(task, "test", [sample]), batch(task, "train", [sample])
     np.testing.assert_array_equal(measured["boxes"], sample["boxes"])
     assert measured["crowd"].tolist() == [True, False] and measured["difficult"].tolist() == [False, True]
     assert measured["size"].tolist() == [[60, 80]]
+    np.testing.assert_array_equal(measured["area"], [7.5, np.nan])
+    assert np.isnan(batch(task, "test", [sample | {"area": None}])["area"]).all()
+    with pytest.raises(UserError, match="2 boxes have 1 areas; each needs one, or none has"):
+        batch(task, "test", [sample | {"area": [1.0]}])
     place = Geometry(measured["matrix"][0], 60, 80)
     assert len(trained["boxes"]) == 1 and trained["box_labels"].tolist() == [2]
     np.testing.assert_allclose(place.boxes(trained["boxes"]), sample["boxes"][1:], atol=1e-3)

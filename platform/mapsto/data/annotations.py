@@ -19,7 +19,7 @@ from .sources.item import Reference
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PER_BOX = ("box_labels", "crowd", "difficult", "segments", "keypoints")
+PER_BOX = ("box_labels", "crowd", "difficult", "area", "segments", "keypoints")
 """Columns with one entry per box."""
 WORDS = ("caption", "identity", "license", "consent")
 """Columns of text, kept as the source has it."""
@@ -30,7 +30,7 @@ def column_types() -> dict[str, pa.DataType]:
     """Columns that a data set may have besides those that every one has.
 
     `labels`: the ids of the classes of an image that may be of several. `value`: a number to be told of it. `mask`: encoded
-    picture of class ids. `boxes`: xyxy pixels. `segments`: COCO's segmentation as JSON, polygons in
+    picture of class ids. `boxes`: xyxy pixels. `area`: each object's, pixels; null: its box's. `segments`: COCO's segmentation as JSON, polygons in
     pixels or RLE. `keypoints`: x, y, visibility in turn. `caption`: one per line. `license`, `consent`: the source's own words.
     """
     import pyarrow as pa
@@ -43,6 +43,7 @@ def column_types() -> dict[str, pa.DataType]:
         "box_labels": pa.list_(pa.int64()),
         "crowd": pa.list_(pa.bool_()),
         "difficult": pa.list_(pa.bool_()),
+        "area": pa.list_(pa.float64()),
         "segments": pa.list_(pa.string()),
         "keypoints": pa.list_(pa.list_(pa.float32())),
         "caption": pa.string(),
@@ -135,16 +136,23 @@ def _is_points(value: Any) -> bool:
     return isinstance(value, list) and len(value) % 3 == 0 and all(isinstance(v, int | float) for v in value)
 
 
+def _is_area(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and math.isfinite(value) and value >= 0)
+
+
 _SOUND: dict[str, Callable[[Any], bool]] = {
     "box_labels": lambda value: True,
     "crowd": lambda value: isinstance(value, bool),
     "difficult": lambda value: isinstance(value, bool),
+    "area": _is_area,
     "segments": _is_shape,
     "keypoints": _is_points,
 }
 _MEANT = {
     "crowd": "true or false",
     "difficult": "true or false",
+    "area": "a number of pixels, 0 or more",
     "segments": "COCO's segmentation as a JSON text",
     "keypoints": "a list of x, y, visibility in turn",
 }

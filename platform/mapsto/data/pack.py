@@ -31,7 +31,7 @@ def packed(row: Mapping[str, Any], image: np.ndarray, packing: Packing) -> tuple
 
 
 def shrunk(row: Mapping[str, Any], image: np.ndarray, longest_side: int) -> tuple[dict[str, Any], np.ndarray]:
-    """The row for its picture, H×W×3 uint8, shrunk, and that picture. Boxes, segments, keypoints and masks (nearest
+    """The row for its picture, H×W×3 uint8, shrunk, and that picture. Boxes, areas, segments, keypoints and masks (nearest
     neighbour) follow the size; UserError for a segment that is none. `image` stays the old one's bytes."""
     small = codecs.fit(image, longest_side)
     (height, width), (old_height, old_width) = small.shape[:2], image.shape[:2]
@@ -43,6 +43,8 @@ def shrunk(row: Mapping[str, Any], image: np.ndarray, longest_side: int) -> tupl
         out["boxes"] = [[x0 * x, y0 * y, x1 * x, y1 * y] for x0, y0, x1, y1 in row["boxes"]]
     if row.get("keypoints"):
         out["keypoints"] = [[v * (x, y, 1)[k % 3] for k, v in enumerate(points)] for points in row["keypoints"]]
+    if row.get("area"):
+        out["area"] = [None if v is None else v * x * y for v in row["area"]]
     if row.get("segments"):
         out["segments"] = [
             json.dumps(_segment(json.loads(text), x, y, (old_height, old_width), (height, width)))

@@ -196,6 +196,11 @@ def _corrected(table: pa.Table, corrections: Mapping[int, Correction]) -> pa.Tab
         for name, nothing in (("crowd", False), ("difficult", False), ("keypoints", [])):
             if columns.get(name) and columns[name][k] is not None:
                 columns[name][k] = [nothing if o is None else columns[name][k][o] for o in kept]
+        if columns.get("area") and columns["area"][k]:  # of a box that was drawn anew the box's own
+            columns["area"][k] = [
+                columns["area"][k][o] if o is not None and np.allclose(former[o], box, atol=0.5) else None
+                for o, box in zip(kept, new.boxes, strict=True)
+            ]
         if "segments" in columns and new.segments is not None:
             columns["segments"][k] = new.segments
         columns["boxes"][k], columns["box_labels"][k] = new.boxes, new.box_labels

@@ -116,12 +116,17 @@ class Detect(Task):
     def streams(self, split: Split) -> Mapping[str, Stream]:
         config, augment = self.config, self.config.augment
         have = self.datasets[config.role].columns
-        optional = ("crowd", "difficult", *(("segments",) if self.masks else ()))
+        optional = (
+            "crowd",
+            "difficult",
+            *(("area",) if split != "train" else ()),
+            *(("segments",) if self.masks else ()),
+        )
         columns = ("image", "boxes", "box_labels", *(name for name in optional if name in have))
         objects = Objects(split == "train", self.masks)
         masks, pack = (MASKS, (Packed(),)) if self.masks else ((), ())
         if split != "train":
-            keep = Keep("image", "matrix", "size", "boxes", "box_labels", "crowd", "difficult", *masks)
+            keep = Keep("image", "matrix", "size", "boxes", "box_labels", "crowd", "difficult", "area", *masks)
             transform = Compose(objects, Placed(self.preprocess, self.windows), *pack, keep)
             return {"": Stream(config.role, split, transform, columns, "sequential")}
         crop = RandomResizedCrop(config.image_size, augment.scale, augment.ratio)

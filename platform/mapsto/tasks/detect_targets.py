@@ -14,13 +14,13 @@ from ..core.metrics.detection import MASKS
 from ..core.sample import Sample
 from ..data.transforms import upright_size
 
-RAGGED = ("boxes", "box_labels", "crowd", "difficult", *MASKS)
+RAGGED = ("boxes", "box_labels", "crowd", "difficult", "area", *MASKS)
 
 
 @dataclass(frozen=True)
 class Objects:
-    """A row's boxes as arrays, each with its label and flags (`crowd`, `difficult`; False where a data set has none), and
-    with `masks` its Patch, drawn from `segments`.
+    """A row's boxes as arrays, each with its label, flags (`crowd`, `difficult`; False where a data set has none) and `area`
+    (pixels; NaN where a data set has none), and with `masks` its Patch, drawn from `segments`.
 
     A row without boxes has none: an image of nothing but background. With `train`, crowd regions are left out, which
     are no objects, and so is a box without area. Raises UserError for boxes that are none, or fit their labels or
@@ -42,7 +42,7 @@ class Objects:
         keep = ~flags["crowd"] & (boxes[:, 2:] > boxes[:, :2]).all(1) if self.train else np.ones(len(boxes), bool)
         drawn = {"masks": self._drawn(sample, keep)} if self.masks else {}
         out = {"image": sample["image"], "boxes": boxes[keep], "box_labels": labels[keep], **drawn}
-        return out if self.train else {**sample, **out, **flags}
+        return out if self.train else {**sample, **out, **flags, "area": _areas(sample, len(boxes))}
 
     def _drawn(self, sample: Sample, keep: np.ndarray) -> list[Any]:
         segments = _given(sample, "segments", [])
@@ -52,6 +52,13 @@ class Objects:
             return [NOTHING] * int(keep.sum())
         height, width = upright_size(sample["image"])
         return [from_segment(text, height, width) for text, kept in zip(segments, keep, strict=True) if kept]
+
+
+def _areas(sample: Sample, count: int) -> np.ndarray:
+    area = np.asarray(_given(sample, "area", []), np.float64)  # None becomes NaN
+    if len(area) not in (0, count):
+        raise UserError(f"{count} boxes have {len(area)} areas; each needs one, or none has")
+    return area if len(area) else np.full(count, np.nan)
 
 
 def _given(sample: Sample, name: str, default: list[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -44,11 +45,11 @@ class DetectionMetrics:
     mAP (over IoU 0.50 to 0.95), mAP50, mAP75, mAP_small, mAP_medium, mAP_large (of objects below 32², 96² pixels,
     above), AR@1, AR@10, AR@most (by detections per image). A size without objects has no value.
 
-    Boxes are compared in the original's pixels. An object's area is its box's, where COCO's own files have the
-    segment's. `crowd` regions absorb detections and count neither way; `difficult` objects (Pascal VOC) neither.
+    Boxes are compared in the original's pixels. An object's area is the one that the data set has for it (in COCO's own
+    files its segment's), or its box's. `crowd` regions absorb detections and count neither way; `difficult` objects (Pascal VOC) neither.
 
     With masks, the same numbers by the overlap of masks, too: mask_mAP (then the primary one), mask_mAP50, ...; there an
-    object's area is its mask's. An object without a mask counts neither way in them.
+    object without an area of its own has its mask's. An object without a mask counts neither way in them.
     """
 
     primary: str
@@ -62,12 +63,13 @@ class DetectionMetrics:
         self.masks, self.primary = masks, "mask_mAP" if masks else "mAP"
 
     def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
-        """`batch` has the truth in the original's pixels (`boxes`, `box_labels`, `crowd`, `difficult`, all ragged), and
-        of each row `matrix` (3×3) and `size` (height, width)."""
+        """`batch` has the truth in the original's pixels (`boxes`, `box_labels`, `crowd`, `difficult`, all ragged; `area`,
+        too, where it is there, NaN where an object has none), and of each row `matrix` (3×3) and `size` (height, width)."""
         places = places_of(batch)
         found, batch = self.detect(output, places), dict(batch)
         held = {name: [getattr(each, name) for each in found] for name in ("boxes", "scores", "labels")}
         held |= {f"true_{name}": pieces(batch, name) for name in ("boxes", "box_labels", "crowd", "difficult")}
+        held |= {"true_area": pieces(batch, "area")} if "area" in batch else {}
         if self.masks:
             truth = [unpacked(*row) for row in zip(*(pieces(batch, name) for name in MASKS), strict=True)]
             held["masks"] = [_texts(each.masks, place, True) for each, place in zip(found, places, strict=True)]
@@ -201,8 +203,10 @@ def _coco(states: Mapping[str, np.ndarray], classes: int, masks: bool) -> tuple[
             found.append(_entry(len(found), row, label, box, size, text) | {"score": float(score)})
         columns = [states[f"true_{name}"][row] for name in ("boxes", "box_labels", "crowd", "difficult")]
         texts = states["true_masks"][row] if masks else [None] * len(columns[0])
-        for box, label, crowd, difficult, text in zip(*columns, texts, strict=True):
+        areas = states["true_area"][row] if "true_area" in states else [math.nan] * len(columns[0])
+        for box, label, crowd, difficult, area, text in zip(*columns, areas, texts, strict=True):
             entry = _entry(len(truth), row, label, box, size, text) | {"iscrowd": int(crowd)}
+            entry |= {} if math.isnan(area) else {"area": float(area)}
             ignored = difficult or (masks and not text)
             truth.append(entry | {"area": OUT_OF_RANGE} if ignored else entry)
     return {**common, "annotations": truth}, {**common, "annotations": found}

@@ -1,4 +1,4 @@
-"""COCO JSON: `images/<split>/`, `annotations/instances_<split>.json` (boxes, segments, keypoints, crowd) and, where there
+"""COCO JSON: `images/<split>/`, `annotations/instances_<split>.json` (boxes, segments, keypoints, crowd, area) and, where there
 are captions, `annotations/captions_<split>.json`.
 
 Source: https://cocodataset.org/#format-data
@@ -24,7 +24,7 @@ class Coco:
     """Raises UserError for a data set with neither boxes nor captions. Image ids are row ids; category ids are class ids
     and one. A split's entries wait in a temporary folder, one a line, until its JSON is written."""
 
-    keeps = frozenset({"boxes", "box_labels", "segments", "keypoints", "crowd", "caption"})
+    keeps = frozenset({"boxes", "box_labels", "segments", "keypoints", "crowd", "area", "caption"})
 
     def __init__(self, plan: Plan) -> None:
         if not {"boxes", "caption"} & set(plan.columns):
@@ -52,14 +52,15 @@ class Coco:
 
     def _instances(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         boxes = row.get("boxes") or []
-        segments, crowd, points = (row.get(name) or [] for name in ("segments", "crowd", "keypoints"))
+        names = ("segments", "crowd", "keypoints", "area")
+        segments, crowd, points, areas = (row.get(name) or [] for name in names)
         for k, (x0, y0, x1, y1) in enumerate(boxes):
             shape = json.loads(segments[k]) if segments else []
             entry = {
                 "image_id": row["row_id"],
                 "category_id": row["box_labels"][k] + 1,
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": area(shape, boxes[k]),
+                "area": areas[k] if areas and areas[k] is not None else area(shape, boxes[k]),
                 "segmentation": shape,
                 "iscrowd": int(bool(crowd and crowd[k])),
             }

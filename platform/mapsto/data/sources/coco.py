@@ -2,7 +2,7 @@
 
 The files of a split (`instances_val2017.json`, `captions_val2017.json`, ...) are merged by image and annotation id; a
 lone `annotations.json`, or `_annotations.coco.json` beside its images, is read alike. Boxes become xyxy. `segments`
-holds each instance's segmentation as JSON, as it came; `crowd` its iscrowd; `keypoints` its x, y, v in turn.
+holds each instance's segmentation as JSON, as it came; `crowd` its iscrowd; `area` its area, where some have one; `keypoints` its x, y, v in turn.
 Source: https://cocodataset.org/#format-data
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,7 +153,7 @@ def _numbers(value: Any, count: int | None = None) -> bool:
 
 def _references(root: str, found: _Set, storage: Storage) -> Iterator[Reference]:
     folder = _image_folder(root, found, storage)
-    points = any("keypoints" in e for held in found.instances.values() for e in held.values())
+    has = {name for held in found.instances.values() for entry in held.values() for name in entry}
     seen: set[str] = set()
     for key, image in found.images.items():
         name = str(image["file_name"])
@@ -164,7 +164,7 @@ def _references(root: str, found: _Set, storage: Storage) -> Iterator[Reference]
             yield Reference(at, at, split=found.split, reason=f"a second image of one file_name (image id {key})")
         else:
             seen.add(name)
-            columns: dict[str, Any] = _instances(found, key, points) if found.labelled else {}
+            columns: dict[str, Any] = _instances(found, key, has) if found.labelled else {}
             if key in found.captions:
                 columns["caption"] = "\n".join(found.captions[key])
             yield Reference(at, at, split=found.split, columns=columns)
@@ -172,7 +172,7 @@ def _references(root: str, found: _Set, storage: Storage) -> Iterator[Reference]
         yield Reference(f"{uri}: image id {key}", reason="annotations of an image that `images` does not list")
 
 
-def _instances(found: _Set, key: int, points: bool) -> dict[str, Any]:
+def _instances(found: _Set, key: int, has: Set[str]) -> dict[str, Any]:
     entries = list(found.instances.get(key, {}).values())
     columns: dict[str, Any] = {
         "boxes": [_xyxy(entry["bbox"]) for entry in entries],
@@ -180,7 +180,9 @@ def _instances(found: _Set, key: int, points: bool) -> dict[str, Any]:
         "crowd": [bool(entry.get("iscrowd", 0)) for entry in entries],
         "segments": [json.dumps(entry.get("segmentation") or []) for entry in entries],
     }
-    if points:
+    if "area" in has:
+        columns["area"] = [entry.get("area") for entry in entries]
+    if "keypoints" in has:
         columns["keypoints"] = [[float(v) for v in entry.get("keypoints") or ()] for entry in entries]
     return columns
 

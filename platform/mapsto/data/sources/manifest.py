@@ -1,6 +1,6 @@
 """A manifest names the images: CSV, JSON lines or Parquet with a column `image` or `uri` (relative to the manifest, or
 absolute), or `bytes`, or Hugging Face's struct `{bytes, path}`, and if wanted `label`, `labels` (a list), `value` (a number), `split`, `mask` (URI), `boxes`,
-`box_labels`, `crowd`, `difficult`, `segments`, `keypoints`, `caption`, `identity`, `license`, `consent`. Parquet may name its labels' classes in
+`box_labels`, `crowd`, `difficult`, `area`, `segments`, `keypoints`, `caption`, `identity`, `license`, `consent`. Parquet may name its labels' classes in
 Hugging Face's metadata (`ClassLabel`); -1 is no label there. A folder of Parquet files (`train-00000-of-00002.parquet`) is one manifest; its
 files' names give the splits that their rows do not."""
 
@@ -21,7 +21,7 @@ from .item import SPLIT_NAMES, Reference, hidden, is_image, is_manifest
 from .look import Look
 
 IMAGE = ("image", "uri", "bytes")
-LISTS = ("boxes", "box_labels", "labels", "crowd", "difficult", "segments", "keypoints")
+LISTS = ("boxes", "box_labels", "labels", "crowd", "difficult", "area", "segments", "keypoints")
 FURTHER = ("mask", *LISTS, "value", "caption", "identity", "license", "consent")
 KNOWN = (*IMAGE, "label", "split", *FURTHER)
 

@@ -25,7 +25,7 @@ TEXTS = ("cls", "label", "txt", "text", "caption", "json", "index")
 LARGEST_TEXT = 16 * 2**20
 """A larger text is refused, with its sample: it would be held whole."""
 FIELDS = (
-    "labels", "value", "caption", "boxes", "box_labels", "identity", "crowd", "difficult", "segments", "keypoints", "license", "consent",
+    "labels", "value", "caption", "boxes", "box_labels", "identity", "crowd", "difficult", "area", "segments", "keypoints", "license", "consent",
 )  # fmt: skip
 _SPLIT = re.compile(r"(?:^|[-_/])(train|training|val|valid|validation|dev|test)(?=[-_.]|$)")
 

@@ -4,7 +4,7 @@ Coordinates are pixels with the origin at the corner of the top left pixel, for 
 3×3 matrix from the old image's coordinates to the new one's. `boxes` are xyxy, clipped to the image; one of which
 nothing is left goes, and with it its entry of every other column that has one per box. `keypoints` (x, y, visibility;
 as COCO, 0 is not labelled) that leave the image become 0, 0, 0. `masks` (an instances.Patch per box) move like
-pixels. `segments` (JSON) are filtered with their boxes but do not move: draw them as masks first.
+pixels. `area` follows the change of size about the box's middle, whatever is cut off. `segments` (JSON) are filtered with their boxes but do not move: draw them as masks first.
 """
 
 from __future__ import annotations
@@ -102,6 +102,8 @@ def carry(
         for name in (*PER_BOX, "masks"):
             if name != "keypoints" and sample.get(name) is not None:
                 out[name] = _kept(name, sample[name], keep)
+        if len(out.get("area", ())):
+            out["area"] = out["area"] * _growth(boxes[keep], matrix)
         if "masks" in out:
             out["masks"] = [patch.moved(matrix, height, width) for patch in out["masks"]]
     if sample.get("keypoints") is not None:
@@ -121,7 +123,13 @@ def _kept(name: str, values: np.ndarray | list, keep: np.ndarray) -> np.ndarray 
         raise UserError(f"boxes and {name} differ in number: {len(keep)}, {len(values)}")
     if name in ("segments", "masks"):
         return [value for value, kept in zip(values, keep, strict=True) if kept]
-    return np.asarray(values)[keep]
+    return np.asarray(values, np.float64 if name == "area" else None)[keep]
+
+
+def _growth(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """By how much areas grow about the middles of N boxes: the determinant of the move's derivative there."""
+    depth = (boxes[:, :2] + boxes[:, 2:]) / 2 @ matrix[2, :2] + matrix[2, 2]
+    return np.abs(np.linalg.det(matrix) / depth**3)
 
 
 def _carried(points: np.ndarray, matrix: np.ndarray, height: int, width: int, swap: Swap) -> np.ndarray:
