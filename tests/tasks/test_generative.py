@@ -221,6 +221,12 @@ def test_settings_that_do_not_fit_are_named():
             make("gan", **changes)
     with pytest.raises(UserError, match=r"no labels, which task\.conditional needs"):
         make("gan", replace(INFO, classes=()), conditional=True).check()
+    with pytest.raises(
+        ValidationError, match=r"untold 0: .* guidance 1.5 starts from; set untold above 0, such as 0.1, or guidance 1"
+    ):
+        make("diffusion", conditional=True, untold=0)
+    make("diffusion", conditional=True, untold=0, guidance=1)
+    make("diffusion", untold=0)
     with pytest.raises(UserError, match="5 levels need images of at least 32 pixels"):
         make("diffusion", widths=[4] * 5).check()
     assert make("gan", extractor={"name": "mine", "artifact": "s3://b/x"}).config.artifacts() == {

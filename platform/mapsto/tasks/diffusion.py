@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field as Setting
+from pydantic import model_validator
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
@@ -39,6 +40,15 @@ class DiffusionConfig(ConditionalConfig):
     """Of conditional: share of the training images whose class the net is not told; guidance needs some."""
     inpaint: float = Setting(0.25, ge=0, lt=1)
     """Share of the training images of which a part is known, so that the net learns to paint the rest. 0: it does not."""
+
+    @model_validator(mode="after")
+    def _no_class_is_learnt(self) -> DiffusionConfig:
+        if self.conditional and self.guidance != 1 and not self.untold:
+            raise ValueError(
+                f"untold 0: the net never learns to draw without a class, which guidance {self.guidance:g} starts from; set "
+                "untold above 0, such as 0.1, or guidance 1"
+            )
+        return self
 
 
 @dataclass(frozen=True)
