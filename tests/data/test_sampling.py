@@ -3,6 +3,8 @@
 import pickle
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,9 @@ from scipy import stats
 
 from mapsto.config.schema import TrainConfig
 from mapsto.core.errors import UserError
+from mapsto.core.storage import Storage
 from mapsto.core.task import Stream, Task, TaskConfig
+from mapsto.data.dataset import ShardFile, SplitIndex
 from mapsto.data.feed import Feed
 from mapsto.data.order import StreamPlan, order, poisson
 from mapsto.data.plan import Pass, Run
@@ -100,10 +104,50 @@ def test_balanced_sampling_draws_every_class_alike():
     assert order(plan, 3, 0).rows(0, 1000).tolist() != order(plan, 3, 1).rows(0, 1000).tolist()
 
 
+def beside(sizes, labels, together, **options) -> StreamPlan:
+    """A stream of few identities at a time."""
+    sizes, labels = np.array(sizes, np.int64), np.asarray(labels, np.int16)
+    ones = np.ones(int(labels.max()) + 1)
+    return StreamPlan("main", sizes, int(sizes.sum()) * 100, "identities", 0, 1.0, labels, ones, together, **options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(groups, st.integers(1, 9), st.integers(2, 6), st.integers(0, 2**31), st.integers(300, 9000))
+def test_rows_of_an_identity_follow_each_other_and_each_is_drawn_once(sizes, people, together, seed, window):
+    labels = np.random.default_rng(seed).integers(0, people, sum(sizes))
+    plan = beside(sizes, labels, together, window_bytes=window)
+    found = order(plan, seed, 0)
+    assert sorted(found.rows(0, plan.length)) == list(range(len(labels)))
+    for low, high in zip(found.edges[:-1], found.edges[1:]):
+        seen = labels[found.rows(int(low), int(high))]
+        place, pieces = 0, []
+        left = np.bincount(seen, minlength=people)
+        while place < len(seen):  # pieces as long as they may be, but for each identity's last
+            who = seen[place]
+            size = next((k for k in range(together) if place + k >= len(seen) or seen[place + k] != who), together)
+            pieces.append((who, size))
+            place += size
+        for who in range(people):
+            own = [size for name, size in pieces if name == who]
+            assert sum(own) == left[who] and len(own) <= -(-left[who] // together) + 1
+
+
+def test_a_batch_of_few_identities_holds_several_of_each():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 8))
+    plan, runs = beside([100] * 8, labels, 4), []
+    for sampling in (plan, StreamPlan("main", plan.groups, plan.bytes, "shuffled")):
+        run = Run((sampling,), batch_size=32, epochs=1)
+        runs.append([len(np.unique(labels[run.draws(g)["main"].rows])) for g in range(len(run))])
+    assert set(runs[0]) == {7, 8} or set(runs[0]) == {8}  # 8x4; two pieces of one identity may meet
+    assert min(runs[1]) > 20
+    other = [order(plan, 0, epoch).rows(0, 32).tolist() for epoch in range(2)]
+    assert other[0] != other[1]
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     groups,
-    st.sampled_from(["balanced", "poisson"]),
+    st.sampled_from(["balanced", "poisson", "identities"]),
     st.integers(3, 33),
     st.integers(1, 5),
     st.integers(1, 3),
@@ -117,6 +161,8 @@ def test_any_number_of_workers_consumes_the_same_draws_once_and_resumes_exactly(
     plan = classes(sizes, labels, window_bytes=1500)
     if sampling == "poisson":
         plan = StreamPlan("main", plan.groups, plan.bytes, "poisson")
+    if sampling == "identities":
+        plan = beside(sizes, labels, 3, window_bytes=1500)
     alone = Run((plan,), seed=seed, batch_size=batch, epochs=3)
     many = Run((plan,), seed=seed, batch_size=batch, world=world, accumulate=accumulate, epochs=3)
     whole = consumed(alone, 1)
@@ -232,6 +278,10 @@ def test_labels_come_from_the_shards(dataset):
     assert run.train[0].length == 100 and np.bincount(seen, minlength=3).tolist() == pytest.approx([0, 75, 25], abs=3)
     by_row, _ = run_of(dataset, sampling="weighted", by="row_id"), None
     assert by_row[1].train[0].length == 150  # row 0 weighs nothing
+    _, run = run_of(dataset, sampling="identities", together=5)
+    plan = run.train[0]
+    assert plan.strata.tolist() == labels.tolist() and plan.together == 5
+    assert sorted(order(plan, 0, 0).rows(0, 151)) == list(range(151))
     part_of, run = run_of(dataset, sampling="balanced", share=0.4)
     assert run.train[0].length == 60 and set(order(run.train[0], 0, 0).rows(0, 60)) <= set(
         np.flatnonzero(part(151, 0.4))
@@ -240,6 +290,15 @@ def test_labels_come_from_the_shards(dataset):
     whole = Feed.of(Drawn(sampling="balanced"), {"train": dataset}).over("train", 50)
     ids = np.concatenate([whole.batch(g)["row_id"] for g in range(4)])
     assert ids[ids >= 0].tolist() == list(range(151))
+
+
+def test_identities_may_be_text(tmp_path):
+    path, names = tmp_path / "part.parquet", ["ann", "bob", "ann", "cid", "bob", "ann"]
+    pq.write_table(pa.table({"row_id": list(range(6)), "identity": names}), path)
+    index = SplitIndex("train", (ShardFile(str(path), 6, (6,), path.stat().st_size),), Storage())
+    found = strata(Stream("train", "train", Compose(), (), sampling="identities", by="identity"), index)
+    assert found is not None and found[1].tolist() == [1, 1, 1]
+    assert [names.index(name) for name in names] == [found[0].tolist().index(k) for k in found[0]]
 
 
 def test_what_cannot_be_sampled_is_said_in_one_line(dataset):
@@ -259,6 +318,7 @@ def test_what_cannot_be_sampled_is_said_in_one_line(dataset):
     refused("must be finite", sampling="weighted", weights=(1.0, float("nan"), 1.0))
     refused("no column grade", sampling="balanced", by="grade")
     refused("column image must be a number", sampling="weighted", by="image")
+    refused("column image must be a number or text in every row; it is binary", sampling="identities", by="image")
     with pytest.raises(UserError, match=r"data.train has no grade, which the task needs"):
         run_of(dataset, sampling="balanced", by="grade")
 

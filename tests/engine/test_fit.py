@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +355,23 @@ def test_plateau_without_rows_to_measure_is_refused() -> None:
     config = TrainConfig(epochs=2, schedule={"kind": "plateau"})  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"train.schedule: the data has no rows in `val`, .*set data.<role>.splits.val"):
         fit(task, task.build({}), config, source, World(), STEPS)
+
+
+def test_an_epoch_whose_loss_counted_nothing_ends_the_run_where_the_task_says_so():
+    class Idle(Regression):
+        told = "no batch held a pair; set task.sampling"
+
+        def phases(self, model):
+            (phase,) = super().phases(model)
+
+            def loss(model, batch, context):
+                total, count, logs = phase.loss(model, batch, context)
+                return total * 0, count * 0, logs
+
+            return (replace(phase, loss=loss, uncounted=self.told),)
+
+    with pytest.raises(UserError, match=r"train: epoch 1 taught nothing: no batch held a pair; set task\.sampling"):
+        run({"epochs": 2}, Idle())
+    quiet = Idle()
+    quiet.told = ""
+    assert len(run({"epochs": 2}, quiet)[1]) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -151,6 +153,39 @@ def test_data_and_settings_that_do_not_fit_are_named():
     ):
         with pytest.raises(ValidationError, match=said):
             make(**changes)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"a": 5}, "all labelled rows are of 'a'"),
+        ({"a": 1, "e": 1}, "no label has two pictures"),
+        ({}, "no row has a label"),
+    ],
+)
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_that_cannot_be_measured_is_refused_before_training(split, counts, said):
+    whole = {"train": dict.fromkeys("bcdf", 6), split: counts}
+    info = replace(INFO, rows={"train": 24, split: 5}, counts=whole)
+    with pytest.raises(
+        UserError, match=rf"s3://b/faces: its 5 rows in '{split}' cannot be measured: {said}; .*data\.train\.group"
+    ):
+        make(info).check()
+    make(info, **TRIPLET).check()  # of identities nothing is known before
+    make(replace(info, rows={"train": 24, split: 0})).check()
+    make(replace(info, counts={"train": whole["train"], split: {"a": 2, "b": 1}})).check()
+
+
+def test_triplets_say_what_they_need_and_how_rows_come_together():
+    (phase,) = make(loss={"name": "triplet"}).phases(None)  # type: ignore
+    assert (
+        phase.uncounted.startswith("no batch held two pictures of one label")
+        and "task.sampling: identities" in phase.uncounted
+    )
+    assert not make().phases(None)[0].uncounted  # type: ignore
+    stream = make(sampling="identities", pictures=3, **TRIPLET).streams("train")[""]
+    assert (stream.sampling, stream.by, stream.together) == ("identities", "identity", 3)
+    assert make().streams("train")[""].sampling == "shuffled" and make().streams("val")[""].sampling == "sequential"
 
 
 def test_it_exports_without_its_directions():

@@ -45,9 +45,11 @@ class Transform(Protocol):
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample: ...
 
 
-Sampling = Literal["shuffled", "sequential", "balanced", "weighted", "poisson"]
+Sampling = Literal["shuffled", "sequential", "balanced", "weighted", "identities", "poisson"]
 """How an epoch draws a split's rows. `shuffled`, `sequential`: each once. `balanced`, `weighted`: as many draws, of which
 every class, or every row by its weight, has its expected number, to within one draw for a row; in shuffled order.
+`identities`: each once, up to `together` rows of one identity after each other, so that a batch holds several of each (P×K;
+Hermans et al., In Defense of the Triplet Loss, arXiv 1703.07737).
 `poisson`: each optimizer step takes every row with the same probability, batch size over rows, whatever the others do
 (Abadi et al., Deep Learning with Differential Privacy, arXiv 1607.00133): steps vary in size."""
 
@@ -68,12 +70,14 @@ class Stream:
     ratio: float = 1.0
     """Rows of this stream per row of the batch size."""
     by: str = "label"
-    """Of `balanced`, the column of class ids; of `weighted`, the column of weights, or of class ids where `weights`
+    """Of `balanced`, the column of class ids; of `identities`, that or a column of text; of `weighted`, the column of weights, or of class ids where `weights`
     says what each weighs."""
     weights: tuple[float, ...] = ()
     """Of `weighted`, by class id: how often a row of the class is drawn, beside the others."""
     share: float = 1.0
     """Of the split's rows, above 0: a random part of them, always the same one, which a larger share contains."""
+    together: int = 4
+    """Of `identities`, K: how many rows of one follow each other."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,8 @@ class Phase:
     """Run this phase on every n-th step."""
     after_step: Callable[[nn.Module, Context], None] | None = None
     """Called after the optimizer's step, without gradient (a momentum encoder, a queue, weight clipping)."""
+    uncounted: str = ""
+    """What to tell the person when the loss's count is 0 over a whole epoch, which then ends the run; empty: nothing."""
 
 
 class Metrics(Protocol):

@@ -173,7 +173,7 @@ def _streams(task: Task, datasets: Mapping[str, Dataset], asked: Split, read: Sp
                 )
             return None
         have = dataset.manifest["columns"]
-        needed = (*stream.columns, *((stream.by,) if stream.sampling in ("balanced", "weighted") else ()))
+        needed = (*stream.columns, *((stream.by,) if stream.sampling in ("balanced", "weighted", "identities") else ()))
         missing = [c for c in needed if c not in have]
         if missing:
             raise UserError(

@@ -35,6 +35,8 @@ class StreamPlan:
     """Stratum of every row, int16 or int32; None: all rows are drawn alike."""
     weights: np.ndarray | None = None
     """Weight of every stratum, float64."""
+    together: int = 1
+    """Of `identities`: rows of one stratum that follow each other, as far as there are so many."""
     window_bytes: int = field(default=WINDOW_BYTES, kw_only=True)
 
     @staticmethod
@@ -43,7 +45,8 @@ class StreamPlan:
         if index.rows == 0:
             raise UserError(f"split '{index.name}' of data.{stream.role} has no images")
         found = strata(stream, index) or (None, None)
-        return StreamPlan(name, index.groups, index.bytes, stream.sampling, stream.partners, stream.ratio, *found)
+        drawn = stream.sampling, stream.partners, stream.ratio
+        return StreamPlan(name, index.groups, index.bytes, *drawn, *found, stream.together)
 
     @cached_property
     def rows(self) -> int:
@@ -89,7 +92,7 @@ class StreamPlan:
 
     @cached_property
     def key(self) -> str:
-        parts = (self.name, self.bytes, self.sampling, self.partners, self.ratio, self.window_bytes)
+        parts = (self.name, self.bytes, self.sampling, self.partners, self.ratio, self.together, self.window_bytes)
         arrays = [a.tobytes() for a in (self.groups, self.strata, self.weights) if a is not None]
         return digest(*arrays, repr(parts).encode())
 
@@ -109,6 +112,7 @@ class StreamPlan:
             self.ratio,
             self.strata,
             self.weights,
+            self.together,
             self.window_bytes,
         )
 
@@ -208,9 +212,25 @@ def _window(order: Order, window: int) -> tuple[np.ndarray, np.ndarray]:
     if plan.sampling != "sequential":
         mixed = generator(order.seed, plan.stream_key, order.epoch, window, 1).permutation(len(rows))
         rows, numbers = rows[mixed], numbers[mixed]
+    if plan.sampling == "identities" and plan.strata is not None:
+        beside = _together(
+            plan.strata[rows], plan.together, generator(order.seed, plan.stream_key, order.epoch, window, 7)
+        )
+        rows, numbers = rows[beside], numbers[beside]
     rows.setflags(write=False)
     numbers.setflags(write=False)
     return rows, numbers
+
+
+def _together(strata: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """The order that lays up to `most` rows of a stratum after each other: each stratum's rows, as they come, are cut into
+    pieces of so many and a rest, and the pieces permuted."""
+    by = np.argsort(strata, kind="stable")
+    starts = np.flatnonzero(np.diff(strata[by], prepend=-1))
+    within = np.arange(len(by)) - np.repeat(starts, np.diff(starts, append=len(by)))
+    piece = np.cumsum(within % most == 0) - 1
+    lots = rng.permutation(int(piece[-1]) + 1 if len(piece) else 0)
+    return by[np.argsort(lots[piece], kind="stable")]
 
 
 def _group(order: Order, place: int) -> tuple[np.ndarray, np.ndarray]:

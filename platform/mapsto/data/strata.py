@@ -1,6 +1,6 @@
 """How often each row of a split is drawn: a small integer per row (its stratum) and a weight per stratum.
 
-What `balanced` and `weighted` sampling and a `share` of the rows need to know of them; read from one small column, once
+What `balanced`, `weighted` and `identities` sampling and a `share` of the rows need to know of them; read from one small column, once
 in a process, so that no process holds more than two or four bytes a row.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.errors import UserError
+from ..core.metrics.folds import text_key
 from ..core.task import Stream
 from .dataset import ShardFile, SplitIndex, whole
 
@@ -36,6 +37,9 @@ def strata(stream: Stream, index: SplitIndex) -> Strata | None:
         found = _balanced(_column(index, stream.by), stream.share, where, stream.by)
     elif stream.sampling == "weighted":
         found = _weighted(_column(index, stream.by), stream.weights, where, stream.by)
+    elif stream.sampling == "identities":
+        names, inverse = np.unique(_column(index, stream.by, words=True), return_inverse=True)
+        found = _small(inverse, len(names)), np.ones(len(names))
     if stream.share == 1:
         return found
     chosen = part(index.rows, stream.share)
@@ -91,13 +95,15 @@ def _small(values: np.ndarray, count: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _column(index: SplitIndex, name: str) -> np.ndarray:
+def _column(index: SplitIndex, name: str, words: bool = False) -> np.ndarray:
     with ThreadPoolExecutor(READERS) as pool:
-        return np.concatenate(list(pool.map(lambda file: _file_column(file, index, name), index.files)))
+        return np.concatenate(list(pool.map(lambda file: _file_column(file, index, name, words), index.files)))
 
 
-def _file_column(file: ShardFile, index: SplitIndex, column: str) -> np.ndarray:
-    """One column of a file, whole; its numbers as small as they go."""
+def _file_column(file: ShardFile, index: SplitIndex, column: str, words: bool) -> np.ndarray:
+    """One column of a file, whole; its numbers as small as they go. With `words` text is welcome: an int64 that is equal for
+    equal text."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     filesystem, path = index.storage.arrow(file.uri)
@@ -113,8 +119,12 @@ def _file_column(file: ShardFile, index: SplitIndex, column: str) -> np.ndarray:
             return parquet.read(columns=[column]).column(column)
 
     values = whole(index, file, read).combine_chunks()
+    if words and not values.null_count and pa.types.is_string(values.type):
+        return np.array([text_key(text) for text in values.to_pylist()], np.int64)
     if values.null_count or not _is_number(values.type):
-        raise UserError(f"{file.uri}: column {column} must be a number in every row; it is {values.type}")
+        raise UserError(
+            f"{file.uri}: column {column} must be a number{' or text' if words else ''} in every row; it is {values.type}"
+        )
     array = values.to_numpy(zero_copy_only=False)
     return array.astype(np.int32) if array.dtype.kind in "iu" else array.astype(np.float32)
 

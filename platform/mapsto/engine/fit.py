@@ -206,6 +206,9 @@ class _Fit:
         self.model.train()
         self.frozen.quiet(self.epoch)
         lr = self._train()
+        for phase in (each.phase for each in self.phases):
+            if phase.uncounted and not self.progress.tallies[phase.name].count:
+                raise UserError(f"train: epoch {self.epoch + 1} taught nothing: {phase.uncounted}")
         record = {"epoch": float(self.epoch + 1), "step": float(self.step), "lr": lr, **self.progress.record()}
         if self.config.precision == "fp16" and self.phases:
             record["loss_scale"] = self.phases[0].scaler.get_scale()

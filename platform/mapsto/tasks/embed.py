@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -75,6 +76,10 @@ class EmbedConfig(TaskConfig):
     pairs: str | None = None
     """URI of a list of pairs of <person>_<number> files (LFW's pairs.txt) to measure by, read with the environment's keys;
     default: ten folds of identities drawn apart."""
+    sampling: Literal["shuffled", "identities"] = "shuffled"
+    """identities: batches of few identities with several `pictures` of each, which triplet needs where identities are many."""
+    pictures: int = Setting(4, ge=2, le=256)
+    """Of sampling identities: how many of one identity follow each other; a batch holds about batch_size / pictures of them."""
     image_size: int = Setting(112, ge=16, le=1024)
     """Side of the square input, pixels."""
     augment: EmbedAugment = EmbedAugment()
@@ -102,7 +107,29 @@ class Embed(Task):
             raise UserError(
                 f"{info.uri}: {len(self.known)} labels in training; embed needs two or more: a folder per person, or a manifest with a `label` column"
             )
+        for split in ("val", "test"):
+            self._measurable(split)
         self._pairs  # noqa: B018  # a list that cannot be read stops here
+
+    def _measurable(self, split: Split) -> None:
+        """UserError for a split that has rows, and no pair of one identity, or of two. Of labels, whose numbers are known."""
+        info = self.datasets[self.config.role]
+        if self.config.column != "label" or not info.rows.get(split) or split not in info.counts:
+            return
+        held = {name: count for name, count in info.counts[split].items() if count}
+        if len(held) > 1 and max(held.values()) > 1:
+            return
+        found = (
+            "no label has two pictures"
+            if len(held) > 1
+            else f"all labelled rows are of '{next(iter(held))}'"
+            if held
+            else "no row has a label"
+        )
+        raise UserError(
+            f"{info.uri}: its {info.rows[split]} rows in '{split}' cannot be measured: {found}; embed compares pictures of one "
+            f"label and of two: set data.{self.config.role}.splits.{split} larger or to 0, and data.{self.config.role}.group to keep whole identities together"
+        )
 
     @cached_property
     def known(self) -> dict[int, int]:
@@ -151,13 +178,23 @@ class Embed(Task):
             *key,
             Keep("image", column),
         )
-        return {"": Stream(config.role, split, transform, ("image", column))}
+        drawn = Stream(config.role, split, transform, ("image", column), config.sampling)
+        return {"": replace(drawn, by=column, together=config.pictures)}
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         return {"embedding": model(**self.inputs(batch))}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
-        return (Phase("train", self._triplet if self.config.loss.name == "triplet" else self._directions),)
+        if self.config.loss.name != "triplet":
+            return (Phase("train", self._directions),)
+        return (
+            Phase(
+                "train",
+                self._triplet,
+                uncounted=f"no batch held two pictures of one {self.config.column} beside one of another, which triplet compares; set "
+                "task.sampling: identities, or raise train.batch_size",
+            ),
+        )
 
     def _directions(
         self, model: Any, batch: Batch, context: Context
