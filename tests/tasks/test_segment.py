@@ -147,3 +147,17 @@ def test_the_crf_exports_as_it_answers():
     theirs = onnxruntime.InferenceSession(to_onnx(task.forward, net, spec)).run(None, inputs)[0]
     with torch.inference_mode():
         np.testing.assert_allclose(theirs, net(torch.from_numpy(inputs["image"])).numpy(), atol=1e-4)
+
+
+def test_an_answers_outlines_are_those_of_the_enlarged_logits():
+    """A slanted edge in 12 pixels, answered in 96: as torch enlarges the logits, and no staircase of 8."""
+    task = make(image_size=16)
+    y, x = np.mgrid[:16, :16]
+    edge = (x - 0.6 * y - 3).astype(np.float32)
+    logits = np.stack([-edge, edge, np.full_like(edge, -50)])
+    _, place = task.preprocess(np.zeros((96, 128, 3), np.uint8))
+    (answer,) = task.answers({"logits": logits[None]}, [place])
+    reference = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], (96, 128), mode="bilinear")[0].argmax(0)
+    assert (answer == reference.numpy()).mean() > 0.999
+    starts = answer.argmax(1)[20:70]  # where the second class begins, row by row
+    assert len(set(starts.tolist())) > 20

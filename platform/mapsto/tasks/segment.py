@@ -200,17 +200,14 @@ class Segment(Task):
         image by image."""
         rows = iter(finite(np.asarray(output["logits"])))
         if self.windows is None:
-            return [
-                _to_original(logits.argmax(0).astype(np.uint8), place)
-                for logits, place in zip(rows, geometry, strict=True)
-            ]
+            return [_to_original(logits, place) for logits, place in zip(rows, geometry, strict=True)]
         found = []
         for place in geometry:
             windows = self.windows.cut(place.height, place.width)
             parts = [next(rows) for _ in windows]
             if len(windows) == 1:
                 alone = self.preprocess.geometry(place.height, place.width)
-                found.append(_to_original(parts[0].argmax(0).astype(np.uint8), alone))
+                found.append(_to_original(parts[0], alone))
             else:
                 found.append(_blended(parts, windows, place.height, place.width))
         return found
@@ -243,9 +240,21 @@ class Segment(Task):
         return np.concatenate([image, overlay(image, mask, len(self.config.classes))], axis=1)
 
 
-def _to_original(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """An input's mask read at the original's pixel centres, through the inverse geometry."""
-    inverse = np.linalg.inv(geometry.matrix)
+def _to_original(logits: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """C×S×S logits → the original's class ids, H×W uint8: of the stretched input the logits are enlarged, bilinearly, before the
+    largest is taken, so that outlines are no staircases; otherwise the input's ids are read at the original's pixel centres."""
+    import cv2
+
+    height, width = logits.shape[1:]
+    if np.allclose(geometry.matrix, np.diag([geometry.width / width, geometry.height / height, 1.0])):
+        ids = np.zeros((geometry.height, geometry.width), np.uint8)
+        best = np.full(ids.shape, -np.inf, np.float32)
+        for k, each in enumerate(logits.astype(np.float32)):
+            seen = cv2.resize(each, (geometry.width, geometry.height), interpolation=cv2.INTER_LINEAR)
+            ids[seen > best] = k
+            np.maximum(best, seen, out=best)
+        return ids
+    mask, inverse = logits.argmax(0).astype(np.uint8), np.linalg.inv(geometry.matrix)
     side = max(geometry.height, geometry.width)
     full = sample_nearest(mask, Geometry(inverse, *mask.shape), side, 0)
     return full[: geometry.height, : geometry.width]
