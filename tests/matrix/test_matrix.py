@@ -233,6 +233,19 @@ def test_actors_measure_what_this_process_does(chain):
         assert found["evaluate"].meta()["metrics"][name] == pytest.approx(value, rel=1e-6), name
 
 
+@pytest.mark.parametrize("chain", ["detect", "segment"], indirect=True)
+def test_one_two_and_three_workers_measure_the_same_to_the_last_digit(chain, monkeypatch):
+    _, _, found, recipe = chain
+    monkeypatch.setattr(states, "IN_PROCESS", 0)
+    task, data = load_task(found["train"]), {"train": Dataset.open(found["ingest train"])}
+    seen = []
+    for workers in (1, 2, 3):
+        config = recipe.evaluate.model_copy(update={"workers": workers, "batch_size": 5})
+        gathered = states.collect(found["train"], task, data, "test", config)
+        seen.append((task.metrics().compute(gathered), task.metrics().tables(gathered)))
+    assert seen[0] == seen[1] == seen[2]
+
+
 def test_the_compressed_model_answers_as_the_float_one(chain):
     _, _, found, _ = chain
     float_model, chosen = open_runtime(found["train"]), open_runtime(found["compress"])
