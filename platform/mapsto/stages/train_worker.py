@@ -188,16 +188,19 @@ def train(
         written.start(f"checkpoint after step {step}", write)
 
     def on_epoch(done: Epoch) -> None:
-        if world.rank == 0 and (done.last or done.number % config.checkpoint_every == 0):
-            checkpoint(done.state(), done.number, int(done.record["step"]), done.score)
-            if done.last:
-                written.wait()  # what fails is told with the last report
+        if done.last or done.number % config.checkpoint_every == 0:
+            state = done.state()  # of every rank: where a model is sharded (fully_shard), all take part in gathering it
+            if world.rank == 0:
+                checkpoint(state, done.number, int(done.record["step"]), done.score)
+                if done.last:
+                    written.wait()  # what fails is told with the last report
         report(done.record, [*to_say, *written.told()])
         to_say.clear()
 
     def on_notice(midway: Midway) -> None:
+        state = midway.state()
         if world.rank == 0:
-            checkpoint(midway.state(), midway.epoch, midway.step, None)
+            checkpoint(state, midway.epoch, midway.step, None)
         if midway.asked:
             written.wait()
             failed = world.broadcast_object(written.told())  # who leaves first would end the others while they write
@@ -209,10 +212,11 @@ def train(
         history = fit(task, model, config, items, world, steps, resume, on_epoch, notice, on_notice, asked)
     finally:
         written.wait()  # what is saved when a run breaks off is what it goes on from
+    weights = model.state_dict()  # of every rank, too
     if world.rank == 0:
         from safetensors.torch import save
 
-        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         artifact.write(save(weights), "model.safetensors")
         publish(artifact, history)
 
