@@ -195,6 +195,21 @@ class Storage:
 
         return self.retry(uri, ask)
 
+    def parts(self, uri: str) -> list[str]:
+        """What killed processes left half-written below a local folder (`PART`), sorted; none elsewhere."""
+        fs, path = self.fs(uri)
+        if not _local(fs):
+            return []
+
+        def raising(error: OSError) -> None:
+            raise error
+
+        def look() -> list[str]:
+            found = (join(folder, name) for folder, _, names in os.walk(path, onerror=raising) for name in names)
+            return sorted(name for name in found if Path(name).name.startswith(".") and name.endswith(PART))
+
+        return self.retry(uri, look)
+
     def walk(self, uri: str) -> Iterator[tuple[str, int]]:
         """Stream (URI, size in bytes) of every object below a folder: S3's in its own order, elsewhere a folder's files by
         name, then its folders by name. Never holds all names. Raises UserError for a folder that cannot be listed."""

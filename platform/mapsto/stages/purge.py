@@ -98,6 +98,8 @@ def _carry_out(found: Survey, work: Plan) -> Iterator[str]:
         for uri in _stored(version) - named:
             if work.hits(small(storage, uri), version.uri).any():
                 storage.delete(uri)
+    for part in _parts(fresh, work):
+        storage.delete(part)
     checked = prove(fresh, work)
     storage.delete(found.journal)
     rows = sum(each["rows"] + each["quarantined"] for each in work.counts.values())
@@ -173,7 +175,7 @@ def _pages(artifact: Artifact, work: Plan) -> None:
 
 def prove(versions: list[Node], work: Plan) -> int:
     """Read every shard, named by a manifest or not, and every quarantine file; hash every image again. Returns how many
-    files. Raises UserError that names those in which an erased row is found."""
+    files. Raises UserError that names those in which an erased row is found, or may be: what a killed process left half-written."""
     files = {(uri, each.uri) for each in versions for uri in _stored(each)}
     files |= {(uri, each.uri) for each in versions for uri in quarantines(each, ".parquet")}
     files |= {(uri, each.uri) for each in versions for _, uri, _ in each.files()}
@@ -194,11 +196,20 @@ def prove(versions: list[Node], work: Plan) -> int:
     texts = [uri for each in versions for uri in quarantines(each, ".jsonl")]
     left += [uri for uri in texts if any(map(work.refused, lines(storage, uri)))]
     left += [uri for uri in work.indexes if storage.names(uri)]
+    left += _parts(versions, work)
     if left:
         raise UserError(
             f"the erasure is NOT complete: an erased row is still in {', '.join(left)}; is something writing there? run it again"
         )
     return len({uri for uri, _ in files}) + len(texts)
+
+
+def _parts(versions: list[Node], work: Plan) -> list[str]:
+    """Half-written files of processes that were killed: nobody can tell what is in them."""
+    storage = versions[0].artifact.storage
+    parts = {part for each in versions for part in storage.parts(each.uri)}
+    beside = [uri for uri in work.pages if storage.names(uri)]  # of models, too, which may be in training
+    return sorted(parts | {part for uri in beside for part in storage.parts(uri) if ".html." in part})
 
 
 def _stored(version: Node) -> set[str]:
