@@ -14,11 +14,13 @@ import pytest
 
 from mapsto.config.curation import CleanConfig
 from mapsto.config.schema import DataConfig
-from mapsto.core.codecs import decode_mask, encode
+from mapsto.core.codecs import decode, decode_mask, encode
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.curate.annotation.corrections import read_corrections
 from mapsto.data.dataset import Dataset
+from mapsto.data.export import export
+from mapsto.data.pack import Packing, packed
 from mapsto.stages.clean import Clean
 from mapsto.stages.review import corrections, review
 from mapsto.stages.versions import verify
@@ -95,7 +97,7 @@ def test_a_review_comes_into_the_new_version(rich, tmp_path):  # noqa: F811
     assert seen["boxes"] == drawn["boxes"] and [classes[k] for k in seen["box_labels"]] == ["dog", "dog"]
     assert seen["difficult"] == [False, True] and seen["keypoints"] == [[], [1, 2, 2, 0, 0, 0]]
     assert seen["area"] == [None, old[boxed]["area"][0]]
-    assert seen["segments"] == [None, None] and (decode_mask(seen["mask"]) == 3).all()
+    assert seen["segments"] == ["[]", "[]"] and (decode_mask(seen["mask"]) == 3).all()
     for row_id, row in old.items():
         if row_id == boxed:
             row = row | {
@@ -112,6 +114,36 @@ def test_a_review_comes_into_the_new_version(rich, tmp_path):  # noqa: F811
     dataset, _ = cleaned(rich, tmp_path / "clean" / "2", tmp_path / "one.jsonl", second, again)
     assert rows_of(dataset)[turned]["label"] == -1 and rows_of(dataset)[boxed]["boxes"] == drawn["boxes"]
     check_totals(dataset)
+
+
+def test_boxes_corrected_without_segments_are_exported_reviewed_and_packed(rich, tmp_path):  # noqa: F811
+    old = rows_of(rich)
+    some = [(row_id, row) for row_id, row in old.items() if len(row["boxes"]) == 2][:2]
+    entries = [
+        {
+            "row_id": row_id, "content_sha256": row["content_sha256"], "boxes": [*row["boxes"][::-1], [1, 1, 9, 9]],
+            "box_labels": ["cat", "dog", "dog"], "origin": [1, 0, None],
+        }
+        for row_id, row in some
+    ]  # fmt: skip
+    entries[0]["segments"] = [None, some[0][1]["segments"][0], None]
+    dataset, _ = cleaned(rich, tmp_path / "clean" / "1", lines(tmp_path / "c.jsonl", *entries))
+    new = rows_of(dataset)
+    (first, (_, second)) = new[some[0][0]]["segments"], some[1]
+    assert first == ["[]", some[0][1]["segments"][0], "[]"]
+    assert new[some[1][0]]["segments"] == [*second["segments"][::-1], "[]"]  # each keeps its origin's
+    export(dataset, str(tmp_path / "coco"), "coco", say=lambda line: None)
+    annotations = [
+        entry
+        for file in (tmp_path / "coco/annotations").glob("instances_*.json")
+        for entry in json.loads(file.read_text())["annotations"]
+        if entry["image_id"] == some[0][0]
+    ]
+    assert [entry["segmentation"] for entry in annotations] == [json.loads(text) for text in first]
+    list(review(dataset.artifact.uri, "label-studio", str(tmp_path / "again")))
+    row = new[some[0][0]]
+    small, _ = packed(row, decode(row["image"]), Packing(16, 90))
+    assert [bool(json.loads(text)) for text in small["segments"]] == [False, True, False]
 
 
 def test_rules_see_what_was_corrected(rich, tmp_path):  # noqa: F811

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+NO_SEGMENT = "[]"
+"""COCO's segmentation of a box that has none."""
+
+
 @dataclass(frozen=True)
 class Correction:
     """New annotations of a row; None where they stay."""
@@ -29,6 +33,7 @@ class Correction:
     origin: list[int | None] | None = None
     """For each box the number of the row's former box that it was, whose further columns it keeps."""
     segments: list[str | None] | None = None
+    """COCO's segmentation as JSON for each box, None for one that has none; without the list a box keeps that of its origin."""
     mask: bytes | None = None
     """Encoded picture of class ids."""
 
@@ -193,7 +198,7 @@ def _corrected(table: pa.Table, corrections: Mapping[int, Correction]) -> pa.Tab
             continue
         former = np.array(columns["boxes"][k] or [], np.float32).reshape(-1, 4)
         kept = [_same(o, box, former) for o, box in zip(new.origin or (), new.boxes, strict=True)]
-        for name, nothing in (("crowd", False), ("difficult", False), ("keypoints", [])):
+        for name, nothing in (("crowd", False), ("difficult", False), ("keypoints", []), ("segments", NO_SEGMENT)):
             if columns.get(name) and columns[name][k] is not None:
                 columns[name][k] = [nothing if o is None else columns[name][k][o] for o in kept]
         if columns.get("area") and columns["area"][k]:  # of a box that was drawn anew the box's own
@@ -202,7 +207,7 @@ def _corrected(table: pa.Table, corrections: Mapping[int, Correction]) -> pa.Tab
                 for o, box in zip(kept, new.boxes, strict=True)
             ]
         if "segments" in columns and new.segments is not None:
-            columns["segments"][k] = new.segments
+            columns["segments"][k] = [NO_SEGMENT if text is None else text for text in new.segments]
         columns["boxes"][k], columns["box_labels"][k] = new.boxes, new.box_labels
     for name in names:
         table = _replaced(table, name, pa.array(columns[name], table.schema.field(name).type))
