@@ -1,6 +1,8 @@
 """Listings cut into chunks: exact stratified splits, every reference once."""
 
+import json
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
@@ -106,6 +108,24 @@ def test_groups_reach_the_chunks_and_a_column_that_is_not_there_is_told(tmp_path
     assert all(len(s) == 1 for s in where.values())
     with pytest.raises(UserError, match="no row has the column identity"):
         cut(references({"a": 5}), Storage(), str(tmp_path / "b"), {"val": 0.2}, 0, None, "identity")
+
+
+def test_groups_that_the_source_s_own_splits_part_are_counted(tmp_path):
+    """Person 0 is in its test and its val, person 1 in its test and in what is drawn; row x is nobody's, and row y is refused."""
+    people = [
+        Reference(f"{k}-{i}", f"{k}-{i}", size=9, columns={"identity": str(k)}, split=split)
+        for k, splits in enumerate(
+            (("test", "val"), ("test", "train"), ("test", "test"), ("train", "train"), (None, None))
+        )
+        for i, split in enumerate(splits)
+    ]
+    people += [Reference(name, name, size=9, split=split) for name, split in (("x", "test"), ("x", "train"))]
+    people.append(Reference("y", columns={"identity": "3"}, split="test", reason="a link"))
+    listed = cut(people, Storage(), str(tmp_path / "a"), {}, 0, None, "identity")
+    assert (listed.groups, listed.straddling) == (5, 2)
+    assert chunks.Listed.of(json.loads(json.dumps(asdict(listed)))) == listed
+    listed = cut(people, Storage(), str(tmp_path / "b"), {}, 0, None)
+    assert (listed.groups, listed.straddling) == (0, 0)
 
 
 def test_a_limit_takes_from_the_whole_listing(tmp_path):

@@ -143,6 +143,15 @@ def test_an_interrupted_ingest_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert whole.digest == done.digest and again.manifest["splits"] == dataset.manifest["splits"]
 
 
+def test_people_whom_the_source_s_own_splits_part_are_told(here, tmp_path):
+    images(tmp_path / "i", {"a": 6})
+    rows = [{"image": f"i/a/{k}.jpg", "split": "train" if k < 4 else "test", "identity": f"p{k % 3}"} for k in range(6)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for group, told in (("identity", True), (None, False)):
+        _, _, said = run(tmp_path / "m.jsonl", tmp_path / f"out-{group}", splits={}, group=group)
+        assert ("group: identity: 2 of 3 groups lie in several of the source's own splits" in said) == told
+
+
 @pytest.mark.parametrize("gone", [(), ("chunk-000001.json.gz",), ("listed.json",)])
 def test_an_ingest_killed_before_it_was_finished_goes_on(here, tmp_path, monkeypatch, gone):
     """All written but `artifact.json`: nothing is done again; where a part of the listing is gone, everything is."""

@@ -37,13 +37,18 @@ class Listed:
     """Further columns that the source gives, by the names of `annotations.COLUMNS`."""
     given: tuple[Split, ...]
     """Splits that the source itself gives."""
+    groups: int = 0
+    """Groups that the splits are to keep apart; 0 where they are not grouped."""
+    straddling: int = 0
+    """Of them, those that lie in several splits all the same, as the source's own splits have it."""
 
     @staticmethod
     def of(saved: dict[str, Any]) -> Listed:
         """From its JSON form."""
         return Listed(
-            saved["rows"], saved["chunks"], tuple(saved["classes"]), tuple(saved["columns"]), tuple(saved["given"])
-        )
+            saved["rows"], saved["chunks"], tuple(saved["classes"]), tuple(saved["columns"]), tuple(saved["given"]),
+            saved.get("groups", 0), saved.get("straddling", 0),
+        )  # fmt: skip
 
 
 def cut(
@@ -57,13 +62,15 @@ def cut(
 ) -> Listed:
     """List once, into a temporary file; then assign splits and write the chunks to `folder`/chunk-000000.json.gz.
 
-    `group`: rows that share this column (`identity`, `label`) stay in one split; UserError when none has it.
+    `group`: rows that share this column (`identity`, `label`) stay in one split, unless the source's own splits part them, which
+    is counted; UserError when none has it.
     """
     counts: Counter[str] = Counter()
     names: set[str] = set()
     columns: set[str] = set()
     given: set[Split] = set()
     rows = grouped = 0
+    where: dict[str, set[Split]] = {}
     with tempfile.TemporaryFile(prefix="mapsto-listing-") as spool:
         with gzip.open(spool, "wt", compresslevel=1) as out:
             for reference in _limited(references, limit, seed):
@@ -92,7 +99,7 @@ def cut(
         spool.seek(0)
         with gzip.open(spool, "rt") as lines:
             ordered = _shuffled((Reference(**json.loads(line)) for line in lines), seed)
-            chunks = _write((r, chooser.split(r)) for r in ordered)
+            chunks = _write(_placed(ordered, chooser, group, where))
             number = first = 0
             for split, held in chunks:
                 _put(
@@ -102,7 +109,19 @@ def cut(
                     {"split": split, "first_row": first, "references": [_brief(r) for r in held]},
                 )
                 number, first = number + 1, first + len(held)
-    return Listed(rows, number, ordered_classes(names), tuple(sorted(columns)), tuple(sorted(given)))
+    apart = sum(len(splits) > 1 for splits in where.values())
+    return Listed(rows, number, ordered_classes(names), tuple(sorted(columns)), tuple(sorted(given)), len(where), apart)
+
+
+def _placed(
+    references: Iterable[Reference], chooser: Chooser | Grouped, group: str | None, where: dict[str, set[Split]]
+) -> Iterator[tuple[Reference, Split]]:
+    """Each reference with its split; `where` gets the splits that each group is found in."""
+    for reference in references:
+        split = chooser.split(reference)
+        if group and not reference.reason and _has(reference, group):
+            where.setdefault(_member(reference, group), set()).add(split)
+        yield reference, split
 
 
 def read_chunk(storage: Storage, folder: str, number: int) -> tuple[Split, int, list[Reference]]:

@@ -99,6 +99,10 @@ class Ingest:
             raise UserError(f"{source}: the data set is empty (no file in it)")
         job.storage.write_json(kept, asdict(listed))
         job.say(f"ingest: {listed.rows} files, {len(listed.classes)} classes, {listed.chunks} shards to write")
+        if listed.straddling:
+            job.say(
+                f"ingest: group: {config.group}: {listed.straddling} of {listed.groups} groups lie in several of the source's own splits"
+            )
         return listed
 
     def _read(self, job: Job, work: ShardJob, listed: Listed) -> Tally:
