@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -336,6 +337,21 @@ def test_yolos_yaml_made_to_break_it_is_one_line(tmp_path, text, says):
     put(tmp_path / "images/a.png", PICTURE)
     put(tmp_path / "data.yaml", text)
     assert says in told("yolo", tmp_path)
+
+
+def test_webdatasets_samples_with_two_members_of_one_kind_are_kept_out(tmp_path):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in (
+            ("1.png", PICTURE), ("1.cls", b"a"), ("2.png", PICTURE), ("2.PNG", PICTURE), ("2.cls", b"a"),
+            ("3.png", PICTURE), ("3.cls", b"a"), ("3.cls", b"b"), ("4.png", PICTURE), ("4.mask.png", PICTURE),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    got = {r.name.rsplit("!")[-1]: r.reason for r in found("webdataset", put(tmp_path / "x.tar", out.getvalue()))}
+    several = "a sample with several members of one kind "
+    assert got == {"1.png": None, "2": f"{several}(png)", "3": f"{several}(cls)", "4.png": None}
 
 
 def test_webdatasets_json_of_wrong_types_keeps_its_sample_out(tmp_path):

@@ -86,6 +86,7 @@ def _shard(uri: str, storage: Storage) -> Iterator[Reference]:
     with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, tarfile.open(fileobj=raw, mode="r:") as archive:
         key: str | None = None
         held: dict[str, Any] = {}
+        twice: set[str] = set()
         while member := archive.next():
             setattr(archive, "members", [])  # noqa: B010  a shard's members are not held
             if not member.isreg():
@@ -98,21 +99,28 @@ def _shard(uri: str, storage: Storage) -> Iterator[Reference]:
             own, kind = split_key(member.name)
             if own != key:
                 if key is not None:
-                    yield _sample(uri, key, held, split)
-                key, held = own, {}
+                    yield _sample(uri, key, held, split, twice)
+                key, held, twice = own, {}, set()
+            if kind in held:
+                twice.add(kind)
             if kind in TEXTS:
                 file = archive.extractfile(member) if member.size <= LARGEST_TEXT else None
                 held[kind] = file.read() if file else None
             elif is_image(f"x.{kind}"):
                 held[kind] = (member.offset_data, member.size)
         if key is not None:
-            yield _sample(uri, key, held, split)
+            yield _sample(uri, key, held, split, twice)
         if not ends_well(archive):
             yield Reference(uri, uri, reason=NO_END, split=split)
 
 
-def _sample(uri: str, key: str, held: dict[str, Any], split: Split | None) -> Reference:
+def _sample(uri: str, key: str, held: dict[str, Any], split: Split | None, twice: set[str]) -> Reference:
+    """`twice`: kinds of which it has several members, one of which would be lost."""
     name = f"{uri}!{key}"
+    if twice:
+        return Reference(
+            name, uri, reason=f"a sample with several members of one kind ({', '.join(sorted(twice))})", split=split
+        )
     images = [kind for kind, value in held.items() if isinstance(value, tuple) and "." not in kind]
     if not images:
         return Reference(
