@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mapsto.config.training import TrainConfig
+from mapsto.core import heavy
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.engine.checkpoints import from_bytes, to_bytes
+from mapsto.models.pyramid import Maps
 from mapsto.models.transfer import WRAPPERS, bare, load_weights, transfer
 
 from .runs import run, same, weights
@@ -228,3 +230,18 @@ def test_a_classifiers_weights_fit_a_backbone_of_its_kind() -> None:
     assert len(report.matched) == len(Wrapped().net.state_dict()) and not report.unexpected
     assert report.missing == ("net.maps.head.weight", "net.maps.head.bias")
     assert all((value == 3).all() for value in model.state_dict().values() if value.dim() == 4)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "resnet18", "densenet121"])  # timm flattens the first and the last
+def test_timms_own_names_of_a_classifier_fit_its_feature_maps(name: str) -> None:
+    classifier = heavy.timm().create_model(name, num_classes=3)
+    model = nn.ModuleDict({"maps": Maps(name, (8, 16, 32))})
+    report = transfer(model, classifier.state_dict(), "w.safetensors")
+    assert not report.missing and not report.mismatched
+    assert all(line.startswith(("head.", "fc.", "classifier.", "features.norm5.")) for line in report.unexpected)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        maps = model["maps"].eval()(image)
+        whole = classifier.eval().forward_features(image)
+    if name != "densenet121":  # whose last norm is no part of its maps
+        torch.testing.assert_close(maps[-1], whole)

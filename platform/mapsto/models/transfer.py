@@ -17,7 +17,8 @@ from ..core.storage import Storage
 WRAPPERS = ("module.", "_orig_mod.", "net.", "model.")
 """Prefixes that DataParallel, torch.compile, and a model inside another one put before a parameter's name."""
 BACKBONES = (".body.", ".backbone.")
-"""Modules that hold a timm network whole: what a classifier of that network learnt fits there, too."""
+"""Modules that hold a timm network whole: what a classifier of that network learnt fits there, too, also where
+timm, for its feature maps, has made `stem.0` to `stem_0`."""
 INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 """Where a checkpoint of several things keeps its state dict."""
 STATISTICS = ("running_mean", "running_var")
@@ -96,7 +97,8 @@ def transfer(
     matched, unexpected, mismatched = list[str](), list[str](), list[str]()
     fitting: dict[str, torch.Tensor] = {}
     for name, value in weights.items():
-        target = name if name in own else plain.get(bare(name)) or inner.get(bare(name))
+        short = bare(name)
+        target = name if name in own else plain.get(short) or inner.get(short) or inner.get(short.replace(".", "_", 1))
         if target is None:
             unexpected.append(name)
         elif own[target].shape != value.shape:
