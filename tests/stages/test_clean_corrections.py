@@ -191,6 +191,20 @@ def test_corrections_that_do_not_fit_say_where(rich, tmp_path):  # noqa: F811
             cleaned(rich, tmp_path / "clean" / "1", file)
 
 
+def test_corrections_of_erased_rows_are_passed_over(rich, tmp_path):  # noqa: F811
+    """Erasure leaves the manifest's own account; the corrections' file lies outside it."""
+    row = rows_of(rich)[0]
+    entries = [
+        {"row_id": 0, "content_sha256": row["content_sha256"], "label": "b"},
+        {"row_id": 999, "content_sha256": "0" * 64, "label": "a"},
+    ]
+    rich.artifact.write_json(rich.manifest | {"erased": [{"date": "2026-01-01", "rows": 1}]}, "dataset.json")
+    dataset, metrics = cleaned(
+        Dataset.open(rich.artifact), tmp_path / "clean" / "1", lines(tmp_path / "c.jsonl", *entries)
+    )
+    assert metrics["corrected"] == 1 and dataset.manifest["classes"][rows_of(dataset)[0]["label"]] == "b"
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -92,9 +92,8 @@ class Clean:
         before = Dataset.open(job.parents["data"])
         with tempfile.TemporaryDirectory(prefix="mapsto-clean-") as folder:
             stored, thumbs = gather(job.artifact, before, Path(folder), job.resume, job.say)
-            classes, columns = before.manifest["classes"], before.manifest["columns"]
-            by_hand = corrected(stored, config.corrections, job.storage, classes, columns)
-            facts = by_hand.facts
+            by_hand = corrected(stored, config.corrections, job.storage, before.manifest)
+            facts, classes = by_hand.facts, before.manifest["classes"]
 
             def sure(rows: np.ndarray, pairs: Pairs) -> Pairs:
                 if pairs.passed_over:
@@ -128,6 +127,11 @@ class Clean:
         )
         if config.corrections:
             job.say(f"clean: corrections: {len(by_hand.rows)} rows")
+        if by_hand.erased:
+            job.say(
+                f"clean: corrections: {by_hand.erased} of rows that are not there: rows of this data set were erased; take them out of "
+                f"{', '.join(config.corrections)}, which say what was in them"
+            )
         metrics = {
             "images": manifest["rows_kept"],
             "quarantined": manifest["rows_quarantined"],

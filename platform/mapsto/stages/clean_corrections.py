@@ -25,6 +25,8 @@ class Corrected:
 
     facts: Facts
     rows: Mapping[int, Correction]
+    erased: int = 0
+    """Corrections of rows that are not there, in a data set of which rows were erased."""
 
 
 def named(uris: Sequence[str], storage: Storage) -> list[list[str]]:
@@ -32,11 +34,12 @@ def named(uris: Sequence[str], storage: Storage) -> list[list[str]]:
     return [[uri, digest(storage.read(uri))] for uri in uris]
 
 
-def corrected(
-    facts: Facts, uris: Sequence[str], storage: Storage, classes: Sequence[str], columns: Sequence[str]
-) -> Corrected:
+def corrected(facts: Facts, uris: Sequence[str], storage: Storage, manifest: Mapping[str, Any]) -> Corrected:
     """Apply the files in their order; where two correct the same column of a row, the later one counts. Raises UserError for a row
-    that is not in the data set or is another image, an unknown class, and a column that the data set lacks."""
+    that is not in the data set (unless rows of it were erased: those are counted) or is another image, an unknown class, and a
+    column that the data set lacks."""
+    classes, columns, gone = manifest["classes"], manifest["columns"], 0
+    purged = any(each["rows"] for each in manifest.get("erased", ()))
     place = {int(row_id): k for k, row_id in enumerate(facts.row_id)} if uris else {}
     label, outside, largest = facts.label.copy(), facts.outside.copy(), facts.largest_id.copy()
     index = {name: k for k, name in enumerate(classes)}
@@ -46,6 +49,9 @@ def corrected(
             row_id = entry["row_id"]
             where = f"{uri}: row {row_id}"
             k = place.get(row_id)
+            if k is None and purged:
+                gone += 1
+                continue
             if k is None:
                 raise UserError(f"{where} is not in the data set")
             if bytes.fromhex(entry["content_sha256"])[:16] != facts.content[k].ljust(16, b"\0"):
@@ -64,7 +70,7 @@ def corrected(
             if "mask_png" in entry:
                 new["mask"], largest[k] = _mask(entry["mask_png"], int(facts.width[k]), int(facts.height[k]), where)
     changed = replace(facts, label=label, outside=outside, largest_id=largest)
-    return Corrected(changed, {k: Correction(**new) for k, new in rows.items()})
+    return Corrected(changed, {k: Correction(**new) for k, new in rows.items()}, gone)
 
 
 def _class(name: str, index: Mapping[str, int], where: str) -> int:
