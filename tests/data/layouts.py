@@ -69,8 +69,8 @@ def ingested(
         summary = job.run(number)
         reasons.update({entry["reason"]: 1 for entry in summary["refused"]})
         dropped.update(summary["dropped"])
-        if summary["file"]:
-            for row in pq.read_table(artifact.path(summary["file"]["path"])).to_pylist():
+        for file in summary["files"]:
+            for row in pq.read_table(artifact.path(file["path"])).to_pylist():
                 rows[row["source"].rsplit("/", 1)[-1]] = row | {"split": summary["split"]}
     assert listed.rows == len(rows) + sum(reasons.values())
     return rows, reasons, dropped, listed.classes

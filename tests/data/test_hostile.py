@@ -117,7 +117,7 @@ def summary_of(layout: str, source: Path, work: Path) -> tuple[list[dict], dict]
     tally = Tally()
     tally.add(STORE.read_json(artifact.path("work", "done", "000000.json")))
     artifact.write_json(tally.manifest(str(source), layout, listed, ["train"]), "dataset.json")
-    return pq.read_table(artifact.path(summary["file"]["path"])).to_pylist(), STORE.read_json(
+    return pq.read_table(artifact.path(summary["files"][0]["path"])).to_pylist(), STORE.read_json(
         artifact.path("dataset.json")
     )
 

@@ -40,7 +40,7 @@ def ingested(source: Path, layout: str, work: Path, **settings) -> tuple[dict[st
     listed = cut(listing(layout, str(source), STORE, folder), STORE, folder, {}, 0, None)
     assert listed.chunks == 1
     summary = ShardJob(artifact, STORE, listed.classes, listed.columns, 10**8, 1, 2, **settings).run(0)
-    rows = pq.read_table(artifact.path(summary["file"]["path"])).to_pylist() if summary["file"] else []
+    rows = [row for file in summary["files"] for row in pq.read_table(artifact.path(file["path"])).to_pylist()]
     return {row["source"].rsplit("/", 1)[-1]: row for row in rows}, summary["refused"], summary
 
 

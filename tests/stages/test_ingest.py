@@ -18,8 +18,10 @@ from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
 from mapsto.data.chunks import read_chunk
 from mapsto.data.dataset import Dataset
+from mapsto.data.rows import Rows
 from mapsto.stages import ingest
 from mapsto.stages.ingest import Ingest
+from mapsto.stages.versions import verify
 
 
 def local(work, numbers):
@@ -141,6 +143,26 @@ def test_an_interrupted_ingest_goes_on_where_it_stopped(tmp_path, monkeypatch):
         path.unlink()
     again, whole, _ = run(source, tmp_path / "other")
     assert whole.digest == done.digest and again.manifest["splits"] == dataset.manifest["splits"]
+
+
+def test_a_chunk_of_large_images_becomes_several_shards(here, tmp_path, monkeypatch):
+    """A manifest gives no sizes; what is held is bounded by what was read."""
+    images(tmp_path / "i", {"a": 20, "b": 20})
+    rows = [{"image": f"i/{c}/{k}.jpg", "label": c, "split": "train"} for k in range(20) for c in "ab"]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = run(tmp_path / "m.jsonl", tmp_path / "whole", splits={})[0]
+    largest = max(len(row["image"]) for row in whole.read("train"))
+    monkeypatch.setattr("mapsto.data.shards.SHARD_BYTES", 5 * largest)
+    parted, done, said = run(tmp_path / "m.jsonl", tmp_path / "parted", splits={})
+    assert "1 shards to write" in said and len(parted.split("train").files) >= 6
+    for file in parted.manifest["splits"]["train"]["files"]:
+        images_of = pq.read_table(parted.artifact.path(file["path"]), columns=["image"])["image"].to_pylist()
+        assert len(images_of) == file["rows"] and sum(map(len, images_of[:-1])) < 5 * largest
+    by_id = {row["row_id"]: row for row in whole.read("train")}
+    assert {row["row_id"]: row for row in parted.read("train")} == by_id and verify(parted) == []
+    assert parted.manifest["counts"] == whole.manifest["counts"] == {"train": {"a": 20, "b": 20}}
+    assert Rows([parted.split("train")]).image(17) == by_id[17]["image"]
+    assert run(tmp_path / "m.jsonl", tmp_path / "again", splits={})[1].digest == done.digest
 
 
 def test_people_whom_the_source_s_own_splits_part_are_told(here, tmp_path):

@@ -19,7 +19,7 @@ from .sources.item import Reference
 
 CHUNK_ROWS = 4096
 CHUNK_BYTES = 64 * 2**20
-"""A chunk ends at whichever comes first, and becomes one shard."""
+"""A chunk ends at whichever comes first, and becomes one shard; several where its images turn out to be larger."""
 UNKNOWN_BYTES = 128 * 2**10
 """What an image of unknown size counts."""
 SHUFFLE_ROWS = 200_000

@@ -8,8 +8,8 @@ import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 GROUP_ROWS = 1024
 GROUP_BYTES = 8 * 2**20
 """A row group ends at whichever comes first."""
+SHARD_BYTES = 128 * 2**20
+"""A chunk's rows are written as soon as so much of them is held: sources of unknown sizes have chunks of any."""
 THUMB = 96
 
 Summary = dict[str, Any]
@@ -60,16 +62,17 @@ class ShardJob:
         return self.artifact.path("work", "done", f"{number:06d}.json")
 
     def run(self, number: int) -> Summary:
-        """Write the shard and the quarantine list of a chunk; its summary is written last, and makes it done."""
+        """Write the shard, or shards, and the quarantine list of a chunk; its summary is written last, and makes it done."""
         split, first, references = read_chunk(self.artifact.storage, self.artifact.path("work"), number)
         ids = {id(reference): first + k for k, reference in enumerate(references)}
         index = {name: k for k, name in enumerate(self.classes)}
-        rows: list[dict[str, Any]] = []
+        kept = _Kept(self, split, number)
         refused: list[dict[str, Any]] = []
         dropped: Counter[str] = Counter()
         unstripped: Counter[str] = Counter()
         pixels, mask_pixels = np.zeros((2, 3)), np.zeros(256, np.int64)
         thumbs: list[tuple[str, str]] = []
+        values: list[float] = []
         every = max(1, len(references) // max(self.thumbs, 1))
         for reference, data in fetch(references, self.source):
             try:
@@ -82,23 +85,22 @@ class ShardJob:
             mask_pixels += row.pop("_mask_pixels", 0)
             if split == "train":
                 pixels += moments(image)
-            if len(rows) % every == 0 and len(thumbs) < self.thumbs:
+            if kept.rows % every == 0 and len(thumbs) < self.thumbs:
                 small = codecs.encode(np.ascontiguousarray(_square(image)), "jpeg", 80)
                 thumbs.append((base64.b64encode(small).decode(), reference.label or ""))
-            rows.append(row | {"row_id": ids[id(reference)]})
-        np.random.default_rng(number).shuffle(rows)
+            if row.get("value") is not None:
+                values.append(row["value"])
+            kept.add(row | {"row_id": ids[id(reference)]})
+        kept.write()
         summary = {
             "number": number,
             "split": split,
             "rows": len(references),
-            "kept": len(rows),
+            "kept": kept.rows,
             "quarantined": len(refused),
-            "file": self._write(split, number, rows) if rows else None,
-            "labels": Counter(str(row["label"]) for row in rows),
-            "objects": Counter(str(k) for row in rows for k in row.get("box_labels", ())),
-            "values": _sums([row["value"] for row in rows if row.get("value") is not None]),
-            "formats": Counter(row["format"] for row in rows),
-            "sizes": Counter(_bin(max(row["width"], row["height"])) for row in rows),
+            "files": kept.files,
+            **kept.counts,
+            "values": _sums(values),
             "reasons": Counter(kind(entry["reason"]) for entry in refused),
             "refused": refused[:20],
             "dropped": dropped,
@@ -151,12 +153,44 @@ class ShardJob:
         unstripped.update([head.format] if stays else [])
         return row | {"content_sha256": hashlib.sha256(row["image"]).hexdigest()}, image
 
-    def _write(self, split: Split, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+
+@dataclass
+class _Kept:
+    """The rows of a chunk that are kept: held up to `SHARD_BYTES`, then written as a shard."""
+
+    job: ShardJob
+    split: Split
+    number: int
+    rows: int = 0
+    files: list[dict[str, Any]] = field(default_factory=list)
+    """Entries of the manifest."""
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in _COUNTED})
+    held: list[dict[str, Any]] = field(default_factory=list)
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        self.order = np.random.default_rng(self.number)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows, self.size = self.rows + 1, self.size + _size(row)
+        self.held.append(row)
+        for name, of in _COUNTED.items():
+            self.counts[name].update(of(row))
+        if self.size >= SHARD_BYTES:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is held, if anything."""
         import pyarrow as pa
 
-        schema = shard_schema(self.columns)
-        tables = (pa.Table.from_pylist(part, schema) for part in _groups(rows))
-        return write_shard(self.artifact, f"shards/{split}-{number:06d}.parquet", schema, tables)
+        if not self.held:
+            return
+        self.order.shuffle(self.held)
+        name = f"{self.split}-{self.number:06d}{f'-{len(self.files)}' if self.files else ''}.parquet"
+        schema = shard_schema(self.job.columns)
+        tables = (pa.Table.from_pylist(part, schema) for part in _groups(self.held))
+        self.files.append(write_shard(self.job.artifact, f"shards/{name}", schema, tables))
+        self.held, self.size = [], 0
 
 
 def write_shard(artifact: Artifact, path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> dict[str, Any]:
@@ -238,12 +272,24 @@ def _bin(side: int) -> str:
     return f"{low}-{2 * low - 1}"
 
 
+def _size(row: Mapping[str, Any]) -> int:
+    return len(row["image"]) + len(row.get("mask") or b"")
+
+
+_COUNTED: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "labels": lambda row: [str(row["label"])],
+    "objects": lambda row: [str(k) for k in row.get("box_labels", ())],
+    "formats": lambda row: [row["format"]],
+    "sizes": lambda row: [_bin(max(row["width"], row["height"]))],
+}
+
+
 def _groups(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     held: list[dict[str, Any]] = []
     size = 0
     for row in rows:
         held.append(row)
-        size += len(row["image"]) + len(row.get("mask") or b"")
+        size += _size(row)
         if len(held) >= GROUP_ROWS or size >= GROUP_BYTES:
             yield held
             held, size = [], 0

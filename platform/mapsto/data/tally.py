@@ -60,7 +60,7 @@ class Tally:
             )
         splits = {}
         for split in SPLITS:
-            files = [summary["file"] for summary in self.ordered() if summary["split"] == split and summary["file"]]
+            files = [file for summary in self.ordered() if summary["split"] == split for file in summary["files"]]
             if files:
                 splits[split] = {"rows": sum(file["rows"] for file in files), "files": files}
             elif split in wanted:
