@@ -198,6 +198,23 @@ def test_an_interrupted_run_gives_the_same_without_looking_twice(before, source,
     assert not Path(again.artifact.path("work")).exists()
 
 
+def test_a_run_killed_before_it_was_finished_looks_at_nothing_twice(before, source, tmp_path, monkeypatch):
+    def killed(self, **given):
+        raise KeyboardInterrupt
+
+    whole, _, _ = cleaned(before, source, tmp_path / "clean" / "1")
+    with monkeypatch.context() as at_the_end:
+        at_the_end.setattr(Artifact, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cleaned(before, source, tmp_path / "clean" / "2")
+    asked: list[int] = []
+    for module in (clean, clean_facts):
+        monkeypatch.setattr(module, "each", lambda work, numbers: here(work, asked.extend(numbers) or numbers))
+    again, _, _ = cleaned(before, source, tmp_path / "clean" / "2", resume=True)
+    assert asked == [] and again.artifact.meta()["digest"] == whole.artifact.meta()["digest"]
+    assert not Path(again.artifact.path("work")).exists()
+
+
 def test_a_split_without_images_is_refused(before, source, tmp_path):
     with pytest.raises(UserError, match=r"would leave the \w+ split without images; set a rule's policy to `report`"):
         cleaned(before, source, tmp_path / "clean" / "1", blurred={"policy": "quarantine", "threshold": 2.0})

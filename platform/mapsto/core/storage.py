@@ -231,7 +231,8 @@ class Storage:
                 if entries[name]["type"] == "directory":
                     below += [name] if name != folder else []  # some stores list a folder's own mark
                 else:
-                    yield f"{prefix}{folder}/{name[len(folder) + 1 :]}", int(entries[name].get("size") or 0)
+                    last = "" if name == folder else name.rsplit("/", 1)[-1]
+                    yield f"{prefix}{folder}/{last}", int(entries[name].get("size") or 0)
             folders += reversed(below)
 
     def _walk_s3(self, uri: str, path: str) -> Iterator[tuple[str, int]]:
