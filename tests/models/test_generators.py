@@ -202,3 +202,43 @@ def test_inceptions_pools_are_fids():
         assert fid(torch.zeros(1, 20, 20, 3, dtype=torch.uint8)).shape == (1, 2048)
     with pytest.raises(ValueError, match="no weights of an Inception v3"):
         Inception({"fc.weight": torch.zeros(1008, 2048)})
+
+
+def by_matrices(image: np.ndarray, side: int) -> np.ndarray:
+    """TensorFlow 1's bilinear resize of H×W×C, as a matrix of weights along each axis."""
+
+    def weights(length: int) -> np.ndarray:
+        out = np.zeros((side, length))
+        for i in range(side):
+            at = np.float32(i) * np.float32(length / side)
+            low = int(at)
+            out[i, low] += 1 - (at - low)
+            out[i, min(low + 1, length - 1)] += at - low
+        return out
+
+    return np.einsum(
+        "ih,hwc,jw->ijc", weights(image.shape[0]), image.astype(np.float64), weights(image.shape[1]), optimize=True
+    )
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (64, 48), (299, 299), (301, 700), (1, 5)])
+def test_inception_sees_images_as_fids_own_graph_did(shape):
+    from mapsto.models.extractors import Inception
+
+    fid = Inception.__new__(Inception)  # without its layers, which take seconds to make
+    torch.nn.Module.__init__(fid)
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), np.uint8)
+    fid.net = torch.nn.Identity()
+    seen = fid(torch.from_numpy(images)).permute(0, 2, 3, 1).numpy()
+    for ours, image in zip(seen, images, strict=True):
+        np.testing.assert_allclose(ours, (by_matrices(image, 299) - 128) / 128, atol=2e-5)
+    if shape == (299, 299):
+        assert (seen == (images.astype(np.float32) - 128) / 128).all()
+
+
+def test_tensorflows_grid_has_no_half_pixel():
+    from mapsto.models.extractors import resize_as_tensorflow_1
+
+    row = torch.tensor([0.0, 10.0, 40.0]).expand(1, 1, 3, 3)
+    assert resize_as_tensorflow_1(row, 2)[0, 0, 0].tolist() == [0.0, 25.0]
+    assert resize_as_tensorflow_1(row, 6)[0, 0, 0].tolist() == [0.0, 5.0, 10.0, 25.0, 40.0, 40.0]

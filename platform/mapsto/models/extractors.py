@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 WIDTHS = (32, 64, 64)
+SIDE = 299
+"""Of Inception v3's input, pixels."""
 
 
 class RandomConv(nn.Module):
@@ -42,7 +44,8 @@ class Inception(nn.Module):
 
     `weights`: a state dict by torchvision's names, of FID's TensorFlow network (pt_inception-2015-12-05, 1008 classes) or
     torchvision's own (1000 classes: near FID, not it). FID's network averages without the padding, and its last block takes
-    the maximum. Images are resized to 299 pixels bilinearly and mapped to -1..1. Raises ValueError for other weights.
+    the maximum. Images are resized to 299 pixels as TensorFlow 1 did, and mapped to (x - 128) / 128, as in FID's own graph and
+    torch-fidelity. Raises ValueError for other weights.
     """
 
     def __init__(self, weights: dict[str, torch.Tensor]) -> None:
@@ -72,8 +75,26 @@ class Inception(nn.Module):
         self.net = net
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        x = image.permute(0, 3, 1, 2).float() / 255
-        return self.net(F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) * 2 - 1)
+        x = resize_as_tensorflow_1(image.permute(0, 3, 1, 2).float(), SIDE)
+        return self.net((x - 128) / 128)
+
+
+def resize_as_tensorflow_1(x: torch.Tensor, side: int) -> torch.Tensor:
+    """N×C×H×W float → N×C×side×side, bilinearly as tf.image.resize_bilinear(align_corners=False) of TensorFlow 1 did
+    (tensorflow/core/kernels/resize_bilinear_op.cc with the legacy scaler): output pixel i takes from i · (input / output), without
+    half a pixel's shift, and nothing is averaged where the image shrinks."""
+
+    def places(length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        at = torch.arange(side, device=x.device, dtype=torch.float32) * torch.tensor(length / side, device=x.device)
+        low = at.long()
+        return low, (low + 1).clamp(max=length - 1), (at - low).to(x.dtype)
+
+    top, bottom, down = places(x.shape[2])
+    left, right, along = places(x.shape[3])
+    upper, lower = (
+        row[..., left] + (row[..., right] - row[..., left]) * along for row in (x[:, :, top], x[:, :, bottom])
+    )
+    return upper + (lower - upper) * down[:, None]
 
 
 def _with_pool(block: Any, pool: Any, x: torch.Tensor) -> torch.Tensor:
