@@ -17,6 +17,8 @@ from .anchors import RATIOS, SSD_RATIOS, SSD_STRIDES, Grid, retinanet, ssd
 from .pyramid import Maps, Pyramid
 from .yolo_loss import Targets
 
+PAIRS = 2**24
+"""Most overlaps of boxes and anchors that are held at once; a float32 each, and a few more on the way."""
 Losses = tuple[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]]
 
 
@@ -90,10 +92,33 @@ def _anchors(model: nn.Module, grid: Grid) -> None:
 
 def _matched(model: nn.Module, matcher: Matcher, target: Targets) -> torch.Tensor:
     """Each anchor's object; -1: none, -2: too near to one to be none."""
-    anchors = model.get_buffer("anchors")
-    if not len(target["boxes"]):
+    return match(matcher, target["boxes"], model.get_buffer("anchors"))
+
+
+def match(matcher: Matcher, boxes: torch.Tensor, anchors: torch.Tensor, most: int = PAIRS) -> torch.Tensor:
+    """What torchvision's Matcher (SSDMatcher) says of box_iou(boxes, anchors), M×4 and A×4: A int64, each anchor's box, -1 or -2.
+    The overlaps are seen a part of the anchors at a time, at most about `most` of them at once: 5,000 boxes in an image of 640
+    pixels have 400 million. No boxes: all -1."""
+    if not len(boxes):
         return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
-    return matcher(box_iou(target["boxes"], anchors))
+    parts = anchors.split(max(1, most // len(boxes)))
+    best = [box_iou(boxes, part).max(dim=0) for part in parts]
+    overlap, found = torch.cat([each.values for each in best]), torch.cat([each.indices for each in best])
+    out = found.clone()
+    out[overlap < matcher.low_threshold] = Matcher.BELOW_LOW_THRESHOLD
+    out[(overlap >= matcher.low_threshold) & (overlap < matcher.high_threshold)] = Matcher.BETWEEN_THRESHOLDS
+    if isinstance(matcher, SSDMatcher):  # each box has its first best anchor; of boxes that share one, the last
+        highest, place, start = boxes.new_full((len(boxes),), -1.0), torch.zeros_like(found[:1]).repeat(len(boxes)), 0
+        for part in parts:
+            value, at = box_iou(boxes, part).max(dim=1)
+            place = torch.where(value > highest, at + start, place)
+            highest, start = torch.maximum(value, highest), start + len(part)
+        out[place] = torch.arange(len(boxes), device=out.device)
+    elif matcher.allow_low_quality_matches:  # all anchors that tie for a box's best
+        highest = torch.stack([box_iou(boxes, part).amax(dim=1) for part in parts]).amax(0)
+        ties = torch.cat([(box_iou(boxes, part) == highest[:, None]).any(0) for part in parts])
+        out[ties] = found[ties]
+    return out
 
 
 def _named(out: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
