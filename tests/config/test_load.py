@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +262,10 @@ def test_no_text_breaks_the_parser(text: str) -> None:
     parse(text, "x")
     with pytest.raises(UserError):
         load(text + "\n")
+
+
+def test_timms_optimizers_are_known_to_a_fresh_process():
+    """In this one, others have imported timm.optim long ago."""
+    code = "from mapsto.config.optimizing import OptimizerConfig; print(OptimizerConfig(kind='lamb').kind)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "lamb", done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,10 @@ def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         model = task.build({"task.distill.teacher": artifact})
         with pytest.raises(UserError, match=message):
             task.phases(model)
+
+
+def test_rows_without_a_label_are_refused_before_training():
+    info = replace(INFO, rows={"train": 8, "val": 4}, counts={"train": {"a": 4, "b": 3}, "val": {"a": 2, "b": 2}})
+    with pytest.raises(UserError, match="1 of 8 rows of train have no label; label them"):
+        Classify(ClassifyConfig(kind="classify"), {"train": info}).check()
+    Classify(ClassifyConfig(kind="classify"), {"train": replace(info, counts={})}).check()

@@ -173,7 +173,7 @@ def test_a_split_that_cannot_be_measured_is_refused_before_training(split, count
         make(info).check()
     make(info, **TRIPLET).check()  # of identities nothing is known before
     make(replace(info, rows={"train": 24, split: 0})).check()
-    make(replace(info, counts={"train": whole["train"], split: {"a": 2, "b": 1}})).check()
+    make(replace(info, counts={"train": whole["train"], split: {"a": 3, "b": 2}})).check()
 
 
 def test_triplets_say_what_they_need_and_how_rows_come_together():

@@ -74,3 +74,10 @@ class DatasetInfo:
     """Split → mask id, as text → pixels; empty where there are no masks, or nobody counted."""
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Split → of its column `value`: `rows` that have one, `mean`, `std`, `min`, `max`, as ingested; empty without it."""
+
+    def unlabelled(self) -> dict[str, int]:
+        """Split → rows without a label, where there are any and the labels were counted."""
+        counted = {
+            split: self.rows[split] - sum(found.values()) for split, found in self.counts.items() if split in self.rows
+        }
+        return {split: missing for split, missing in counted.items() if missing > 0}

@@ -85,7 +85,7 @@ def _fold(
 
 
 def _held_out(artifact: Artifact, dataset: Dataset, facts: Facts, relabelled: np.ndarray, held: np.ndarray) -> Dataset:
-    """The training rows as a data set of their own: the held ones are its `test`, no others are in it but `val`."""
+    """The training rows that have a label as a data set of their own: the held ones are its `test`."""
     if artifact.complete():
         return Dataset.open(artifact)
     artifact.begin({}, {}, {})
@@ -94,7 +94,9 @@ def _held_out(artifact: Artifact, dataset: Dataset, facts: Facts, relabelled: np
     for number, index in train:
         mine, new = np.flatnonzero((facts.file == number) & held), np.flatnonzero((facts.file == number) & relabelled)
         labels = dict(zip(facts.place[new].tolist(), facts.label[new].tolist(), strict=True))
-        edits.append(Edit(number, index, {}, labels, dict.fromkeys(facts.place[mine].tolist(), "test"), frozenset()))
+        bare = np.flatnonzero((facts.file == number) & (facts.label < 0))
+        out = dict.fromkeys(facts.place[bare].tolist(), "no label")
+        edits.append(Edit(number, index, out, labels, dict.fromkeys(facts.place[mine].tolist(), "test"), frozenset()))
     rewrite = Rewrite(artifact, tuple(columns_of(dataset)), tuple(edits), measured=False)
     for _ in each(rewrite.run, range(len(edits))):
         pass
@@ -103,6 +105,6 @@ def _held_out(artifact: Artifact, dataset: Dataset, facts: Facts, relabelled: np
         for split, entry in artifact.storage.read_json(rewrite.result_path(k))["files"].items():
             files[split].append(entry)
     splits = {name: {"rows": sum(f["rows"] for f in entries), "files": entries} for name, entries in files.items()}
-    artifact.write_json(dataset.manifest | {"splits": splits}, MANIFEST)
+    artifact.write_json(dataset.manifest | {"splits": splits, "counts": {}}, MANIFEST)
     artifact.finish(section={}, parents={}, metrics={}, digest="0")
     return Dataset.open(artifact)

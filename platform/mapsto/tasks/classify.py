@@ -62,6 +62,7 @@ class Classify(whole.WholeImage):
             )
         if len(info.classes) < 2:
             raise UserError(f"{info.uri}: one class only ('{info.classes[0]}'); classify needs two or more")
+        whole.labelled(info)
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         self._parents = parents

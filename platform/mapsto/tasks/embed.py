@@ -21,6 +21,7 @@ from ..core.section import Section
 from ..core.storage import Storage
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
 from ..data.transforms import ColorJitter, Compose, IdentityKey, Keep, Prepare, RandomFlip, RandomResizedCrop, Step
+from .whole import labelled
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +110,8 @@ class Embed(Task):
             )
         for split in ("val", "test"):
             self._measurable(split)
+        if column == "label":
+            labelled(info)
         self._pairs  # noqa: B018  # a list that cannot be read stops here
 
     def _measurable(self, split: Split) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field as Setting
 
 from ..core.artifact import Artifact
+from ..core.errors import UserError
 from ..core.preprocess import Preprocess
 from ..core.sample import DatasetInfo, Split
 from ..core.task import ExportSpec, Stream, Task, TaskConfig
@@ -63,6 +64,15 @@ class WholeConfig(TaskConfig):
     augment: Augment = Augment()
     role: str = "train"
     """Which of the recipe's data sets."""
+
+
+def labelled(info: DatasetInfo) -> None:
+    """UserError where a row has no label."""
+    for split, missing in info.unlabelled().items():
+        raise UserError(
+            f"{info.uri}: {missing} of {info.rows[split]} rows of {split} have no label; label them (mapsto data review), or leave them out: "
+            "clean: {rules: {missing_label: {policy: quarantine}}}"
+        )
 
 
 class WholeImage(Task):
