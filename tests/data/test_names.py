@@ -112,7 +112,7 @@ def test_a_text_too_large_to_hold_keeps_its_sample_out(tmp_path, monkeypatch):
     ("header", "says"),
     [
         ("image,lable", "column 'lable' is unknown, did you mean 'label'?"),
-        ("image,labels,split", "did you mean 'label'?"),
+        ("image,split,lables", "did you mean 'labels'?"),
     ],
 )
 def test_a_misspelt_column_is_told(tmp_path, header, says):
@@ -121,7 +121,7 @@ def test_a_misspelt_column_is_told(tmp_path, header, says):
 
 
 def test_a_column_beside_the_known_one_is_the_users_own(tmp_path):
-    (reference,) = found("manifest", put(tmp_path / "m.csv", "image,label,labels,size\na.png,cat,7,12\n"))
+    (reference,) = found("manifest", put(tmp_path / "m.csv", "image,label,lable,size\na.png,cat,7,12\n"))
     assert reference.label == "cat"
 
 

@@ -13,11 +13,14 @@ from mapsto.core.sample import DatasetInfo, Geometry
 from mapsto.core.task import Context, rows, stack
 
 INFO = DatasetInfo(
-    "s3://b/data", "f:1", ("cat", "dog", "fox"), {"train": 9}, ("image", "label", "mask", "boxes", "box_labels")
-)
+    "s3://b/data", "f:1", ("cat", "dog", "fox"), {"train": 9}, ("image", "label", "mask", "boxes", "box_labels", "value"),
+    values={"train": {"rows": 9, "mean": 1.0, "std": 0.5}},
+)  # fmt: skip
 CONTEXT = Context(0, 0, 10, torch.Generator().manual_seed(0), 0, 1, lambda tensor: tensor)
 CONFIGS = {
     "classify": {"kind": "classify", "image_size": 32, "model": {"name": "resnet10t"}},
+    "multilabel": {"kind": "multilabel", "image_size": 32, "model": {"name": "resnet10t"}},
+    "regress": {"kind": "regress", "image_size": 32, "model": {"name": "resnet10t"}},
     "segment": {"kind": "segment", "classes": ["sky", "cat", "dog"], "image_size": 32, "model": {"widths": [4, 8]}},
     "gan": {"kind": "gan", "image_size": 16, "latent": 16, "width": 4},
     "vae": {"kind": "vae", "image_size": 16, "latent": 16, "width": 4},
@@ -59,7 +62,7 @@ def _part(task, stream, size, rng):
     for i in range(size):
         sample = {"image": encode(rng.integers(0, 256, (40, 50, 3), np.uint8)), "label": i % 3, "row_id": i}
         sample["mask"] = encode(rng.integers(0, 3, (40, 50), np.uint8), "png")
-        sample |= {"boxes": [[5.0, 5.0, 30.0, 30.0]] * i, "box_labels": [i % 3] * i}
+        sample |= {"boxes": [[5.0, 5.0, 30.0, 30.0]] * i, "box_labels": [i % 3] * i, "value": i / 2}
         samples.append(
             stream.transform([{k: sample[k] for k in (*stream.columns, "row_id")}], np.random.default_rng(i))
         )
