@@ -7,6 +7,7 @@ the cluster's folder is still there then, ends what is left of the cluster and r
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 import psutil
 
 GRACE_S = 5.0
+LOOK_S = 10.0
+"""How often the guard notes which processes are the cluster's."""
 
 
 def belonging(folder: str) -> list[psutil.Process]:
@@ -59,10 +62,16 @@ def guard(folder: str) -> subprocess.Popen[bytes]:
 
 
 def main(folder: str) -> None:
-    sys.stdin.buffer.read()
+    # Ray's agents write their title over command and environment: they are known as the raylet's children alone, and it may be
+    # gone first.
+    known: dict[int, psutil.Process] = {}
+    while not select.select([sys.stdin], [], [], LOOK_S)[0]:
+        known = {pid: each for pid, each in known.items() if each.is_running()}
+        known |= {each.pid: each for each in belonging(folder)}
     if not os.path.exists(folder):
         return
-    end(belonging(folder))
+    known |= {each.pid: each for each in belonging(folder)}
+    end([each for each in known.values() if each.is_running()])
     shutil.rmtree(folder, ignore_errors=True)
 
 
