@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mapsto.config.curation import CleanConfig
+from mapsto.config.schema import DataConfig
 from mapsto.core.codecs import encode
+from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
+from mapsto.stages import clean, clean_facts
+from mapsto.stages.clean import Clean
 from mapsto.stages.export import export
+from mapsto.stages.purge import purge
+from mapsto.stages.purge_plan import Asked
 
+from .test_clean import made
 from .test_ingest import here, run  # noqa: F401  the fixture
 
 LABELS: list[Any] = [["cat", "dog"], ["dog"], [], ["bird", "dog", "bird"], None, ["cat"], ["dog", "cat"], ["bird"]]
@@ -82,3 +91,38 @@ def test_a_row_that_does_not_fit_is_set_apart(here: Any, tmp_path: Path, more: A
         for text in file.read_text().splitlines()
     ]
     assert says in line["reason"]
+
+
+def told_values(dataset: Dataset) -> dict[str, Any]:
+    """By numpy, from the rows that are there."""
+    found = {}
+    for split in dataset.manifest["splits"]:
+        values = np.array([row["value"] for row in dataset.read(split, ["value"])])
+        found[split] = pytest.approx(
+            {"rows": len(values), "mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
+        )
+    return found
+
+
+def test_what_a_manifest_says_of_values_is_of_the_rows_that_are_there(
+    here: Any,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A copy goes by cleaning, a row is erased: the largest value, which one of them had, is told no more."""
+    for module in (clean, clean_facts):
+        monkeypatch.setattr(module, "each", lambda work, numbers: (work(number) or number for number in numbers))
+    first = run(manifest(tmp_path, {"value": 1e9}), tmp_path / "data", splits={})[0]
+    assert first.manifest["values"]["train"]["max"] == 1e9
+    recipe: Any = SimpleNamespace(
+        name="trial", data={"train": DataConfig(source="x")}, clean=CleanConfig(), task=SimpleNamespace(kind="regress")
+    )
+    cleaned = made(tmp_path / "clean" / "0", Clean(), recipe, {"data": first.artifact})[0]
+    assert cleaned.manifest["rows_quarantined"] == 1
+    assert cleaned.manifest["values"] == told_values(cleaned)
+
+    (row,) = [row["row_id"] for row in first.read("train", ["value"]) if row["value"] == 1e3]
+    list(purge(first.artifact.uri, Asked(rows=(row,)), Storage(), yes=True))
+    erased = Dataset.open(first.artifact)
+    assert erased.manifest["rows_kept"] == 8 and 1e3 not in [each["max"] for each in erased.manifest["values"].values()]
+    assert erased.manifest["values"] == told_values(erased)

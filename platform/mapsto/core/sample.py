@@ -73,7 +73,7 @@ class DatasetInfo:
     mask_pixels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Split → mask id, as text → pixels; empty where there are no masks, or nobody counted."""
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Split → of its column `value`: `rows` that have one, `mean`, `std`, `min`, `max`, as ingested; empty without it."""
+    """Split → of its column `value`: `rows` that have one, `mean`, `std`, `min`, `max`; empty without it."""
 
     def unlabelled(self) -> dict[str, int]:
         """Split → rows without a label, where there are any and the labels were counted."""

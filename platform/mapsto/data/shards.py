@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from .pack import Packing, packed
 from .reading import fetch
 from .rows import with_index
 from .sources.item import Reference
+from .values import sums
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,7 +100,7 @@ class ShardJob:
             "quarantined": len(refused),
             "files": kept.files,
             **kept.counts,
-            "values": _sums(values),
+            "values": sums(values),
             "reasons": Counter(kind(entry["reason"]) for entry in refused),
             "refused": refused[:20],
             "dropped": dropped,
@@ -245,14 +245,6 @@ def moments(image: np.ndarray) -> np.ndarray:
     channels = [cv2.meanStdDev(channel) for channel in cv2.split(image)]  # half the time of all three at once
     mean, std = np.array(channels).reshape(3, 2).T / 255
     return np.stack([mean, std**2 + mean**2])
-
-
-def _sums(values: list[float]) -> list[float]:
-    """Of a column `value`: how many, their mean, their sum of squared differences from it, the least and the largest."""
-    if not values:
-        return []
-    mean = statistics.fmean(values)
-    return [len(values), mean, sum((value - mean) ** 2 for value in values), min(values), max(values)]
 
 
 def _square(image: np.ndarray) -> np.ndarray:

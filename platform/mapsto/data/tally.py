@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from ..core.picture import banner, wall
 from ..core.sample import SPLITS
 from .chunks import Listed
 from .shards import Summary, shard_schema
+from .values import joined
 
 SHEET_PICTURES = 64
 SHOWN = 50
@@ -110,20 +110,7 @@ class Tally:
         return dict(sorted(self.counter("mask_pixels", split).items(), key=lambda pair: int(pair[0])))
 
     def _values(self, split: str) -> dict[str, float]:
-        """Of a split's column `value`: how many rows have one, mean, standard deviation, least and largest; joined shard by shard
-        (Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979)."""
-        count, mean, squares, least, largest = 0.0, 0.0, 0.0, math.inf, -math.inf
-        for summary in self.ordered():
-            if summary["split"] != split or not summary.get("values"):
-                continue
-            n, m, s, low, high = summary["values"]
-            total, apart = count + n, m - mean
-            squares += s + apart**2 * count * n / total
-            mean += apart * n / total
-            count, least, largest = total, min(least, low), max(largest, high)
-        if not count:
-            return {}
-        return {"rows": count, "mean": mean, "std": math.sqrt(squares / count), "min": least, "max": largest}
+        return joined(summary["values"] for summary in self.ordered() if summary["split"] == split)
 
     def sheet(self) -> np.ndarray:
         """Up to 64 images with their labels, from all over the data set."""

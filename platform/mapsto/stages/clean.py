@@ -38,6 +38,7 @@ from ..data.dataset import MANIFEST, Dataset, content_digest
 from ..data.execution import each
 from ..data.rewrite import Correction, Edit, Rewrite
 from ..data.tally import longest_side
+from ..data.values import of_dataset
 from .clean_corrections import Corrected, corrected, named
 from .clean_facts import columns_of, gather, shards
 from .clean_folds import predictions
@@ -173,7 +174,10 @@ class Clean:
                 raise UserError(
                     f"{before.artifact.uri}: cleaning would leave the {split} split without images; set a rule's policy to `report`"
                 )
-        return _manifest(before, facts, verdict, files, results, chosen), results
+        manifest = _manifest(before, facts, verdict, files, results, chosen)
+        if "values" in manifest:
+            manifest["values"] = of_dataset(Dataset(job.artifact, manifest, ""))
+        return manifest, results
 
 
 def settings(config: CleanConfig) -> dict[str, Setting]:

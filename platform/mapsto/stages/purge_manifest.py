@@ -14,13 +14,14 @@ from ..core.storage import Storage
 from ..data.dataset import content_digest
 from ..data.shards import kind, moments
 from ..data.tally import longest_side
+from ..data.values import joined, sums
 from .purge_plan import Plan, lines, quarantines, small
 from .tree import Node
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COUNTED = ("row_id", "content_sha256", "label", "width", "height", "format", "box_labels")
+COUNTED = ("row_id", "content_sha256", "label", "width", "height", "format", "box_labels", "value")
 Entry = dict[str, Any]
 
 
@@ -76,6 +77,7 @@ def _counts(version: Node, plan: Plan) -> dict[str, Any]:
     labels: dict[str, Counter[int]] = {}
     objects: dict[str, Counter[int]] = {}
     formats: Counter[str] = Counter()
+    values: dict[str, list[list[float]]] = {}
     sides = [np.empty(0, np.int64)]
     for split, uri, _ in version.files():
         table = small(version.artifact.storage, uri, COUNTED)
@@ -84,6 +86,8 @@ def _counts(version: Node, plan: Plan) -> dict[str, Any]:
             labels.setdefault(split, Counter()).update(table["label"].to_pylist())
             formats.update(table["format"].to_pylist())
             sides.append(np.maximum(table["width"].to_numpy(), table["height"].to_numpy()))
+            if "value" in table.schema.names:
+                values.setdefault(split, []).append(sums(table["value"].drop_null().to_pylist()))
             if old.get("objects"):
                 found = table["box_labels"].to_pylist() if "box_labels" in table.schema.names else []
                 objects.setdefault(split, Counter()).update(k for each in found for k in each or ())
@@ -94,6 +98,7 @@ def _counts(version: Node, plan: Plan) -> dict[str, Any]:
     return {
         "counts": named(labels), "objects": named(objects) if old.get("objects") else old.get("objects", {}),
         "formats": dict(formats.most_common()), "longest_side": longest_side(np.concatenate(sides)),
+        **({"values": {split: joined(parts) for split, parts in values.items()}} if "values" in old else {}),
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from ..core.metrics.multilabel import UNKNOWN, MultiLabelMetrics, sigmoid
 from ..core.picture import banner
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample
 from ..core.section import Section
-from ..core.task import Context, Field, Phase, Signature
+from ..core.task import Context, Field, Signature
 from ..data.transforms import Step
 from .whole import WholeConfig, WholeImage
 
@@ -72,9 +72,6 @@ class MultiLabel(WholeImage):
 
     def targets(self) -> tuple[Step, ...]:
         return (MultiHot(self.column, len(self.info.classes)),)
-
-    def phases(self, model: nn.Module) -> tuple[Phase, ...]:
-        return (Phase("train", self._loss),)
 
     def _loss(
         self, model: nn.Module, batch: Batch, context: Context

@@ -13,7 +13,7 @@ from ..core.errors import UserError
 from ..core.metrics.regression import RegressionMetrics
 from ..core.picture import banner
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample
-from ..core.task import Context, ExportSpec, Field, Phase, Signature
+from ..core.task import Context, ExportSpec, Field, Signature
 from .whole import WholeConfig, WholeImage
 
 if TYPE_CHECKING:
@@ -58,9 +58,6 @@ class Regress(WholeImage):
 
         values = self.info.values["train"]
         return Scaled(super().build(parents), values["mean"], values["std"])
-
-    def phases(self, model: nn.Module) -> tuple[Phase, ...]:
-        return (Phase("train", self._loss),)
 
     def _loss(
         self, model: nn.Module, batch: Batch, context: Context

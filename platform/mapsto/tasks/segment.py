@@ -15,7 +15,7 @@ from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.metrics.segmentation import VOID, SegmentationMetrics, finite
 from ..core.picture import overlay
-from ..core.preprocess import Preprocess, sample_nearest
+from ..core.preprocess import Preprocess
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
 from ..core.windows import Window, Windows
@@ -241,23 +241,17 @@ class Segment(Task):
 
 
 def _to_original(logits: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """C×S×S logits → the original's class ids, H×W uint8: of the stretched input the logits are enlarged, bilinearly, before the
-    largest is taken, so that outlines are no staircases; otherwise the input's ids are read at the original's pixel centres."""
+    """C×S×S logits of a stretched input → the original's class ids, H×W uint8: the logits are enlarged, bilinearly, before the largest
+    is taken, so that outlines are no staircases."""
     import cv2
 
-    height, width = logits.shape[1:]
-    if np.allclose(geometry.matrix, np.diag([geometry.width / width, geometry.height / height, 1.0])):
-        ids = np.zeros((geometry.height, geometry.width), np.uint8)
-        best = np.full(ids.shape, -np.inf, np.float32)
-        for k, each in enumerate(logits.astype(np.float32)):
-            seen = cv2.resize(each, (geometry.width, geometry.height), interpolation=cv2.INTER_LINEAR)
-            ids[seen > best] = k
-            np.maximum(best, seen, out=best)
-        return ids
-    mask, inverse = logits.argmax(0).astype(np.uint8), np.linalg.inv(geometry.matrix)
-    side = max(geometry.height, geometry.width)
-    full = sample_nearest(mask, Geometry(inverse, *mask.shape), side, 0)
-    return full[: geometry.height, : geometry.width]
+    ids = np.zeros((geometry.height, geometry.width), np.uint8)
+    best = np.full(ids.shape, -np.inf, np.float32)
+    for k, each in enumerate(logits.astype(np.float32)):
+        seen = cv2.resize(each, (geometry.width, geometry.height), interpolation=cv2.INTER_LINEAR)
+        ids[seen > best] = k
+        np.maximum(best, seen, out=best)
+    return ids
 
 
 BAND = 512

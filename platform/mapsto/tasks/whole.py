@@ -11,8 +11,8 @@ from pydantic import Field as Setting
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.preprocess import Preprocess
-from ..core.sample import DatasetInfo, Split
-from ..core.task import ExportSpec, Stream, Task, TaskConfig
+from ..core.sample import Batch, DatasetInfo, Split
+from ..core.task import Context, ExportSpec, Phase, Stream, Task, TaskConfig
 from ..data.transforms import (
     AutoAugment,
     ColorJitter,
@@ -31,6 +31,7 @@ from .augment import Changes
 from .classify_model import Model, network
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -96,6 +97,14 @@ class WholeImage(Task):
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         return network(self.config.model, self.info, self.outputs, self.config.image_size, fetch=bool(parents))
+
+    def phases(self, model: nn.Module) -> tuple[Phase, ...]:
+        return (Phase("train", self._loss),)
+
+    def _loss(
+        self, model: nn.Module, batch: Batch, context: Context
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        raise NotImplementedError
 
     def targets(self) -> tuple[Step, ...]:
         """What makes the learnt value of a row, under the name that `keeps` gives it."""
