@@ -56,6 +56,14 @@ def recipe(tmp_path: Path) -> Path:
     return file
 
 
+def _cmdline(process: psutil.Process) -> list[str]:
+    """Ray starts short-lived processes all the time: one that has ended since it was listed has no words."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 class Command:
     """`mapsto VERB RECIPE`, with a private cluster; what it says is in `text()`."""
 
@@ -87,7 +95,7 @@ class Command:
     def send(self, kind: signal.Signals) -> int:
         """The exit code; no process and no folder of the command's cluster is left."""
         started = self.process.children(recursive=True)
-        words = [word for each in started for word in each.cmdline()]
+        words = [word for each in started for word in _cmdline(each)]
         (folder,) = {found.group() for word in words if (found := re.match(r"/tmp/mapsto-\w+", word))}
         assert len(started) > 3
         if kind == signal.SIGINT:
@@ -96,7 +104,7 @@ class Command:
             self.process.send_signal(kind)
         code = self.process.wait(timeout=90)
         _, alive = psutil.wait_procs(started, timeout=30)
-        assert not alive, [each.cmdline() for each in alive]
+        assert not alive, [_cmdline(each) for each in alive]
         assert not belonging(folder) and not Path(folder).exists()
         return code
 
