@@ -6,15 +6,21 @@ import ray
 
 from mapsto.config.schema import TrainConfig
 from mapsto.core.errors import UserError
+from mapsto.core.preprocess import Preprocess
 from mapsto.core.task import Stream, Task, TaskConfig
+from mapsto.data.blocks import Deal, opened
 from mapsto.data.feed import Feed
-from mapsto.data.loader import evaluation_rows, opened, worker_batches
+from mapsto.data.loader import evaluation_rows, worker_batches
 from mapsto.data.plan import Run
 from mapsto.data.transforms import Compose, Decode, Keep, RandomFlip
 
 
-def plain_task(dataset):
+def plain_task(dataset, size=None):
     class Plain(Task):  # local, so that it travels to the workers by value
+        @property
+        def preprocess(self):  # from its size the loader knows what a microbatch takes
+            return None if size is None else Preprocess(size)
+
         def streams(self, split):
             return {
                 "main": Stream(
@@ -95,16 +101,34 @@ def test_workers_get_their_own_microbatches_in_order_and_a_resumed_run_the_rest(
         assert rest == got[start // 2 :]
 
 
-def test_evaluation_rows_hold_every_row_once_in_order(cluster, dataset):
+def test_several_microbatches_of_a_worker_travel_together(cluster, dataset):
+    feed = Feed.of(plain_task(dataset, 8), {"train": dataset})
+    run = Run.of(feed.streams["train"], feed.streams["val"], TrainConfig(epochs=10, batch_size=8), 2)
+    feed = feed.follow(run)
+    start = run.start_of(4, 3)
+    assert Deal.of(0, len(run), 2, 1).together == Deal.of(0, len(run), 2, 4 * 8 * 8 * 3).together == 16
+    for rank, (got, rest) in enumerate(gather(feed, 2, [0, start])):
+        expected = [(run.item(g), feed.batch(g)) for g in range(rank, len(run), 2)]
+        assert got == [(i, b["row_id"].tolist(), int(b["image"].sum()), True) for i, b in expected]
+        assert rest == got[start // 2 :]
+
+
+@pytest.mark.parametrize(("batch_size", "size", "blocks"), [(16, None, 4), (1, 8, 19)])
+def test_evaluation_rows_hold_every_row_once_in_order(cluster, dataset, batch_size, size, blocks):
     class Actor:
         def __call__(self, row):
-            g, batch = opened(row)
-            valid = batch["valid"]
-            return {"g": [g], "rows": [len(valid)], "ids": [",".join(map(str, batch["row_id"][valid]))]}
+            found = list(opened(row))
+            ids = [b["row_id"][b["valid"]] for _, b in found]
+            return {
+                "g": [[g for g, _ in found]],
+                "rows": [[len(b["valid"]) for _, b in found]],
+                "ids": [",".join(map(str, np.concatenate(ids)))],
+            }
 
-    rows = evaluation_rows(Feed.evaluating(plain_task(dataset), {"train": dataset}, "test"), "test", 16)
+    rows = evaluation_rows(Feed.evaluating(plain_task(dataset, size), {"train": dataset}, "test"), "test", batch_size)
     got = rows.map_batches(Actor, batch_size=1, batch_format="pyarrow", concurrency=1, num_cpus=0.5).take_all()
-    assert [row["g"] for row in got] == [0, 1, 2, 3] and {row["rows"] for row in got} == {16}
+    assert len(got) == blocks and {n for row in got for n in row["rows"]} == {batch_size}
+    assert [g for row in got for g in row["g"]] == list(range(-(-53 // batch_size)))
     assert [int(i) for row in got for i in row["ids"].split(",")] == list(range(221, 274))
 
 

@@ -67,10 +67,10 @@ def data_context(cpus: float = 0.0, gpus: float = 0.0) -> DataContext:
 
 @dataclass(frozen=True)
 class _Call:
-    work: Callable[[int], Iterator[dict[str, Any]]]
+    work: Callable[[int], Iterator[Any]]
     most: int
 
-    def __call__(self, _: Any) -> Iterator[dict[str, Any]]:
+    def __call__(self, _: Any) -> Iterator[Any]:
         k, before = number(), tries()
         what = self.work.named(k) if isinstance(self.work, Named) else f"task {k + 1}"
         if before >= self.most:
@@ -99,11 +99,11 @@ def tries() -> int:
 
 
 def calls(
-    work: Callable[[int], Iterator[dict[str, Any]]], count: int, *, cpus: float = 0.0, gpus: float = 0.0
+    work: Callable[[int], Iterator[Any]], count: int, *, cpus: float = 0.0, gpus: float = 0.0
 ) -> ray.data.Dataset:
     """What `work(k)` yields for k = 0 … count-1 (count > 0): each in a Ray task of one CPU, its rows in order.
 
-    `work` is picklable and yields batches of one row, each a block of its own. `cpus`, `gpus`: as in `data_context`.
+    `work` is picklable and yields batches of one row (arrays by name, or a pyarrow table), each a block of its own. `cpus`, `gpus`: as in `data_context`.
     """
     import ray.data
     from ray.data import DataContext

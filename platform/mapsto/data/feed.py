@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,6 @@ OPEN_GROUPS = 256
 """Row groups that a process keeps mapped."""
 HELD_BYTES = 2**28
 """Memory for those that the node's disk has no room for, in each process: one of them stays, whatever its size."""
-NUMBER = "microbatch"
-"""Column of the microbatch's number in the rows that cross Ray Data."""
 
 Streams = Mapping[str, tuple[Stream, SplitIndex]]
 
@@ -96,11 +94,6 @@ class Feed:
             return first
         named = {f"{name}.{column}": value for name, part in parts.items() for column, value in part.items()}
         return named | {"row_id": first["row_id"], "valid": first["valid"]}
-
-    def rows(self, numbers: Iterable[int]) -> Iterator[dict[str, np.ndarray]]:
-        """Ray Data's end: microbatch numbers → one row of whole arrays for each."""
-        for g in numbers:
-            yield {NUMBER: np.array([g], np.int64)} | {k: _whole(k, v)[None] for k, v in self.batch(g).items()}
 
     def _collated(self, name: str, stream: Stream, index: SplitIndex, draws: Draws, how: Kept | None) -> Batch:
         assert self.plan is not None
@@ -218,12 +211,3 @@ def _row(index: SplitIndex, row: int, columns: tuple[str, ...], how: Kept | None
         return {name: values[offset].as_py() for name, values in group.items()}
     sample = {name: values[offset].as_py() for name, values in group.items() if name != "image"}
     return sample | {"image": image(group, offset)}
-
-
-def _whole(name: str, value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype == object:
-        raise TypeError(
-            f"collate() gave '{name}' as Python objects; a batch holds arrays (ragged: a buffer and offsets)"
-        )
-    return array

@@ -1,8 +1,8 @@
-"""Ray Data from a plan to training workers and evaluating actors: one row is one microbatch, in the plan's order.
+"""Ray Data from a plan to training workers and evaluating actors: microbatches in the plan's order.
 
 One execution spans all epochs that are left, and their evaluations, so that no epoch begins with a stall. Each task
-makes a few consecutive microbatches, each a block of its own: with `preserve_order` and `equal=False` Ray's splitter
-then hands blocks out in turn, and every worker checks that it gets its own.
+makes a few consecutive blocks, each a row with one or several microbatches of one worker: with `preserve_order` and
+`equal=False` Ray's splitter hands them out in turn, and every worker checks that it gets its own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 
 from ..core.item import Item
 from ..core.sample import Batch, Split
+from .blocks import Deal, closed, opened
 from .execution import calls, clear_errors
-from .feed import NUMBER, Feed
+from .feed import Feed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +64,7 @@ def worker_batches(
         return iter(())
     mine: Any = None
     if rank == 0:
-        mine = _rows(feed, start, count, world * worker_cpus, world * worker_gpus).streaming_split(world, equal=False)
+        mine = _rows(feed, start, world, world * worker_cpus, world * worker_gpus).streaming_split(world, equal=False)
         _wake(feed, count)
     # Broadcasts are meant for a few bytes: a reference crosses, and rank 0 keeps what it refers to.
     held = ray.put(mine) if rank == 0 else None
@@ -79,13 +80,13 @@ def _in_order(
     expected = start + rank
     with clear_errors():
         for row in rows:
-            g, batch = opened(row)
-            if g != expected:
-                raise RuntimeError(
-                    f"rank {rank} of {world} got microbatch {g} for {expected}: Ray Data lost the plan's order"
-                )
-            expected += world
-            yield plan.item(g), batch
+            for g, batch in opened(row):
+                if g != expected:
+                    raise RuntimeError(
+                        f"rank {rank} of {world} got microbatch {g} for {expected}: Ray Data lost the plan's order"
+                    )
+                expected += world
+                yield plan.item(g), batch
         if expected < len(plan):
             raise RuntimeError(f"rank {rank} of {world}: the data ended before microbatch {expected} of {len(plan)}")
 
@@ -126,54 +127,48 @@ def _woken(_: Feed) -> None:
     """The feed is there, and with it all that its tasks import."""
 
 
-def evaluation_rows(feed: Feed, split: Split, batch_size: int) -> ray.data.Dataset:
-    """A split in order as rows of one microbatch each: `rows.map_batches(Actor, batch_size=1, batch_format="pyarrow")`,
-    with `opened(row)` in the actor. All hold `batch_size` rows, the last one padded (`valid`)."""
+def evaluation_rows(feed: Feed, split: Split, batch_size: int, workers: int = 1) -> ray.data.Dataset:
+    """A split in order, for `workers` actors: `rows.map_batches(Actor, batch_size=1, batch_format="pyarrow")`, with
+    `opened(row)` in the actor, whose microbatches all hold `batch_size` rows, the last one padded (`valid`)."""
     following = feed.over(split, batch_size)
     assert following.plan is not None
-    return _rows(following, 0, len(following.plan), 0, 0)
+    return _rows(following, 0, 1, 0, 0, workers)
 
 
-def opened(row: pa.Table) -> tuple[int, Batch]:
-    """One row of Ray Data's, in its pyarrow format → (microbatch number, batch of views of it). Its numpy format would
-    copy every array."""
-    batch = {name: _values(row.column(name).chunk(0)) for name in row.column_names}
-    return int(batch.pop(NUMBER)), batch
-
-
-def _values(row: Any) -> Any:
-    """The value of an array of one row; Ray's tensors have a method of their own for it."""
-    return (row.to_numpy_ndarray() if hasattr(row, "to_numpy_ndarray") else row.to_numpy(zero_copy_only=False))[0]
-
-
-def _rows(feed: Feed, start: int, count: int, cpus: float, gpus: float) -> ray.data.Dataset:
+def _rows(feed: Feed, start: int, world: int, cpus: float, gpus: float, actors: int = 1) -> ray.data.Dataset:
     assert feed.plan is not None
     # the first of all, too: a run may be resumed at an epoch's last step, which is smaller
     rows = max(len(draws) for g in (0, start) for draws in feed.plan.draws(g).values())
-    per_task = int(np.clip(min(TASK_ROWS // rows, count // 8), 1, MOST_PER_TASK))
-    work = _From(feed, start, start + count, per_task)
-    return calls(work, -(-count // per_task), cpus=cpus, gpus=gpus)
+    deal = Deal.of(start, len(feed.plan), world, rows * _bytes(feed), actors)
+    count = len(deal)
+    per_task = int(np.clip(min(TASK_ROWS // (rows * deal.together), count // 8), 1, MOST_PER_TASK))
+    return calls(_Blocks(feed, deal, per_task), -(-count // per_task), cpus=cpus, gpus=gpus)
+
+
+def _bytes(feed: Feed) -> int:
+    """Of a sample, about; 0: unknown."""
+    spec = None if feed.task.windows is not None else feed.task.preprocess
+    return 0 if spec is None else 3 * spec.size**2
 
 
 @dataclass(frozen=True)
-class _From:
-    """Task k's microbatches of those from `start` to before `stop`."""
+class _Blocks:
+    """Task k's blocks, each made as it is asked for."""
 
     feed: Feed
-    start: int
-    stop: int
+    deal: Deal
     per_task: int
 
-    def __call__(self, k: int) -> Iterator[dict[str, np.ndarray]]:
-        return self.feed.rows(self._made(k))
+    def __call__(self, k: int) -> Iterator[pa.Table]:
+        for block in self._of(k):
+            yield closed((g, self.feed.batch(g)) for g in self.deal.numbers(block))
 
     def named(self, k: int) -> str:
-        made = self._made(k)
-        return f"microbatches {made[0]} to {made[-1]}"
+        made = [g for block in self._of(k) for g in self.deal.numbers(block)]
+        return f"microbatches {min(made)} to {max(made)}"
 
-    def _made(self, k: int) -> range:
-        first = self.start + k * self.per_task
-        return range(first, min(first + self.per_task, self.stop))
+    def _of(self, k: int) -> range:
+        return range(k * self.per_task, min((k + 1) * self.per_task, len(self.deal)))
 
 
 def train_broadcast(value: Any) -> Any:

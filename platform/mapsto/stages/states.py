@@ -11,9 +11,10 @@ import numpy as np
 from ..core.artifact import Artifact
 from ..core.sample import Batch, Split
 from ..core.task import Task, rows
+from ..data.blocks import opened
 from ..data.dataset import Dataset
 from ..data.feed import Feed
-from ..data.loader import evaluation_rows, opened
+from ..data.loader import evaluation_rows
 from ..engine.evaluate import in_row_order
 from ..runtime.session import connect
 from ..serving.runtimes import open_runtime, threads_kept
@@ -26,19 +27,18 @@ IN_PROCESS = 256
 
 
 class Measurer:
-    """Holds the model; in Ray Data an actor, where a row of its input is one microbatch, a row of its output that one's
-    states."""
+    """Holds the model; in Ray Data an actor, where a row of its output is the states of one microbatch."""
 
     def __init__(self, model: Artifact, threads: int, device: str) -> None:
         self.runtime = open_runtime(model, threads, device)
         self.metrics = self.runtime.task.metrics()
 
     def __call__(self, row: pa.Table) -> dict[str, list[bytes]]:
-        _, batch = opened(row)
-        keep = batch["valid"].astype(bool)
-        if not keep.any():
-            return {"state": []}
-        return {"state": [pickle.dumps({name: value[keep] for name, value in self.state(batch).items()})]}
+        states = []
+        for _, batch in opened(row):
+            if (keep := batch["valid"].astype(bool)).any():
+                states.append(pickle.dumps({name: value[keep] for name, value in self.state(batch).items()}))
+        return {"state": states}
 
     def state(self, batch: Batch) -> dict[str, np.ndarray]:
         """The states of a microbatch's rows, its padding among them."""
@@ -59,7 +59,7 @@ def collect(
     from ray.data import ActorPoolStrategy
 
     connect()
-    measured = evaluation_rows(feed, split, config.batch_size).map_batches(
+    measured = evaluation_rows(feed, split, config.batch_size, config.workers).map_batches(
         Measurer,
         batch_size=1,
         batch_format="pyarrow",
