@@ -108,12 +108,22 @@ def test_inception_has_one_output_in_training() -> None:
         ("lstm", {"settings": {"patch": 5}}, "patches of 5 pixels do not tile 32"),
         ("resnet20", {"pretrained": True}, "no weights of 'resnet20'"),
         ("vgg11", {"drop_path": 0.1}, "'vgg11' does not take .*drop_path_rate"),
+        ("vgg11", {"options": {"depth": 3}}, "'vgg11' does not take .*depth"),
+        ("cnn", {"options": {"depth": 3}}, "options: they are a timm model's; 'cnn' is mapsto's own"),
         ("resnet21", {}, "'resnet21' is no timm model.*did you mean 'resnet"),
     ],
 )
 def test_what_cannot_be_built_is_refused(name: str, more: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         classifier(name, 3, image_size=32, **more)
+
+
+def test_options_reach_timms_model() -> None:
+    from timm.models import VGG
+
+    net = classifier("vgg11_bn", 3, image_size=32, options={"mlp_ratio": 0.125})
+    assert isinstance(net, VGG)
+    assert net.pre_logits.fc1.out_channels == 512
 
 
 def test_drop_path_reaches_timms_blocks() -> None:

@@ -40,6 +40,7 @@ def classify(info: DatasetInfo = INFO, **config: Any) -> Classify:
     ("model", "message"),
     [
         ({"name": "resnet18", "kernel": 5}, "kernel is a setting of cnn, not of 'resnet18'"),
+        ({"name": "vgg11", "options": {"pretrained_cfg": "x"}}, "options: 'pretrained_cfg' follows from"),
         ({"name": "mlp", "pooling": "none"}, "pooling is a setting of cnn, not of 'mlp'"),
         ({"name": "lstm", "activation": "tanh"}, "activation is a setting of mlp, cnn"),
         ({"name": "cnn", "widths": [0]}, "at least 1"),

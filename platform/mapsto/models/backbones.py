@@ -28,17 +28,21 @@ def classifier(
     drop_path: float = 0.0,
     small_input: bool = False,
     settings: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """N×3×H×W float → N×classes logits.
 
     `small_input`: for images of at most 64 pixels, the stem keeps the resolution (3×3 stride 1, no max pool) where
-    the model has torchvision's ResNet stem. `settings`: those of a plain net (widths, kernel, ...) by their names.
+    the model has torchvision's ResNet stem. `settings`: those of a plain net (widths, kernel, ...) by their names; `options`: further
+    arguments of a timm model.
     Raises UserError for an unknown name, with the nearest known one, for settings that the model cannot have, and where
     pretrained weights cannot be had.
     """
     if name in OWN:
         if pretrained:
             raise UserError(f"task.model.pretrained: there are no weights of '{name}' to fetch; set it to false")
+        if options:
+            raise UserError(f"task.model.options: they are a timm model's; '{name}' is mapsto's own")
         try:
             return _own(name, classes, image_size, drop_rate, settings or {})
         except ValueError as error:
@@ -52,11 +56,13 @@ def classifier(
     cfg = timm.models.get_pretrained_cfg(name)
     size: dict[str, Any] = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
     try:
-        path = {"drop_path_rate": drop_path} if drop_path else {}
-        model = timm.create_model(name, pretrained=pretrained, num_classes=classes, drop_rate=drop_rate, **size, **path)
+        more = ({"drop_path_rate": drop_path} if drop_path else {}) | dict(options or {})
+        model = timm.create_model(
+            name, **{"pretrained": pretrained, "num_classes": classes, "drop_rate": drop_rate, **size, **more}
+        )
     except TypeError as error:
         raise UserError(
-            f"task.model: '{name}' does not take {', '.join(['drop_rate', *path])} ({error}); leave it at 0"
+            f"task.model: '{name}' does not take {', '.join(['drop_rate', *more])} ({error}); leave out what it has not"
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:

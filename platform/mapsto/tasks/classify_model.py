@@ -18,6 +18,8 @@ SETTINGS = {
     "lstm": ("widths", "patch"),
 }
 """What the plain nets let one set, besides drop_rate."""
+TAKEN = ("num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate", "checkpoint_path", "cache_dir")
+"""Arguments of timm's that the recipe sets elsewhere, and those that would load weights past `train.init`."""
 Triple = tuple[float, float, float]
 
 
@@ -31,6 +33,8 @@ class Model(Section):
     """Dropout before the last layer (after each hidden layer of an mlp)."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth (Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382), of timm models that have it."""
+    options: dict[str, int | float | bool | str] = Field(default_factory=dict)
+    """Further arguments of a timm model, as `--model-kwargs` of its scripts: `{mlp_ratio: 0.125}` for a vgg."""
     small_input: bool | None = None
     """Keep the stem's resolution; default: for images of at most 64 pixels."""
     mirror: bool = False
@@ -61,6 +65,8 @@ class Model(Section):
             if getattr(self, name) != type(self).model_fields[name].default:
                 owners = ", ".join(model for model, settings in SETTINGS.items() if name in settings)
                 raise ValueError(f"{name} is a setting of {owners}, not of '{self.name}'")
+        if wrong := sorted(name for name in self.options if name in TAKEN or name.startswith("pretrained")):
+            raise ValueError(f"options: '{wrong[0]}' follows from the recipe's other settings")
         if self.widths is not None and min(self.widths) < 1:
             raise ValueError("widths must be at least 1")
         if (self.mean is None) != (self.std is None):
@@ -91,6 +97,7 @@ def network(model: Model, info: DatasetInfo, outputs: int, image_size: int, *, f
         small_input=image_size <= 64 if model.small_input is None else model.small_input,
         image_size=image_size,
         settings=model.settings(),
+        options=model.options,
     )
     pretrained: Any = getattr(net, "default_cfg", None) if model.pretrained else None
     if model.mirror:
