@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,25 +126,37 @@ def cluster(s3: S3) -> Iterator[str]:
 
 
 @pytest.fixture
-def second_node(cluster: str, tmp_path: Path) -> Iterator[psutil.Process]:
-    """A node beside the session's, with two CPUs."""
+def add_node(cluster: str, tmp_path: Path) -> Iterator[Callable[[int], psutil.Process]]:
+    """CPUs → a node with so many beside the session's, which the cluster knows when the call returns."""
     import ray
     from tests.faults import NODE, lose, wait_until
 
-    before = {node["NodeID"] for node in ray.nodes()}
-    log = tmp_path / "node.log"
-    with log.open("w") as output:
-        process = psutil.Popen([sys.executable, "-c", NODE, cluster], stdout=output, stderr=subprocess.STDOUT)
+    added: list[psutil.Process] = []
 
-    def there() -> bool:
-        assert process.poll() is None, log.read_text()
-        return any(node["Alive"] and node["NodeID"] not in before for node in ray.nodes())
+    def add(cpus: int) -> psutil.Process:
+        before = {node["NodeID"] for node in ray.nodes()}
+        log = tmp_path / f"node-{len(added)}.log"
+        with log.open("w") as output:
+            command = [sys.executable, "-c", NODE, cluster, str(cpus)]
+            process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        added.append(process)
 
-    try:
+        def there() -> bool:
+            assert process.poll() is None, log.read_text()
+            return any(node["Alive"] and node["NodeID"] not in before for node in ray.nodes())
+
         wait_until(there)
-        yield process
-    finally:
+        return process
+
+    yield add
+    for process in added:
         lose(process)
+
+
+@pytest.fixture
+def second_node(add_node: Callable[[int], psutil.Process]) -> psutil.Process:
+    """A node beside the session's, with two CPUs."""
+    return add_node(2)
 
 
 @pytest.fixture(scope="session")

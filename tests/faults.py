@@ -85,6 +85,22 @@ def lose(node: psutil.Process) -> None:
         psutil.wait_procs(processes, timeout=10)
 
 
+def head_filled() -> Any:
+    """An actor that holds all CPUs of the session's own node, until `ray.kill`: what comes goes elsewhere."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class Holder:
+        def where(self) -> str:
+            return ray.get_runtime_context().get_node_id()
+
+    head = ray.get_runtime_context().get_node_id()
+    on_head = NodeAffinitySchedulingStrategy(head, soft=False)
+    holder = ray.remote(Holder).options(num_cpus=4, scheduling_strategy=on_head).remote()
+    assert ray.get(holder.where.remote()) == head
+    return holder
+
+
 NODE = """
 import sys, time
 from ray._private.node import Node
@@ -93,7 +109,7 @@ from ray._private.parameter import RayParams
 own_ports = dict(min_worker_port=0, max_worker_port=0, node_manager_port=0, dashboard_agent_listen_port=None)
 Node(
     RayParams(
-        gcs_address=sys.argv[1], node_ip_address="127.0.0.1", num_cpus=2, num_gpus=0, object_store_memory=100_000_000,
+        gcs_address=sys.argv[1], node_ip_address="127.0.0.1", num_cpus=int(sys.argv[2]), num_gpus=0, object_store_memory=100_000_000,
         include_log_monitor=False, **own_ports,
     ),
     head=False, shutdown_at_exit=False, spawn_reaper=False,

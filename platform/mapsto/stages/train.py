@@ -194,10 +194,11 @@ def alone(setup: Setup, tell: Callable[[dict[str, float]], None], say: Callable[
 
     device = "cuda" if setup.config.gpus_per_worker and torch.cuda.is_available() else "cpu"
 
-    def report(record: dict[str, float], notes: Sequence[str]) -> None:
+    def report(record: dict[str, float] | None, notes: Sequence[str]) -> None:
         for note in notes:
             say(f"train: {note}")
-        tell(record)
+        if record is not None:
+            tell(record)
 
     with terminated() as asked:
         train(setup, World(device=torch.device(device)), lambda value: value, report, asked=asked)
@@ -209,7 +210,7 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
     from functools import partial
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # a lost machine takes minutes to come back
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # a machine's notice may be of 30 s
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # as ray.train gives them, typed
     from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -222,6 +223,9 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
     config, artifact = setup.config, setup.artifact
     least, most = config.range
     require_cpus(least, config.cpus_per_worker, config.gpus_per_worker)
+    # A lost machine takes minutes to come back. Where fewer workers will do, Ray counts once more after this time: at first
+    # it takes the lost machine's CPUs for there.
+    start_s = "600" if least == most else "30"
     resources = {"CPU": config.cpus_per_worker}
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
@@ -241,7 +245,9 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),
+            failure_config=FailureConfig(
+                max_failures=config.max_failures, controller_failure_limit=3 if least == most else 20
+            ),
             callbacks=[Watch(str(folder / "lines"))],
         ),
     )
@@ -256,11 +262,27 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
                 say(f"train: {told['lost']}; going on from the last checkpoint")
 
     epochs = config.epochs - len(_history(artifact))
-    with terminated(lambda: ask(stop)), closing(bar(records(), "train: epochs", epochs, lines=False)) as shown:
+    with (
+        _default("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", start_s),
+        terminated(lambda: ask(stop)),
+        closing(bar(records(), "train: epochs", epochs, lines=False)) as shown,
+    ):
         for record in shown:
             tell(record)
     shutil.rmtree(folder)  # not where an error left the loop: the run that goes on is asked there to stop
     artifact.storage.delete(artifact.path("ray"))  # Ray's bookkeeping: the checkpoints are ours
+
+
+@contextmanager
+def _default(name: str, value: str) -> Generator[None]:
+    """Within, the environment has the variable: the person's own, or this one."""
+    before = os.environ.get(name)
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
 
 
 def conclude(job: Job, setup: Setup, seconds: float) -> Done:

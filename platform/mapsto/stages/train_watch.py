@@ -48,7 +48,8 @@ class Watch(UserCallback):
             raise UserError("train: stopped")
         for note in metrics[0]["notes"]:
             self._append({"note": note})
-        self._append({"record": metrics[0]["record"]})
+        if metrics[0]["record"] is not None:
+            self._append({"record": metrics[0]["record"]})
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():

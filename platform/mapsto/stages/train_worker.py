@@ -56,7 +56,7 @@ def under_ray(setup: Setup, stop: bytes = b"") -> None:
     from ..data.loader import train_broadcast
     from ..engine.world import World
 
-    def report(record: dict[str, float], notes: Sequence[str]) -> None:
+    def report(record: dict[str, float] | None, notes: Sequence[str]) -> None:
         ray.train.report({"record": record, "notes": list(notes)})
 
     try:
@@ -135,15 +135,15 @@ def train(
     setup: Setup,
     world: World,
     share: Share,
-    report: Callable[[dict[str, float], Sequence[str]], None],
+    report: Callable[[dict[str, float] | None, Sequence[str]], None],
     notice: Callable[[], bool] = lambda: False,
     asked: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train from the newest checkpoint, or from the start, to the end, and write the model.
 
     `report` is called on every rank after each epoch, with its record and what is to be said beside it; rank 0's
-    checkpoint is then on its way. After a `notice`, and every `checkpoint_steps` steps, the state is saved, and training goes
-    on as long as the machine is there. Where any rank is `asked` to end (see fit) it is saved, and a UserError ends the run.
+    checkpoint is then on its way. After a `notice` (which is said, without a record), and every `checkpoint_steps` steps, the
+    state is saved, and training goes on as long as the machine is there. Where any rank is `asked` to end (see fit) it is saved, and a UserError ends the run.
     """
     import torch
 
@@ -167,6 +167,9 @@ def train(
         same_data(resume.get("data", {}), versions, artifact.path("checkpoints", str(newest)))
     epoch, within = (resume["epoch"], resume["within"]) if resume else (0, 0)
     over = epoch >= config.epochs or bool(resume and ended(resume, config))
+    least, most = config.range
+    if least < most:
+        report(None, [f"{world.size} of {least} to {most} workers train, from epoch {epoch + 1}"])
     items, steps = ((), 1) if over else setup.source(setup, world, share, epoch, within)  # on its way from here on
     torch.manual_seed(config.seed)
     model = task.build(setup.parents)
@@ -197,19 +200,28 @@ def train(
         report(done.record, [*to_say, *written.told()])
         to_say.clear()
 
+    leaving: list[str] = []
+
+    def noticed() -> bool:
+        if found := notice():
+            leaving.append("a machine of this run is to be taken away")
+        return found
+
     def on_notice(midway: Midway) -> None:
         state = midway.state()
         if world.rank == 0:
             checkpoint(state, midway.epoch, midway.step, None)
+        if leaving:
+            report(None, [f"{leaving.pop()}: saving after step {midway.step} (epoch {midway.epoch + 1})"])
         if midway.asked:
             written.wait()
             failed = world.broadcast_object(written.told())  # who leaves first would end the others while they write
             saved = failed[-1] if failed else f"saved after step {midway.step} (epoch {midway.epoch + 1})"
             raise UserError(f"train: asked to end; {saved}, and the same command goes on from the newest checkpoint")
 
-    notice = either(notice, every(config.checkpoint_steps, resume["step"] if resume else 0))
+    due = either(noticed, every(config.checkpoint_steps, resume["step"] if resume else 0))
     try:
-        history = fit(task, model, config, items, world, steps, resume, on_epoch, notice, on_notice, asked)
+        history = fit(task, model, config, items, world, steps, resume, on_epoch, due, on_notice, asked)
     finally:
         written.wait()  # what is saved when a run breaks off is what it goes on from
     weights = model.state_dict()  # of every rank, too
