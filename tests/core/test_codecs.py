@@ -80,6 +80,10 @@ def test_scaled_decoding_keeps_the_shorter_side():
         (b"no image at all", "not an image"),
         (saved(Image.fromarray(picture(200, 200)), "JPEG")[:-400], "cannot be decoded"),
         (saved(Image.fromarray(picture()), "PNG")[:-30], "cannot be decoded|not an image"),
+        (
+            b"\x89PNG\r\n\x1a\n" + bytes(40),
+            "not an image that can be read: it begins as a PNG, whose header is damaged$",
+        ),
     ],
 )
 def test_broken_input_is_one_clear_line(data, reason):

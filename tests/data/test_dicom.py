@@ -115,8 +115,12 @@ def test_what_is_no_picture_says_so():
     del report.PixelData
     out = io.BytesIO()
     report.save_as(out)
+    sizeless, bare = pydicom.dcmread(io.BytesIO(whole)), io.BytesIO()
+    del sizeless.Rows, sizeless.Columns
+    sizeless.save_as(bare)
     for data, says in (
         (out.getvalue(), r"without a picture \(OT\)"),
+        (bare.getvalue(), "cannot be decoded as DICOM: it lacks Rows and Columns$"),
         (whole[:-4], "cannot be decoded as DICOM"),
         (whole[:200], "without a picture|cannot be decoded as DICOM"),
     ):

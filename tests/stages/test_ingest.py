@@ -9,42 +9,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests import pictures
+from tests.stages.ingested import local, run
 
 from mapsto.config.schema import DataConfig
 from mapsto.core.artifact import Artifact
 from mapsto.core.codecs import decode, decode_mask, encode
 from mapsto.core.errors import UserError
-from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
 from mapsto.data.chunks import read_chunk
-from mapsto.data.dataset import Dataset
 from mapsto.data.rows import Rows
 from mapsto.stages import ingest
 from mapsto.stages.ingest import Ingest
 from mapsto.stages.versions import verify
 
 
-def local(work, numbers):
-    """What the Ray tasks do, here."""
-    for number in numbers:
-        yield work.run(number)
-
-
 @pytest.fixture
 def here(monkeypatch):
     monkeypatch.setattr(ingest, "_summaries", local)
-
-
-def run(source, root, storage=None, resume=False, **config):
-    """An ingest, and what it said."""
-    stage, recipe = Ingest(), SimpleNamespace(name="trial", data={"train": DataConfig(source=str(source), **config)})
-    artifact = Artifact(f"{root}/trial/ingest/0000", storage or Storage(retries=0))
-    said: list[str] = []
-    section = stage.section(recipe, {})
-    artifact.begin({}, section, {})
-    done = stage.run(Job(recipe, section, {}, artifact, artifact.storage, resume, {}, said.append))
-    artifact.finish(section=section, parents={}, metrics=done.metrics, digest=done.digest)
-    return Dataset.open(artifact), done, "\n".join(said)
 
 
 def images(folder: Path, counts: dict[str, int], side=16, seed=0) -> Path:

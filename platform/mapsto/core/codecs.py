@@ -27,6 +27,16 @@ MAX_PIXELS = 100_000_000
 
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 
+SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
+}
+"""By which a file that no decoder takes is told to be damaged, rather than something else."""
+
 BROKEN = (
     OSError,
     SyntaxError,
@@ -73,7 +83,7 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
             orientation = _valid_orientation(image.getexif().get(0x0112, 1))
             return Header((image.format or "?").lower(), image.width, image.height, image.mode, orientation)
     except BROKEN as error:
-        raise UserError(f"not an image that can be read: {_reason(error)}") from error
+        raise UserError(f"not an image that can be read: {_reason(error, data)}") from error
 
 
 class _Hush:
@@ -324,9 +334,12 @@ def _valid_orientation(value: object) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, data: bytes = b"") -> str:
     text = str(error).split("\n")[0]
-    return "unknown format" if "cannot identify" in text else (text or type(error).__name__)
+    if "cannot identify" in text:
+        kind = next((name for first, name in SIGNATURES.items() if data.startswith(first)), None)
+        return f"it begins as a {kind}, whose header is damaged" if kind else "unknown format"
+    return text or type(error).__name__
 
 
 def fit(image: np.ndarray, longest: int) -> np.ndarray:

@@ -32,6 +32,8 @@ def to_png(data: bytes, max_pixels: int) -> bytes:
             found = pydicom.dcmread(io.BytesIO(data))
             if "PixelData" not in found and "FloatPixelData" not in found and "DoubleFloatPixelData" not in found:
                 raise UserError(f"a DICOM file without a picture ({found.get('Modality', 'no modality')})")
+            if missing := [name for name in ("Rows", "Columns") if found.get(name) is None]:
+                raise UserError(f"cannot be decoded as DICOM: it lacks {' and '.join(missing)}")
             if int(found.Rows) * int(found.Columns) > max_pixels:
                 raise UserError(f"too large: {found.Columns}x{found.Rows} is over the limit of max_pixels")
             frame = pixel_array(found, index=0)
