@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import s3
 from .errors import UserError
+from .local import walk_files
 
 if TYPE_CHECKING:
     import fsspec
@@ -212,7 +213,8 @@ class Storage:
 
     def walk(self, uri: str) -> Iterator[tuple[str, int]]:
         """Stream (URI, size in bytes) of every object below a folder: S3's in its own order, elsewhere a folder's files by
-        name, then its folders by name. Never holds all names. Raises UserError for a folder that cannot be listed."""
+        name, then its folders by name. Never holds all names (of S3 a page, of a local disk 50,000; other stores list folder by
+        folder). Raises UserError for a folder that cannot be listed."""
         fs, path = self.fs(uri)
         if "s3" in _protocols(fs):
             yield from self._walk_s3(uri, path)
@@ -221,6 +223,10 @@ class Storage:
         prefix = (
             uri[: len(uri) - len(path)] if uri.endswith(path) else (f"{uri.split('://')[0]}://" if "://" in uri else "")
         )
+        if _local(fs):
+            named = partial(_named, self.retry, prefix)
+            yield from ((f"{prefix}{name}", size) for name, size in walk_files(path.rstrip("/"), named))
+            return
         folders = [path]
         while folders:
             folder = folders.pop().rstrip("/")
@@ -361,6 +367,10 @@ def _transient(error: BaseException) -> bool:
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)  # botocore's, in s3fs's
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(response, dict) else 0
     return status in (500, 502, 503, 504) or any(word in text for word in TRANSIENT)
+
+
+def _named(retry: Callable[[str, Callable[[], T]], T], prefix: str, path: str, action: Callable[[], T]) -> T:
+    return retry(f"{prefix}{path}", action)
 
 
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:

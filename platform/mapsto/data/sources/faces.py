@@ -21,8 +21,7 @@ def recognise(look: Look) -> str | None:
 
 
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
-    top = storage.names(uri)
-    root = join(uri, "images") if "images" in top else uri
+    root = join(uri, "images") if storage.glance(join(uri, "images")) else uri
     for reference in folder.listing(root, storage):
         if root == uri and reference.label is None and reference.uri.endswith(".txt"):
             continue  # the lists themselves

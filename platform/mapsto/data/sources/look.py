@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from typing import TypeVar
 
 from ...core.errors import UserError
 from ...core.storage import Storage, join
@@ -16,6 +18,9 @@ LOOK = 1000
 """Files of a folder that are looked at."""
 AT_ONCE = 16
 """Small files that are read side by side."""
+PART = 64 * AT_ONCE
+"""Files whose names and contents are held at a time."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,11 @@ def files(uri: str, storage: Storage, one: bool) -> Iterator[tuple[str, str]]:
             yield join(uri, name), name
 
 
-def read_all(uris: Sequence[str], storage: Storage) -> Iterator[bytes]:
+def read_all(uris: Iterable[str], storage: Storage) -> Iterator[bytes]:
     """The contents of many small files, in order, some side by side. Raises UserError for one that is not there."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for start in range(0, len(uris), 64 * AT_ONCE):
-            yield from pool.map(storage.read, uris[start : start + 64 * AT_ONCE])
+        for part in parts(uris):
+            yield from pool.map(storage.read, part)
 
 
 def text(uri: str, storage: Storage) -> str:
@@ -85,6 +90,23 @@ def text(uri: str, storage: Storage) -> str:
         return storage.read(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{uri}: not a text in UTF-8: {error}") from error
+
+
+def lines(uri: str, storage: Storage) -> Iterator[str]:
+    """The lines of a text, however many, as a stream. Raises UserError where they are not UTF-8."""
+    fs, path = storage.fs(uri)
+    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
+        try:
+            yield from io.TextIOWrapper(raw, "utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{uri}: not a text in UTF-8: {error}") from error
+
+
+def parts(items: Iterable[T], most: int = PART) -> Iterator[list[T]]:
+    """Lists of at most so many, in order."""
+    rest = iter(items)
+    while part := list(islice(rest, most)):
+        yield part
 
 
 def stem(name: str) -> str:

@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ...core.disk_index import DiskIndex
 from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage, join
 from .item import SPLIT_NAMES, Reference, is_image
-from .look import Look, relative, stem, text
+from .look import Look, lines, relative, stem
 
 SETS = "ImageSets/Segmentation"
 _TAIL = re.compile(r"(_mask|_labels?|_L|_gt|_seg|_annot|-mask|_GT)$")
@@ -68,20 +69,22 @@ def _pairs(uri: str, storage: Storage, top: tuple[str, ...]) -> list[Pair]:
 
 
 def _paired(uri: str, pair: Pair, storage: Storage) -> Iterator[Reference]:
-    splits = _splits(uri, storage) if pair.split is None else {}
-    masks: dict[str, list[str]] = {}
-    for name, _ in relative(join(uri, pair.masks), storage):
-        if is_image(name):
-            masks.setdefault(pair_key(stem(name)), []).append(name)
-    wanted = {name for names in masks.values() for name in names}
+    """The names of masks and splits are found on disk; those of images come as a stream."""
+    splits, masks = _splits(uri, storage) if pair.split is None else DiskIndex(), DiskIndex()
+    some_are_split = len(splits) > 0
+    found = relative(join(uri, pair.masks), storage)
+    masks.extend((pair_key(stem(name)), name, 0) for name, _ in found if is_image(name))
     for name, size in relative(join(uri, pair.images), storage):
         if not is_image(name):
             continue
         at, key = join(uri, pair.images, name), pair_key(stem(name))
-        own = [mask for mask in masks.get(key, ()) if _folder(mask) == _folder(name)] or masks.get(key, [])
-        wanted -= set(own)
-        split = pair.split or splits.get(key)
-        if splits and split is None:
+        named = [mask for _, mask, _ in masks.of(key)]
+        own = [mask for mask in named if _folder(mask) == _folder(name)] or named
+        for mask in own:
+            masks.use(key, mask)
+        listed = splits.of(key)
+        split = pair.split or (SPLIT_NAMES[listed[-1].name] if listed else None)
+        if some_are_split and split is None:
             continue  # PASCAL: most images are of its other tasks
         if len(own) != 1:
             said = f"{len(own)} masks" if own else "no mask"
@@ -96,7 +99,7 @@ def _paired(uri: str, pair: Pair, storage: Storage) -> Iterator[Reference]:
             yield Reference(at, at, size=size, split=split, columns=columns)
         else:
             yield Reference(at, at, size=size, split=split, columns={"mask": join(uri, pair.masks, own[0])})
-    for name in sorted(wanted):
+    for _, name, _ in masks.unused():
         at = join(uri, pair.masks, name)
         yield Reference(at, at, reason=f"a mask of an image that is not in {pair.images}")
 
@@ -110,11 +113,12 @@ def pair_key(stem: str) -> str:
     return _TAIL.sub("", stem)
 
 
-def _splits(uri: str, storage: Storage) -> dict[str, Split]:
-    out: dict[str, Split] = {}
+def _splits(uri: str, storage: Storage) -> DiskIndex:
+    """Image name → the names of its splits."""
+    out = DiskIndex()
     for name in storage.names(join(uri, SETS)):
-        split = SPLIT_NAMES.get(name.removesuffix(".txt").lower())
-        if split:
-            lines = text(join(uri, SETS, name), storage).splitlines()
-            out |= {line.split()[0]: split for line in lines if line.strip()}
+        known = name.removesuffix(".txt").lower()
+        if known in SPLIT_NAMES:
+            listed = lines(join(uri, SETS, name), storage)
+            out.extend((line.split()[0], known, 0) for line in listed if line.strip())
     return out

@@ -6,15 +6,16 @@ Boxes are 1-based and inclusive there (The PASCAL VOC development kit, 2012, sec
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
+from ...core.disk_index import DiskIndex, Entry
 from ...core.sample import Split
 from ...core.storage import Storage, join
 from .item import Reference, is_image
-from .look import Look, read_all, relative, stem, text
+from .look import Look, lines, parts, read_all, relative, stem
 
 SETS: tuple[tuple[str, Split], ...] = (("train", "train"), ("val", "val"), ("test", "test"))
 
@@ -24,49 +25,54 @@ def recognise(look: Look) -> str | None:
 
 
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
-    """An image without an XML file, and an XML file that cannot be used, are reported with the reason."""
-    splits = _splits(uri, storage)
-    annotated = {stem(name): name for name, _ in relative(join(uri, "Annotations"), storage) if name.endswith(".xml")}
-    masks = {stem(name): name for name in storage.names(join(uri, "SegmentationClass"))}
-    images = [(name, size) for name, size in relative(join(uri, "JPEGImages"), storage) if is_image(name)]
-    named = Counter(stem(name) for name, _ in images)
-    found = [name for name, _ in images if stem(name) in annotated and named[stem(name)] == 1]
-    texts = read_all([join(uri, "Annotations", annotated[stem(name)]) for name in found], storage)
-    for name, size in images:
-        at = join(uri, "JPEGImages", name)
-        key = stem(name)
-        split = splits.get(key)
-        if key not in annotated:
-            yield Reference(
-                at, at, size=size, split=split, reason="no annotation: Annotations has no XML file of its name"
-            )
-            continue
-        if named[key] > 1:
-            yield Reference(at, at, size=size, split=split, reason="several images have this name, and one annotation")
-            continue
-        try:
-            columns = _annotation(next(texts))
-        except (ParseError, ValueError, LookupError) as error:  # the last: an unknown encoding
-            yield Reference(at, at, size=size, split=split, reason=f"its annotation cannot be read: {error}")
-            continue
-        if key in masks:
-            columns["mask"] = join(uri, "SegmentationClass", masks[key])
-        yield Reference(at, at, size=size, split=split, columns=columns)
-    present = {stem(name) for name, _ in images}
-    for key, name in annotated.items():
-        if key not in present:
-            where = join(uri, "Annotations", name)
-            yield Reference(where, where, reason="an annotation of an image that JPEGImages does not have")
+    """An image without an XML file, and an XML file that cannot be used, are reported with the reason. The names of images, annotations,
+    masks and splits are joined on disk."""
+    splits, annotated, masks, images = _splits(uri, storage), DiskIndex(), DiskIndex(), DiskIndex()
+    xml = (name for name, _ in relative(join(uri, "Annotations"), storage) if name.endswith(".xml"))
+    annotated.extend((stem(name), name, 0) for name in xml)
+    if storage.glance(join(uri, "SegmentationClass")):
+        masks.extend((stem(name), name, 0) for name, _ in relative(join(uri, "SegmentationClass"), storage))
+    found = relative(join(uri, "JPEGImages"), storage)
+    images.extend((stem(name), name, size) for name, size in found if is_image(name))
+    for part in parts(images):
+        xmls = {key: known[-1].name for key, _, _ in part if (known := annotated.of(key))}
+        single = {key for key in xmls if images.count(key) == 1}
+        texts = read_all([join(uri, "Annotations", xmls[key]) for key, _, _ in part if key in single], storage)
+        for key, name, size in part:
+            annotated.use(key)
+            reference = _reference(join(uri, "JPEGImages", name), size, splits.of(key))
+            if key not in xmls:
+                yield replace(reference, reason="no annotation: Annotations has no XML file of its name")
+                continue
+            if key not in single:
+                yield replace(reference, reason="several images have this name, and one annotation")
+                continue
+            try:
+                columns = _annotation(next(texts))
+            except (ParseError, ValueError, LookupError) as error:  # the last: an unknown encoding
+                yield replace(reference, reason=f"its annotation cannot be read: {error}")
+                continue
+            if own := masks.of(key):
+                columns["mask"] = join(uri, "SegmentationClass", own[-1].name)
+            yield replace(reference, columns=columns)
+    for _, name, _ in annotated.unused():
+        where = join(uri, "Annotations", name)
+        yield Reference(where, where, reason="an annotation of an image that JPEGImages does not have")
 
 
-def _splits(uri: str, storage: Storage) -> dict[str, Split]:
-    """Image name → split; an image listed in several is where evaluation needs it (test before val before train)."""
-    out: dict[str, Split] = {}
+def _reference(at: str, size: int, listed: list[Entry]) -> Reference:
+    """`listed`: the splits that name the image; of several it is where evaluation needs it (test before val before train)."""
+    return Reference(at, at, size=size, split=SETS[max(entry.size for entry in listed)][1] if listed else None)
+
+
+def _splits(uri: str, storage: Storage) -> DiskIndex:
+    """Image name → the numbers of its splits in `SETS`, as sizes."""
+    out = DiskIndex()
     names = storage.names(join(uri, "ImageSets", "Main"))
-    for name, split in SETS:
+    for number, (name, _) in enumerate(SETS):
         if f"{name}.txt" in names:
-            lines = text(join(uri, "ImageSets", "Main", f"{name}.txt"), storage).splitlines()
-            out |= {line.split()[0]: split for line in lines if line.strip()}
+            listed = lines(join(uri, "ImageSets", "Main", f"{name}.txt"), storage)
+            out.extend((line.split()[0], "", number) for line in listed if line.strip())
     return out
 
 

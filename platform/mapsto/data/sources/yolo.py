@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
+from ...core.disk_index import DiskIndex
 from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage, join
 from .item import SPLIT_NAMES, Reference, is_image
-from .look import Look, read_all, relative, text
+from .look import Look, parts, read_all, relative, text
 
 DARKNET = "obj.names"
 _DARKNET_SPLIT = re.compile(r"obj_([a-z]+)_data$")
@@ -37,33 +38,40 @@ def recognise(look: Look) -> str | None:
 
 
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
-    """An image without a text file has no objects. A broken line quarantines its image, with the line."""
+    """An image without a text file has no objects. A broken line quarantines its image, with the line. The names of images and texts
+    are joined on disk."""
     names, folders = _description(uri, storage)
     darknet = storage.exists(join(uri, DARKNET))
-    images: list[tuple[str, int]] = []
-    texts: set[str] = set()
-    for name, size in relative(uri, storage):
-        above = name.split("/")[:-1]
-        if is_image(name) and (darknet or "images" in above):
-            images.append((name, size))
-        elif name.endswith(".txt") and (above if darknet else "labels" in above):
-            texts.add(name)
+    images, texts = DiskIndex(), DiskIndex()
+    for part in parts(relative(uri, storage)):
+        images.extend(
+            (_label_file(name), name, size)
+            for name, size in part
+            if is_image(name) and (darknet or "images" in name.split("/")[:-1])
+        )
+        texts.extend(
+            (name, name, size)
+            for name, size in part
+            if name.endswith(".txt") and ("/" in name if darknet else "labels" in name.split("/")[:-1])
+        )
     if not images:
         where = "beside obj.names" if darknet else "below a folder `images`"
         raise UserError(f"{uri}: no image {where}, where YOLO's layout has them")
-    wanted = [label for name, _ in images if (label := _label_file(name)) in texts]
-    contents = read_all([join(uri, name) for name in wanted], storage)
-    for name, size in images:
-        at = join(uri, name)
-        split = _split(name, folders)
-        data = next(contents) if _label_file(name) in texts else b""
-        try:
-            columns = _objects(data.decode("utf-8-sig"), names)
-        except ValueError as error:
-            yield Reference(at, at, size=size, split=split, reason=f"its label file cannot be used: {error}")
-            continue
-        yield Reference(at, at, size=size, split=split, columns=columns)
-    for name in sorted(texts - set(wanted)):
+    for part in parts(images):
+        there = {file for file, _, _ in part if texts.count(file)}
+        contents = read_all([join(uri, file) for file, _, _ in part if file in there], storage)
+        for file, name, size in part:
+            texts.use(file)
+            at = join(uri, name)
+            split = _split(name, folders)
+            data = next(contents) if file in there else b""
+            try:
+                columns = _objects(data.decode("utf-8-sig"), names)
+            except ValueError as error:
+                yield Reference(at, at, size=size, split=split, reason=f"its label file cannot be used: {error}")
+                continue
+            yield Reference(at, at, size=size, split=split, columns=columns)
+    for _, name, _ in texts.unused():
         if name != "labels/classes.txt":
             yield Reference(join(uri, name), reason="a label file of an image that is not there")
 
