@@ -6,6 +6,9 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from mapsto.core.artifact import Artifact
@@ -34,6 +37,28 @@ def test_pairs_of_images_and_masks(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(rows["x.png"]["mask"]))), ids)
     told = " | ".join(reasons)
     assert "no mask of its name in valannot" in told and "not in val" in told and "differ in size: 32x5, 32x24" in told
+
+
+@pytest.mark.parametrize("struct", [True, False])
+def test_masks_in_the_cells_of_a_parquet_file(tmp_path, struct):
+    """Hugging Face's `{bytes, path}` and plain bytes, over several row groups."""
+    ids = [np.full((HEIGHT, WIDTH), k) for k in range(5)]
+    cells = [mask(values) for values in ids]
+    images = [{"bytes": picture(k), "path": f"{k}.jpg"} for k in range(7)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())]) if struct else pa.binary()
+    masks = [cells[0], cells[1], None, cells[3], b"no picture", mask(ids[4][:5]), cells[4]]
+    given = [None if data is None else {"bytes": data, "path": None} for data in masks] if struct else masks
+    if struct:
+        given[6] = {"bytes": None, "path": "elsewhere.png"}
+    file = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"image": images, "mask": pa.array(given, kind)}), file, row_group_size=2)
+    rows, reasons, _, _ = ingested(file, tmp_path, "manifest")
+    got = {picture(k): k for k in range(7)}
+    found = {got[row["image"]]: row["mask"] for row in rows.values()}
+    assert found == {0: cells[0], 1: cells[1], 2: None, 3: cells[3]} | ({} if struct else {6: cells[4]})
+    told = " | ".join(reasons)
+    assert "mask and image differ in size" in told and "not an image" in told
+    assert ("a path here, and no bytes: elsewhere.png" in told) == struct
 
 
 def test_the_pixels_of_each_mask_id_are_counted(tmp_path):

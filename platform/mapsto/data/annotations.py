@@ -63,6 +63,9 @@ def annotated(
     if "_mask_range" in given:
         uri, offset, size = given["_mask_range"]
         row |= _mask(source.read_range(uri, offset, offset + size), height, width)
+    elif "_mask_cell" in given:
+        data = reference.columns.pop("_mask_bytes", None)
+        row |= _mask(data, height, width) if data is not None else {}
     elif given.get("mask"):
         row |= _mask(_read(given["mask"], source), height, width)
     if "_instances" in given:

@@ -22,6 +22,8 @@ CHUNK_BYTES = 64 * 2**20
 """A chunk ends at whichever comes first, and becomes one shard; several where its images turn out to be larger."""
 UNKNOWN_BYTES = 128 * 2**10
 """What an image of unknown size counts."""
+MASKS = ("_mask_range", "_mask_cell")
+"""Where a mask is that is no file of its own."""
 SHUFFLE_ROWS = 200_000
 """References to whole objects are shuffled through a buffer of so many, so that no shard holds one class only."""
 
@@ -76,9 +78,9 @@ def cut(
             for reference in _limited(references, limit, seed):
                 rows += 1
                 columns |= {
-                    "mask" if name == "_mask_range" else name
+                    "mask" if name in MASKS else name
                     for name in reference.columns
-                    if name == "_mask_range" or not name.startswith("_")
+                    if name in MASKS or not name.startswith("_")
                 }
                 if reference.label is not None:
                     columns.add("label")

@@ -139,11 +139,21 @@ def _cells(uri: str, references: list[Reference], storage: Storage) -> Iterator[
         where = {id(r): r.member.rsplit(":", 2) for r in references}
         references.sort(key=lambda r: (int(where[id(r)][1]), int(where[id(r)][2])))
         for (column, group), members in groupby(references, key=lambda r: tuple(where[id(r)][:2])):
-            cells = file.read_row_group(int(group), columns=[column]).column(0)
+            cells, masks = file.read_row_group(int(group), columns=[column]).column(0), None
             if "." in column:  # a struct's field
                 cells = cells.combine_chunks().field(column.split(".", 1)[1])
             for reference in members:
-                value = cells[int(where[id(reference)][2])].as_py()
+                row = int(where[id(reference)][2])
+                value = cells[row].as_py()
+                if name := reference.columns.get("_mask_cell"):
+                    if masks is None:
+                        masks = file.read_row_group(int(group), columns=[name.split(".")[0]]).column(0)
+                    mask = masks[row].as_py()
+                    data = mask.get("bytes") if isinstance(mask, dict) else mask
+                    if data is None and isinstance(mask, dict) and mask.get("path"):
+                        yield reference, f"its mask has a path here, and no bytes: {str(mask['path'])[:80]}"
+                        continue
+                    reference.columns["_mask_bytes"] = data
                 yield reference, value if value is not None else "the row holds no image"
 
 

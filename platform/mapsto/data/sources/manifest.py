@@ -1,5 +1,5 @@
 """A manifest names the images: CSV, JSON lines or Parquet with a column `image` or `uri` (relative to the manifest, or
-absolute), or `bytes`, or Hugging Face's struct `{bytes, path}`, and if wanted `label`, `labels` (a list), `value` (a number), `split`, `mask` (URI), `boxes`,
+absolute), or `bytes`, or Hugging Face's struct `{bytes, path}`, and if wanted `label`, `labels` (a list), `value` (a number), `split`, `mask` (URI; in Parquet also bytes like the image's), `boxes`,
 `box_labels`, `crowd`, `difficult`, `area`, `segments`, `keypoints`, `caption`, `identity`, `license`, `consent`. Parquet may name its labels' classes in
 Hugging Face's metadata (`ClassLabel`); -1 is no label there. A folder of Parquet files (`train-00000-of-00002.parquet`) is one manifest; its
 files' names give the splits that their rows do not."""
@@ -94,6 +94,7 @@ def _reference(
         columns["mask"] = _resolved(folder, str(columns["mask"]))
     label = str(given["label"]) if "label" in given else None
     if where is not None:
+        columns |= {"_mask_cell": row["_mask_cell"]} if "_mask_cell" in row else {}
         return Reference(at, where[0], "parquet", member=where[1], label=label, split=split, columns=columns)
     image = given.get("image", given.get("uri"))
     if image is None:
@@ -163,17 +164,23 @@ def _parquet(uri: str, storage: Storage) -> Iterator[tuple[tuple[str, str] | Non
         names = file.schema_arrow.names
         _check(uri, names)
         classes = _class_names(file.schema_arrow.metadata)
-        if "mask" in names and _bytes_in("mask", file.schema_arrow.field("mask").type):
-            raise UserError(f"{uri}: the column mask holds bytes: a mask is a path or a URI of a file of its own")
         kinds = {name: file.schema_arrow.field(name).type for name in IMAGE if name in names}
         inside = next((path for name, kind in kinds.items() if (path := _bytes_in(name, kind))), None)
-        columns = [name for name in KNOWN if name in names and name != (inside or "").split(".")[0]]
+        masks = _bytes_in("mask", file.schema_arrow.field("mask").type) if "mask" in names else None
+        if masks and not inside:
+            raise UserError(
+                f"{uri}: the column mask holds bytes, and the images are files: both are bytes here, or both files"
+            )
+        elsewhere = {path.split(".")[0] for path in (inside, masks) if path}
+        columns = [name for name in KNOWN if name in names and name not in elsewhere]
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             table = file.read_row_group(group, columns=columns).to_pylist() if columns else [{}] * rows
             for k, row in enumerate(table):
                 if classes and isinstance(row.get("label"), int):
                     row["label"] = _class_name(f"{uri}: row {k} of row group {group}", classes, row["label"])
+                if masks:
+                    row["_mask_cell"] = masks
                 yield ((uri, f"{inside}:{group}:{k}") if inside else None), row
 
 
