@@ -1,11 +1,14 @@
-"""Purge: what a killed process left half-written is no hiding place."""
+"""Purge: what a killed process left half-written is no hiding place, nor is a refused file's name."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
+from mapsto.stages.purge_plan import Asked
 
 from .test_purge import PICTURES, erased, everything, made_world, no_cluster, row_id  # noqa: F401  the fixtures
 
@@ -30,3 +33,34 @@ def test_what_a_killed_write_left_goes_too_and_the_proof_looks_for_it(made_world
     erased(first.artifact.uri, rows=(row_id(first, "1.png"),))
     assert not [path for path, data in everything(root).items() if PICTURES[0] in data]
     assert not any(part.exists() for part in parts) and elsewhere.exists()
+
+
+def test_a_persons_refused_files_go_with_their_rows(made_world, tmp_path):  # noqa: F811
+    first = made_world["first"]
+    [line] = [
+        line
+        for path in Path(first.artifact.path("quarantine")).glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert json.loads(line)["identity"] == "person-3" and "anna.png" in json.loads(line)["source"]
+    told = erased(tmp_path / "out", identity="person-3")
+    assert "1 quarantined" in told
+    assert not [path for path, data in everything(tmp_path / "out").items() if b"anna.png" in data]
+    assert first.artifact.storage.read_json(first.artifact.path("dataset.json"))["reasons"] == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "theirs"),
+    [
+        ("images/Anna_K/1.jpg", True), ("images/x/Anna_K_0001.jpg", True), ("Anna K.jpg", True), ("faces.tar!Anna_K/1.jpg", True),
+        ("images/Anna_Karenina/1.jpg", False), ("images/Joanna_K/1.jpg", False), ("images/x/1.jpg", False), ("m.csv: row 1", False),
+    ],
+)  # fmt: skip
+def test_a_refused_file_without_identity_is_told_by_its_path(path, theirs):
+    def asked(columns=("identity",), source="/data/Anna_K", **more):
+        version = SimpleNamespace(manifest={"columns": list(columns), "source": "/data/Anna_K"})
+        return Asked(identity="Anna_K").names(json.dumps({"source": f"{source}/{path}", "reason": "x"} | more), version)
+
+    assert asked() == theirs
+    assert not asked(columns=("label",))  # a class may be called so
+    assert asked(identity="Anna_K") and not asked(identity="7")

@@ -6,6 +6,7 @@ A row is the same in two versions by its `row_id`, where one was made from the o
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -56,6 +57,22 @@ class Asked:
             return np.array([value == wanted for value in values], bool)
         return np.array([str(value or "").startswith(str(wanted)) for value in values], bool)
 
+    def names(self, line: str, version: Node) -> bool:
+        """Whether a line of an ingest's quarantine is of the person: by its `identity` or, where it has none in a data set of identities,
+        by a folder of its path below the source, or a file's name with or without a number (`Anna_K_0001.jpg`)."""
+        if self.identity is None:
+            return False
+        entry = refusal(line)
+        if "identity" in entry:
+            return entry["identity"] == self.identity
+        if "identity" not in version.manifest["columns"]:
+            return False
+        below = str(entry["source"]).removeprefix(str(version.manifest["source"]))
+        *folders, file = (part.replace("_", " ") for part in re.split(r"[/\\!]", below))
+        wanted = self.identity.replace("_", " ")
+        stem = file.rsplit(".", 1)[0]
+        return wanted in folders or re.fullmatch(rf"{re.escape(wanted)}[-. ]*\d*", stem) is not None
+
     def text(self) -> str:
         if self.rows:
             return f"row {', '.join(map(str, self.rows))}"
@@ -95,10 +112,7 @@ class Plan:
 
     def refused(self, line: str) -> bool:
         """Whether a line of an ingest's quarantine is about an erased source."""
-        try:
-            source = str(json.loads(line)["source"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"quarantine/*.jsonl: a line that is no object with a source: {line[:80]}") from error
+        source = str(refusal(line)["source"])
         return source in self.sources or bool(self.prefix and source.startswith(self.prefix))
 
     def to_json(self) -> dict[str, Any]:
@@ -206,6 +220,9 @@ def plan(found: Survey, asked: Asked) -> Plan:
         if first and asked.rows and (missing := sorted(set(asked.rows) - ids[lineage[str(found.asked)]])):
             raise UserError(f"{found.asked}: no row {missing[0]}: neither here nor in the versions connected with it")
         first = False
+    for version in found.versions:
+        for uri in quarantines(version, ".jsonl"):
+            out.sources |= {refusal(line)["source"] for line in lines(found.storage, uri) if asked.names(line, version)}
     _count(found, out)
     return out
 
@@ -266,6 +283,16 @@ def small(storage: Storage, uri: str, columns: tuple[str, ...] = SMALL) -> pa.Ta
             raise UserError(f"{uri}: not a Parquet file: {str(error).splitlines()[0]}; `mapsto data verify`") from error
 
     return storage.retry(uri, read)
+
+
+def refusal(line: str) -> dict[str, Any]:
+    """A line of an ingest's quarantine. Raises UserError for what is none."""
+    try:
+        entry = json.loads(line)
+        entry["source"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"quarantine/*.jsonl: a line that is no object with a source: {line[:80]}") from error
+    return entry
 
 
 def quarantines(version: Node, suffix: str) -> list[str]:
