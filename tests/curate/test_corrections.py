@@ -138,12 +138,10 @@ def test_answers_for_other_images_are_refused(change, says):
         correction(answer, plain | change, CLASSES, COLUMNS, Counter())
 
 
-def test_an_unknown_class_is_refused_with_the_nearest():
-    answer = label_studio.read(one(rectanglelabels=["dgo"]), "f.json").answers[0]
-    with pytest.raises(
-        UserError, match=r"f.json: task 1: row 12: class 'dgo' is none of the data set's, did you mean 'dog'\?"
-    ):
-        correction(answer, row(np.random.default_rng(0)), CLASSES, COLUMNS, Counter())
+def test_a_new_class_comes_along_for_the_cleaning_to_judge():
+    answer = label_studio.read(one(rectanglelabels=["bird"]), "f.json").answers[0]
+    entry = correction(answer, row(np.random.default_rng(0)), CLASSES, COLUMNS, Counter())
+    assert "bird" not in CLASSES and "bird" in entry["box_labels"]
 
 
 def test_labels_of_masks_and_shapes():

@@ -33,12 +33,16 @@ from .test_review import answered
 OFF = {name: {"policy": "off"} for name in ("near_duplicate", "leakage", "blank", "boxes_outside", "exact_duplicate")}
 
 
-def cleaned(before: Dataset, folder: Path, *files: Path, rules: Any = OFF, classes: int = 0) -> tuple[Dataset, Any]:
+def cleaned(
+    before: Dataset, folder: Path, *files: Path, rules: Any = OFF, classes: int = 0, add: tuple[str, ...] = ()
+) -> tuple[Dataset, Any]:
     names = [f"c{k}" for k in range(classes)]
     recipe = SimpleNamespace(
         name="trial",
         data={"train": DataConfig(source="x")},
-        clean=CleanConfig.model_validate({"rules": rules, "corrections": [str(file) for file in files]}),
+        clean=CleanConfig.model_validate(
+            {"rules": rules, "corrections": [str(file) for file in files], "add_classes": add}
+        ),
         task=SimpleNamespace(kind="segment" if classes else "classify", classes=names),
         storage=SimpleNamespace(open=Storage),
     )
@@ -182,7 +186,10 @@ def test_corrections_that_do_not_fit_say_where(rich, tmp_path):  # noqa: F811
     for change, says in (
         ({"row_id": 999}, r"c.jsonl: row 999 is not in the data set"),
         ({"content_sha256": "0" * 64}, r"row 0 is another image in the data set"),
-        ({"label": "bb"}, r"row 0: class 'bb' is none of the data set's, did you mean 'b'"),
+        (
+            {"label": "bb"},
+            r"row 0: class 'bb' is none of the data set's \(`clean.add_classes` may add it\), did you mean 'b'",
+        ),
         ({"mask_png": small}, r"mask_png is 5x3, the image \d+x\d+"),
         ({"mask_png": "?"}, r"row 0: mask_png: "),
     ):

@@ -5,6 +5,7 @@ import pytest
 from mapsto.config.load import load
 from mapsto.core.errors import UserError
 from mapsto.stages import report
+from mapsto.stages.ingest import Ingest
 from mapsto.stages.pipeline import Pipeline
 
 RECIPE = """
@@ -42,3 +43,14 @@ def test_a_stage_that_is_none_is_told_before_anything_is_made(made):
     with pytest.raises(UserError, match="--until compres: no stage of a run, did you mean 'compress'"):
         Pipeline(load(RECIPE, []), lambda line: None).run("compres")
     assert made == []
+
+
+def test_a_section_is_made_once_for_its_options(monkeypatch, tmp_path):
+    """It may take the reading of files, of what people have corrected."""
+    recipe = load(RECIPE.replace("/tmp/nowhere", str(tmp_path)), [])
+    asked: list[str] = []
+    section = Ingest.section
+    monkeypatch.setattr(Ingest, "section", lambda *given: asked.append(given[2]["role"]) or section(*given))
+    pipeline = Pipeline(recipe, lambda line: None)
+    first = pipeline.planned("ingest", {"role": "train"})
+    assert pipeline.planned("ingest", {"role": "train"}).uri == first.uri and asked == ["train"]

@@ -83,9 +83,18 @@ class CleanConfig(Section):
     corrections: tuple[str, ...] = ()
     """Files that `mapsto data corrections` wrote of what people have changed, of this data set or an earlier version: their labels,
     boxes and masks are taken before any rule looks. Where two say differently, the later file counts."""
+    add_classes: tuple[str, ...] = ()
+    """Classes that corrections may bring, appended to the data set's own in this order, whose ids stay. Any other unknown one is refused."""
     verify: VerifyConfig | None = None
     """By default, near duplicates are those whose small pictures agree in shapes and colours; with this, only those of them whose
     features are alike, too."""
+
+    @field_validator("add_classes")
+    @classmethod
+    def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [name for name in names if not name.strip() or name != name.strip() or names.count(name) > 1]:
+            raise ValueError(f"'{wrong[0]}': each is a name, once, without blanks around it")
+        return names
 
     @field_validator("rules")
     @classmethod

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core import codecs
 from ..core.artifact import Artifact
-from .annotations import PER_BOX
+from .annotations import PER_BOX, column_types
 from .dataset import SplitIndex, read_group
 from .shards import moments, write_shard
 
@@ -67,6 +67,8 @@ class Rewrite:
     artifact: Artifact
     columns: tuple[str, ...]
     edits: tuple[Edit, ...]
+    added: tuple[str, ...] = ()
+    """Further columns, without a value where nothing is corrected."""
     measured: bool = True
     """Whether the pixels of training images and of masks that come and go are looked at, for the manifest's figures."""
 
@@ -85,7 +87,7 @@ class Rewrite:
         masks: dict[str, Counter[str]] = {}
         for group in range(len(edit.index.groups)):
             table = read_group(edit.index, group, self.columns)
-            table = table.select([name for name in self.columns if name in table.schema.names])
+            table = _with(table.select([name for name in self.columns if name in table.schema.names]), self.added)
             count = table.num_rows
             _count(objects, table, np.full(count, edit.index.name), -1)
             former = table
@@ -129,6 +131,16 @@ class Rewrite:
                 "mask_pixels": masks,
             },
         )
+
+
+def _with(table: pa.Table, added: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+
+    types = column_types()
+    for name in added:
+        if name not in table.schema.names:
+            table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
+    return table
 
 
 def _count(objects: dict[str, Counter[str]], table: pa.Table, where: np.ndarray, sign: int) -> None:

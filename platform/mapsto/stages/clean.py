@@ -71,6 +71,7 @@ class Clean:
         }
         if config.corrections:
             section["corrections"] = named(config.corrections, recipe.storage.open())
+            section |= {"add_classes": list(config.add_classes)} if config.add_classes else {}
         return section | ({"verify": config.verify.model_dump(mode="json")} if config.verify else {})
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
@@ -93,7 +94,11 @@ class Clean:
         before = Dataset.open(job.parents["data"])
         with tempfile.TemporaryDirectory(prefix="mapsto-clean-") as folder:
             stored, thumbs = gather(job.artifact, before, Path(folder), job.resume, job.say)
-            by_hand = corrected(stored, config.corrections, job.storage, before.manifest)
+            files = job.section.get("corrections", ())
+            by_hand = corrected(stored, files, job.storage, before.manifest, config.add_classes if files else ())
+            for line in by_hand.told(before.manifest["classes"]):
+                job.say(f"clean: corrections: {line}")
+            before = by_hand.widened(before)
             facts, classes = by_hand.facts, before.manifest["classes"]
 
             def sure(rows: np.ndarray, pairs: Pairs) -> Pairs:
@@ -155,8 +160,9 @@ class Clean:
         """The new version's manifest, after its changed shards are written. `stored`: the rows as the shards have them."""
         found, facts = shards(before), by_hand.facts
         edits = (_edit(k, index, stored, by_hand, verdict) for k, index in enumerate(found))
-        made = [edit for edit in edits if edit.touched()]
-        rewrite = Rewrite(job.artifact, tuple(columns_of(before)), tuple(made))
+        added = by_hand.written()
+        made = [edit for edit in edits if edit.touched() or added]
+        rewrite = Rewrite(job.artifact, tuple(columns_of(before)), tuple(made), added)
         there = set(job.storage.names(job.artifact.path("work", "edits"))) if job.resume else set()
         for _ in each(rewrite.run, [k for k in range(len(made)) if f"{k:06d}.json" not in there]):
             pass

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..core.errors import UserError, nearest
 from ..core.storage import Storage
 from ..curate.annotation.corrections import read_corrections
 from ..curate.facts import Facts
+from ..data.annotations import column_types
+from ..data.dataset import Dataset
 from ..data.rewrite import Correction
 
 
@@ -27,6 +30,34 @@ class Corrected:
     rows: Mapping[int, Correction]
     erased: int = 0
     """Corrections of rows that are not there, in a data set of which rows were erased."""
+    new_classes: tuple[str, ...] = ()
+    """Appended to the data set's."""
+    new_columns: Mapping[str, int] = field(default_factory=dict)
+    """Columns that the data set lacked, and how many rows have them now."""
+
+    def told(self, classes: Sequence[str]) -> Iterator[str]:
+        """What was added to a data set of these classes."""
+        for number, name in enumerate(self.new_classes, len(classes)):
+            yield f"new class '{name}' (id {number})"
+        for name, rows in self.new_columns.items():
+            yield f"new column {name}: {rows} rows have it, the others are as not annotated"
+
+    def widened(self, before: Dataset) -> Dataset:
+        """The version before, as a data set of the new classes and columns."""
+        old = before.manifest
+        columns = [*old["columns"], *(name for name in self.new_columns if name not in old["columns"])]
+        more = {
+            key: {split: {} for split in old["splits"]} | old.get(key, {})
+            for key, column in (("objects", "boxes"), ("mask_pixels", "mask"))
+            if column in self.new_columns
+        }
+        return replace(
+            before, manifest=old | {"classes": [*old["classes"], *self.new_classes], "columns": columns} | more
+        )
+
+    def written(self) -> tuple[str, ...]:
+        """The new columns that every shard is to get; that of labels is in all of them."""
+        return tuple(name for name in column_types() if name in self.new_columns)
 
 
 def named(uris: Sequence[str], storage: Storage) -> list[list[str]]:
@@ -34,18 +65,30 @@ def named(uris: Sequence[str], storage: Storage) -> list[list[str]]:
     return [[uri, digest(storage.read(uri))] for uri in uris]
 
 
-def corrected(facts: Facts, uris: Sequence[str], storage: Storage, manifest: Mapping[str, Any]) -> Corrected:
-    """Apply the files in their order; where two correct the same column of a row, the later one counts. Raises UserError for a row
-    that is not in the data set (unless rows of it were erased: those are counted) or is another image, an unknown class, and a
-    column that the data set lacks."""
-    classes, columns, gone = manifest["classes"], manifest["columns"], 0
+def corrected(
+    facts: Facts,
+    files: Sequence[Sequence[str]],
+    storage: Storage,
+    manifest: Mapping[str, Any],
+    add_classes: Sequence[str] = (),
+) -> Corrected:
+    """Apply the files, as `named` has them, in their order; where two correct the same column of a row, the later one counts. A column
+    that the data set lacks is added, and so are `add_classes`. Raises UserError for a row that is not in the data set (unless rows of it
+    were erased: those are counted) or is another image, for any other unknown class, and for a file that has changed since `named`."""
+    columns, gone = manifest["columns"], 0
+    new_classes = tuple(name for name in add_classes if name not in manifest["classes"])
+    classes = [*manifest["classes"], *new_classes]
+    new_columns: Counter[str] = Counter()
     purged = any(each["rows"] for each in manifest.get("erased", ()))
-    place = {int(row_id): k for k, row_id in enumerate(facts.row_id)} if uris else {}
+    place = {int(row_id): k for k, row_id in enumerate(facts.row_id)} if files else {}
     label, outside, largest = facts.label.copy(), facts.outside.copy(), facts.largest_id.copy()
     index = {name: k for k, name in enumerate(classes)}
     rows: dict[int, dict[str, Any]] = {}
-    for uri in uris:
-        for entry in read_corrections(storage.read(uri), uri):
+    for uri, known in files:
+        data = storage.read(uri)
+        if digest(data) != known:
+            raise UserError(f"{uri}: has changed since this cleaning began; run it again")
+        for entry in read_corrections(data, uri):
             row_id = entry["row_id"]
             where = f"{uri}: row {row_id}"
             k = place.get(row_id)
@@ -56,9 +99,6 @@ def corrected(facts: Facts, uris: Sequence[str], storage: Storage, manifest: Map
                 raise UserError(f"{where} is not in the data set")
             if bytes.fromhex(entry["content_sha256"])[:16] != facts.content[k].ljust(16, b"\0"):
                 raise UserError(f"{where} is another image in the data set; it was corrected in another one's version")
-            for name, key in (("label", "label"), ("boxes", "boxes"), ("mask", "mask_png")):
-                if key in entry and name not in columns:
-                    raise UserError(f"{where} has a corrected {name}, and the data set has none: ingest it with {name}")
             new = rows.setdefault(k, {})
             if "label" in entry:
                 label[k] = -1 if entry["label"] is None else _class(entry["label"], index, where)
@@ -69,13 +109,20 @@ def corrected(facts: Facts, uris: Sequence[str], storage: Storage, manifest: Map
                 outside[k] = _outside(entry["boxes"], int(facts.width[k]), int(facts.height[k]))
             if "mask_png" in entry:
                 new["mask"], largest[k] = _mask(entry["mask_png"], int(facts.width[k]), int(facts.height[k]), where)
+    for k, new in rows.items():
+        given = {"label"} if label[k] != facts.label[k] else set()
+        given |= {name for name in ("boxes", "box_labels", "mask") if new.get(name) is not None}
+        given |= {"segments"} if any(text is not None for text in new.get("segments") or ()) else set()
+        new_columns.update(name for name in sorted(given) if name not in columns)
     changed = replace(facts, label=label, outside=outside, largest_id=largest)
-    return Corrected(changed, {k: Correction(**new) for k, new in rows.items()}, gone)
+    made = {k: Correction(**new) for k, new in rows.items()}
+    return Corrected(changed, made, gone, new_classes, new_columns)
 
 
 def _class(name: str, index: Mapping[str, int], where: str) -> int:
     if name not in index:
-        raise UserError(f"{where}: class '{name}' is none of the data set's{nearest(name, index)}")
+        told = f"{where}: class '{name}' is none of the data set's (`clean.add_classes` may add it)"
+        raise UserError(f"{told}{nearest(name, index)}")
     return index[name]
 
 

@@ -33,6 +33,8 @@ class Pipeline:
     force: bool = False
     """Make the asked stage anew; its parents are still reused."""
     made: dict[str, Artifact] = field(default_factory=dict)
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Stage and options → its section, which may take the reading of files (what people have corrected)."""
 
     def produce(self, name: str, options: Mapping[str, Any] | None = None, *, force: bool | None = None) -> Artifact:
         """The complete artifact of a stage; its parents are made first where they are missing.
@@ -74,7 +76,10 @@ class Pipeline:
         self, name: str, options: Mapping[str, Any], parents: Mapping[str, Artifact]
     ) -> tuple[Artifact, Stage, dict[str, Any]]:
         what = stage(name)
-        section = what.section(self.recipe, options)
+        key = f"{name} {sorted(options.items())!r}"
+        if key not in self.sections:
+            self.sections[key] = what.section(self.recipe, options)
+        section = self.sections[key]
         address = fingerprint(section, {k: v.identity() for k, v in parents.items()})
         uri = join(absolute(self.recipe.root), self.recipe.name, name, address)
         return Artifact(uri, self.recipe.storage.open()), what, section
@@ -117,6 +122,7 @@ class Pipeline:
         best = artifact.read_json("best.json")["overrides"]
         self.say(f"tune: going on with {', '.join(f'{k}={show(v)}' for k, v in best.items())}")
         self.recipe = override(self.recipe, {**best, "tune": None})
+        self.sections.clear()
         return artifact
 
     def run(self, until: str | None = None) -> dict[str, Artifact]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ..core.codecs import decode, encode
-from ..core.errors import UserError
+from ..core.errors import UserError, nearest
 from ..core.storage import Storage, absolute
 from ..curate.annotation import cvat, label_studio
 from ..curate.annotation.corrections import correction
@@ -81,7 +81,7 @@ def _scores(data: bytes, where: str, rule: str | None) -> dict[int, float]:
 
 def corrections(uri: str, file: str, output: str) -> Iterator[str]:
     """Read a tool's export, Label Studio's JSON or CVAT's XML, and write what has changed as JSON lines (see
-    `curate.annotation.corrections`). Raises UserError for an unknown row or class, a row that comes twice, and as the
+    `curate.annotation.corrections`). Raises UserError for an unknown row, a row that comes twice, and as the
     tools' readers do; then nothing is written. What was found, in lines."""
     dataset, storage = opened(uri), Storage()
     classes, columns = dataset.manifest["classes"], dataset.manifest["columns"]
@@ -96,17 +96,22 @@ def corrections(uri: str, file: str, output: str) -> Iterator[str]:
     lines: list[str] = []
     changed: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
     for rows in _rows(dataset, found, FURTHER):
         for row in rows:
             entry = correction(answers[row["row_id"]], row, classes, columns, dropped)
             if entry is not None:
                 changed.update(entry["changed"])
+                named = {str(name) for name in (entry.get("label"), *entry.get("box_labels", ())) if name is not None}
+                unknown.update(sorted(named - {*classes}))
                 lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
     storage.write(absolute(output), "".join(lines).encode())
     yield f"{absolute(output)}: {len(lines):,} corrections of {len(answers):,} rows looked at"
     for what in ("label", "boxes", "mask"):
         if changed[what]:
             yield f"changed {what:<6} {changed[what]:,} rows"
+    for name, count in unknown.items():
+        yield f"new class '{name}' in {count:,} rows (`clean.add_classes` lets a cleaning take it){nearest(name, classes)}"
     for what, count in (reviewed.passed_over + dropped).items():
         yield f"left out: {what}: {count:,}"
 

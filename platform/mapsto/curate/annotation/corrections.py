@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...core.codecs import encode
-from ...core.errors import UserError, nearest
+from ...core.errors import UserError
 from ...core.runs import to_runs
 from .marks import Answer, Marks, Shape, of_row
 
@@ -28,8 +28,8 @@ def correction(
 
     `row_id`, `content_sha256`, `changed` (of `label`, `boxes`, `mask`) and, for each of them: `label` (class name or
     null) and `was`; `boxes` (xyxy pixels), `box_labels` (names), `origin` (the number of the row's box that each one was,
-    or null), `segments` (COCO's segmentation as JSON, or null) where the data set has them; `mask_png` (base64). Raises
-    UserError for an image of other bytes or size, and an unknown class. Boxes are cut at the image's edges; what has no
+    or null), `segments` (COCO's segmentation as JSON, or null) where the data set has them, or no boxes at all; `mask_png`
+    (base64). Class names may be new ones. Raises UserError for an image of other bytes or size. Boxes are cut at the image's edges; what has no
     area then is counted in `dropped`.
     """
     if not row["content_sha256"].startswith(answer.content):
@@ -40,15 +40,12 @@ def correction(
         told = f"{answer.width}x{answer.height} there, {row['width']}x{row['height']} in the data set"
         raise UserError(f"{answer.where}: row {answer.row_id}: its image is {told}")
     before, after = of_row(row, classes), answer.marks
-    for name in (*(() if after.label is None else (after.label,)), *after.box_labels):
-        if name not in classes:
-            told = f"{answer.where}: row {answer.row_id}: class '{name}' is none of the data set's"
-            raise UserError(f"{told}{nearest(name, classes)}")
     new: dict[str, Any] = {}
     if after.label != before.label and ("label" in columns or after.label is not None):
         new |= {"label": after.label, "was": before.label}
     if "boxes" in columns or len(after.boxes):
-        new |= _boxes(before, after, row, "segments" in columns, dropped)
+        first = "boxes" not in columns and any(shape is not None for shape in after.shapes)
+        new |= _boxes(before, after, row, first or "segments" in columns, dropped)
     mask = before.mask if before.mask is not None else np.zeros((row["height"], row["width"]), np.uint8)
     if after.mask is not None and (after.mask != mask).any():
         new["mask_png"] = base64.b64encode(encode(after.mask, "png")).decode()
