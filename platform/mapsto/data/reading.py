@@ -18,6 +18,7 @@ from ..core.storage import Storage
 from .nifti import volume
 from .sources.item import Reference
 from .video import frames, library
+from .zips import opened
 
 AT_ONCE = 16
 """Objects fetched side by side; so many are held in memory."""
@@ -119,10 +120,13 @@ def _stretches(references: list[Reference]) -> Iterator[list[Reference]]:
 
 def _zipped(uri: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
     fs, path = storage.fs(uri)
-    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, zipfile.ZipFile(raw) as archive:
+    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
         for reference in references:
+            method, compressed, crc = reference.columns["_packed"]
             try:
-                with archive.open(reference.member) as member:
+                with opened(
+                    raw, reference.member, reference.offset, reference.size, (method, compressed, crc)
+                ) as member:
                     data = member.read(reference.size + 1)
                 yield reference, data if len(data) <= reference.size else "larger than the archive says: refused"
             except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:

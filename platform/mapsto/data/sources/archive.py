@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 
+from ...core.disk_index import DiskIndex, Entry
 from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage
+from ..zips import ENCRYPTED, Member, members
 from .expand import MOST_EXPANSION, gunzipped
 from .item import SPLIT_NAMES, Reference, hidden, is_archive, is_image, placed
 from .look import Look
@@ -109,30 +110,48 @@ def _tar(name: str, plain: str, storage: Storage, split: Split | None) -> Iterat
 
 
 def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]:
+    """The directory is read twice: first for the names that several members have, and for members that overlap, on disk."""
     fs, path = storage.fs(uri)
-    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, zipfile.ZipFile(raw) as archive:
-        named = Counter(member.filename for member in archive.infolist())
-        for member in archive.infolist():
-            if member.is_dir():
+    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
+        names, overlapping = DiskIndex(), _overlapping(members(raw))
+        names.extend((member.name, "", 0) for member in members(raw))
+        for member in members(raw):
+            if member.name.endswith("/"):
                 continue
-            known = f"{uri}!{member.filename}"
-            kind = (member.external_attr >> 16) & 0o170000
+            known = f"{uri}!{member.name}"
+            kind = member.mode & 0o170000
             if kind not in (0, 0o100000):
                 yield Reference(known, uri, reason="a link or device, not a file", split=split)
-            elif escapes(member.filename):
+            elif escapes(member.name):
                 yield Reference(known, uri, reason="its path leaves the archive", split=split)
-            elif named[member.filename] > 1:
+            elif names.count(member.name) > 1:
                 yield Reference(known, uri, reason="several members have this name", split=split)
-            elif member.flag_bits & 1:
+            elif member.flags & ENCRYPTED:
                 yield Reference(known, uri, reason="encrypted", split=split)
-            elif is_archive(member.filename):
+            elif is_archive(member.name):
                 yield Reference(known, uri, reason=NESTED, split=split)
-            elif member.file_size > max(BOMB_BYTES, MOST_EXPANSION * member.compress_size):
+            elif member.size > max(BOMB_BYTES, MOST_EXPANSION * member.compressed):
                 yield Reference(
                     known, uri, reason=f"grows beyond {MOST_EXPANSION} times its size: refused", split=split
                 )
-            elif not hidden(member.filename):
-                label, own = placed(member.filename)
+            elif overlapping.count(str(member.offset)):
+                yield Reference(known, uri, reason="it overlaps another member: refused", split=split)
+            elif not hidden(member.name):
+                label, own = placed(member.name)
+                columns = {"_packed": [member.method, member.compressed, member.crc]}
                 yield Reference(
-                    known, uri, "zip", size=member.file_size, member=member.filename, label=label, split=split or own
+                    known, uri, "zip", member.offset, member.size, member.name, label, split or own, columns
                 )
+
+
+def _overlapping(found: Iterator[Member]) -> DiskIndex:
+    """The offsets of members that begin within another one, and of those; a bomb may be made of such (D. Fifield, A better zip bomb,
+    WOOT 2019)."""
+    ordered, out = DiskIndex(), DiskIndex()
+    ordered.extend((f"{member.offset:020d}", str(member.offset), member.end) for member in found)
+    last = Entry("", "", 0)
+    for entry in ordered.by_key():
+        if int(entry.name) < last.size:
+            out.extend((each.name, "", 0) for each in (last, entry))
+        last = max(last, entry, key=lambda each: each.size)
+    return out
