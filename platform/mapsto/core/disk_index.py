@@ -80,6 +80,15 @@ class DiskIndex:
         """Those that `use` never named, sorted by name."""
         yield from map(_entry, self._run("SELECT key, name, size FROM entries WHERE NOT used ORDER BY name"))
 
+    def unused_keys(self) -> Iterator[Entry]:
+        """The first entry of each key that `use` never named, in the order they came."""
+        yield from map(
+            _entry,
+            self._run(
+                "SELECT key, name, size FROM entries WHERE place IN (SELECT MIN(place) FROM entries WHERE NOT used GROUP BY key) ORDER BY place"
+            ),
+        )
+
     def __del__(self) -> None:
         self._db.close()
 

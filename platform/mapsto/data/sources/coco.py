@@ -3,24 +3,28 @@
 The files of a split (`instances_val2017.json`, `captions_val2017.json`, ...) are merged by image and annotation id; a
 lone `annotations.json`, or `_annotations.coco.json` beside its images, is read alike. Boxes become xyxy. `segments`
 holds each instance's segmentation as JSON, as it came; `crowd` its iscrowd; `area` its area, where some have one; `keypoints` its x, y, v in turn.
+The files are read element by element, and put together by image on disk.
 Source: https://cocodataset.org/#format-data
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...core.disk_index import DiskIndex, Entry
 from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage, join
 from .archive import escapes
 from .item import SPLIT_NAMES, Reference
-from .look import Look
+from .json_stream import elements
+from .look import Look, parts
 
 KINDS = ("instances", "person_keypoints", "captions", "keypoints", "panoptic", "stuff")
 _KIND = re.compile(rf"^({'|'.join(KINDS)})_(.+)\.json$")
@@ -36,19 +40,23 @@ def recognise(look: Look) -> str | None:
 
 @dataclass
 class _Set:
-    """The files of one split."""
+    """The files of one split. Images and annotations are on disk, by image id: their sizes are the numbers of their files."""
 
     split: Split | None
     folder: str
     """What the files' names end in (`val2017`), or the folder that they lie in."""
-    images: dict[int, dict[str, Any]] = field(default_factory=dict)
-    instances: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
-    """Image id → annotation id → annotation."""
-    captions: dict[int, list[str]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    images: DiskIndex = field(default_factory=DiskIndex)
+    """Image id → file name."""
+    named: DiskIndex = field(default_factory=DiskIndex)
+    """File name → image id."""
+    annotations: DiskIndex = field(default_factory=DiskIndex)
+    """Image id → annotation, as JSON."""
+    ids: DiskIndex = field(default_factory=DiskIndex)
+    """File and annotation id."""
     categories: dict[int, str] = field(default_factory=dict)
-    strays: dict[int, str] = field(default_factory=dict)
-    """Image ids that annotations name and no file lists, with the file that does."""
-    labelled: bool = False
+    has: set[str] = field(default_factory=set)
+    """What annotations tell of objects."""
 
 
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
@@ -93,52 +101,51 @@ def _named(name: str) -> tuple[str, str, Split | None]:
 
 
 def _add(found: _Set, uri: str, storage: Storage) -> None:
-    try:
-        data = json.loads(storage.read(uri))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{uri}: not JSON: {error}") from error
-    if not isinstance(data, dict) or not isinstance(data.get("images"), list):
+    """Put a file's images, annotations and categories beside those of the split's others; what does not need the others is checked."""
+    found.files.append(uri)
+    fs, path = storage.fs(uri)
+    kinds = {"images": _image, "categories": _category, "annotations": _annotation}
+    listed = set()
+    with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
+        try:
+            for part in parts(elements(io.TextIOWrapper(raw, "utf-8-sig"))):
+                for key, value, inside in part:
+                    if key not in kinds:
+                        continue
+                    if inside:
+                        kinds[key](found, uri, value)
+                    elif isinstance(value, list):
+                        listed.add(key)
+                    elif value is not None and key != "images":
+                        raise UserError(f"{uri}: `{key}` is a list of objects, not {str(value)[:80]}")
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{uri}: not JSON: {error}") from error
+    if "images" not in listed:
         raise UserError(f"{uri}: not COCO's: an object with `images`, `annotations` and `categories`")
-    for image in data["images"]:
-        if not _has(image, "id", "file_name"):
-            raise UserError(f"{uri}: an image without id or file_name: {str(image)[:80]}")
-        if found.images.setdefault(image["id"], image)["file_name"] != image["file_name"]:
-            raise UserError(
-                f"{uri}: two images have the id {image['id']}: {found.images[image['id']]['file_name']}, {image['file_name']}"
-            )
-    for name in ("categories", "annotations"):
-        if not isinstance(data.get(name) or [], list):
-            raise UserError(f"{uri}: `{name}` is a list of objects, not {str(data[name])[:80]}")
-    for entry in data.get("categories") or ():
-        if not _has(entry, "id", "name"):
-            raise UserError(f"{uri}: a category without id or name: {str(entry)[:80]}")
-        name = str(entry["name"])
-        if (other := found.categories.setdefault(entry["id"], name)) != name:
-            raise UserError(f"{uri}: two categories have the id {entry['id']}: {other}, {name}")
-    ids = set()
-    for entry in data.get("annotations") or ():
-        if not _has(entry, "image_id"):
-            raise UserError(f"{uri}: an annotation without image_id: {str(entry)[:80]}")
-        image = entry["image_id"]
-        if image not in found.images:
-            found.strays.setdefault(image, uri)
-        elif "caption" in entry:
-            found.captions.setdefault(image, []).append(str(entry["caption"]).strip().replace("\n", " "))
-        else:
-            if "bbox" not in entry or not _has(entry, "category_id", "id"):
-                raise UserError(f"{uri}: annotation {entry.get('id', '?')} lacks id, bbox or category_id")
-            if entry["category_id"] not in found.categories:
-                raise UserError(
-                    f"{uri}: annotation {entry['id']}: category {entry['category_id']} is not in `categories`"
-                )
-            if not _numbers(entry["bbox"], 4) or not _numbers(entry.get("keypoints") or []):
-                raise UserError(f"{uri}: annotation {entry['id']}: bbox and keypoints are lists of numbers")
-            if entry["id"] in ids:
-                raise UserError(f"{uri}: two annotations have the id {entry['id']}")
-            ids.add(entry["id"])
-            found.labelled = True
-            held = found.instances.setdefault(image, {}).setdefault(entry["id"], {})
-            held.update({**entry, **held})  # instances and keypoints of one id: each adds what the other lacks
+
+
+def _image(found: _Set, uri: str, entry: Any) -> None:
+    if not _has(entry, "id", "file_name"):
+        raise UserError(f"{uri}: an image without id or file_name: {str(entry)[:80]}")
+    found.images.extend([(json.dumps(entry["id"]), str(entry["file_name"]), len(found.files) - 1)])
+
+
+def _category(found: _Set, uri: str, entry: Any) -> None:
+    if not _has(entry, "id", "name"):
+        raise UserError(f"{uri}: a category without id or name: {str(entry)[:80]}")
+    name = str(entry["name"])
+    if (other := found.categories.setdefault(entry["id"], name)) != name:
+        raise UserError(f"{uri}: two categories have the id {entry['id']}: {other}, {name}")
+
+
+def _annotation(found: _Set, uri: str, entry: Any) -> None:
+    if not _has(entry, "image_id"):
+        raise UserError(f"{uri}: an annotation without image_id: {str(entry)[:80]}")
+    number = len(found.files) - 1
+    found.annotations.extend([(json.dumps(entry["image_id"]), json.dumps(entry), number)])
+    if "caption" not in entry:
+        found.has |= entry.keys()
+        found.ids.extend([(f"{number}:{entry['id']!r}", "", number)] if _has(entry, "id") else [])
 
 
 def _has(entry: Any, *names: str) -> bool:
@@ -152,37 +159,76 @@ def _numbers(value: Any, count: int | None = None) -> bool:
 
 
 def _references(root: str, found: _Set, storage: Storage) -> Iterator[Reference]:
+    first = Entry("", "", 0)
+    for entry in found.images.by_key():
+        if entry.key == first.key and entry.name != first.name:
+            told = f"two images have the id {json.loads(entry.key)}: {first.name}, {entry.name}"
+            raise UserError(f"{found.files[entry.size]}: {told}")
+        first = first if entry.key == first.key else entry
+    before = ""
+    for key, _, number in found.ids.by_key():
+        if key == before:
+            raise UserError(f"{found.files[number]}: two annotations have the id {key.partition(':')[2]}")
+        before = key
     folder = _image_folder(root, found, storage)
-    has = {name for held in found.instances.values() for entry in held.values() for name in entry}
-    seen: set[str] = set()
-    for key, image in found.images.items():
-        name = str(image["file_name"])
+    again: set[str] = set()
+    found.named.extend((name, key, 0) for key, name, _ in found.images)
+    for key, name, number in found.images:
+        same = found.images.of(key)
+        if same[0].size != number or key in again:
+            continue  # listed before, by another file of the split or by this one
+        again |= {key} if len(same) > 1 and same[1].size == number else set()
         at = join(folder, name)
+        found.annotations.use(key)
         if escapes(name):
             yield Reference(at, split=found.split, reason="its file_name leaves the folder")
-        elif name in seen:
-            yield Reference(at, at, split=found.split, reason=f"a second image of one file_name (image id {key})")
+        elif found.named.of(name)[0].name != key:
+            yield Reference(
+                at, at, split=found.split, reason=f"a second image of one file_name (image id {json.loads(key)})"
+            )
         else:
-            seen.add(name)
-            columns: dict[str, Any] = _instances(found, key, has) if found.labelled else {}
-            if key in found.captions:
-                columns["caption"] = "\n".join(found.captions[key])
-            yield Reference(at, at, split=found.split, columns=columns)
-    for key, uri in found.strays.items():
-        yield Reference(f"{uri}: image id {key}", reason="annotations of an image that `images` does not list")
+            yield Reference(at, at, split=found.split, columns=_columns(found, key))
+    for key, _, number in found.annotations.unused_keys():
+        where = f"{found.files[number]}: image id {json.loads(key)}"
+        yield Reference(where, reason="annotations of an image that `images` does not list")
 
 
-def _instances(found: _Set, key: int, has: Set[str]) -> dict[str, Any]:
-    entries = list(found.instances.get(key, {}).values())
+def _columns(found: _Set, key: str) -> dict[str, Any]:
+    """What all files of the split say of an image."""
+    held: dict[int, dict[str, Any]] = {}
+    captions = []
+    for _, text, number in found.annotations.of(key):
+        entry = json.loads(text)
+        if "caption" in entry:
+            captions.append(str(entry["caption"]).strip().replace("\n", " "))
+            continue
+        _check(found, entry, number)
+        known = held.setdefault(entry["id"], {})
+        known.update({**entry, **known})  # instances and keypoints of one id: each adds what the other lacks
+    columns = _instances(found, list(held.values())) if found.has else {}
+    return columns | ({"caption": "\n".join(captions)} if captions else {})
+
+
+def _check(found: _Set, entry: dict[str, Any], number: int) -> None:
+    uri = found.files[number]
+    if "bbox" not in entry or not _has(entry, "category_id", "id"):
+        raise UserError(f"{uri}: annotation {entry.get('id', '?')} lacks id, bbox or category_id")
+    if entry["category_id"] not in found.categories:
+        raise UserError(f"{uri}: annotation {entry['id']}: category {entry['category_id']} is not in `categories`")
+    if not _numbers(entry["bbox"], 4) or not _numbers(entry.get("keypoints") or []):
+        raise UserError(f"{uri}: annotation {entry['id']}: bbox and keypoints are lists of numbers")
+
+
+def _instances(found: _Set, entries: list[dict[str, Any]]) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "boxes": [_xyxy(entry["bbox"]) for entry in entries],
         "box_labels": [found.categories[entry["category_id"]] for entry in entries],
         "crowd": [bool(entry.get("iscrowd", 0)) for entry in entries],
         "segments": [json.dumps(entry.get("segmentation") or []) for entry in entries],
     }
-    if "area" in has:
+    if "area" in found.has:
         columns["area"] = [entry.get("area") for entry in entries]
-    if "keypoints" in has:
+    if "keypoints" in found.has:
         columns["keypoints"] = [[float(v) for v in entry.get("keypoints") or ()] for entry in entries]
     return columns
 
@@ -196,7 +242,7 @@ def _image_folder(root: str, found: _Set, storage: Storage) -> str:
     """Where the images lie: the first place that has the first image whose name a file can have."""
     if not found.images:
         return root
-    first = next(filter(_nameable, (str(image["file_name"]) for image in found.images.values())), None)
+    first = next(filter(_nameable, (image.name for image in found.images)), None)
     if first is None:
         return root
     places = [
@@ -207,11 +253,11 @@ def _image_folder(root: str, found: _Set, storage: Storage) -> str:
         (found.split or "",),
         ("images", found.split or ""),
     ]
-    for parts in places:
-        folder = join(root, *(part for part in parts if part))
+    for place in places:
+        folder = join(root, *(part for part in place if part))
         if storage.exists(join(folder, first)):
             return folder
-    tried = ", ".join(sorted({"/".join(p for p in parts if p) or "." for parts in places}))
+    tried = ", ".join(sorted({"/".join(p for p in place if p) or "." for parts in places}))
     raise UserError(f"{root}: the images of {found.folder or 'the JSON'} are not there: no {first} in {tried}")
 
 
