@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import tempfile
 
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from mapsto.models import diffaugment
 from mapsto.models.diffusion import Diffusion, UNet
@@ -202,6 +204,13 @@ def test_inceptions_pools_are_fids():
         assert fid(torch.zeros(1, 20, 20, 3, dtype=torch.uint8)).shape == (1, 2048)
     with pytest.raises(ValueError, match="no weights of an Inception v3"):
         Inception({"fc.weight": torch.zeros(1008, 2048)})
+    seen = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 40, 70, 3), np.uint8))
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        kept = {name: value for name, value in plain.state_dict().items() if not name.startswith("AuxLogits.")}
+        torch.save(kept, f"{folder}/weights.pth")
+        theirs = FeatureExtractorInceptionV3("fid", ["2048"], feature_extractor_weights_path=f"{folder}/weights.pth")
+        (expected,) = theirs(seen.permute(0, 3, 1, 2))
+        torch.testing.assert_close(fid(seen), expected.float(), rtol=1e-3, atol=1e-5)
 
 
 def by_matrices(image: np.ndarray, side: int) -> np.ndarray:
