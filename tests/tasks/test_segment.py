@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from sklearn.metrics import confusion_matrix
 from sklearn.utils.class_weight import compute_class_weight
 
 from mapsto.core.codecs import encode
@@ -43,7 +44,7 @@ def batch(task, mask, split="train"):
 def test_further_void_ids_never_count(split):
     mask = np.random.default_rng(1).integers(0, 3, (40, 40), np.uint8)
     mask[:20] = 11
-    task = make(void=[11])
+    task = make(void=[11], measure_at="input")
     tensors = batch(task, mask, split)
     assert set(np.unique(tensors["mask"].numpy())) <= {0, 1, 2, 255}
     assert (tensors["mask"] == 255).any()
@@ -159,5 +160,72 @@ def test_an_answers_outlines_are_those_of_the_enlarged_logits():
     (answer,) = task.answers({"logits": logits[None]}, [place])
     reference = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], (96, 128), mode="bilinear")[0].argmax(0)
     assert (answer == reference.numpy()).mean() > 0.999
+    tall = task.preprocess.geometry(1300, 40)  # answered a band of rows at a time
+    reference = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], (1300, 40), mode="bilinear")[0].argmax(
+        0
+    )
+    assert (task.answers({"logits": logits[None]}, [tall])[0] == reference.numpy()).mean() > 0.999
     starts = answer.argmax(1)[20:70]  # where the second class begins, row by row
     assert len(set(starts.tolist())) > 20
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_metrics_count_every_pixel_of_the_original_as_answers_do(split):
+    """Originals of any size beside each other, against the answers themselves, pixel by pixel."""
+    task, rng = make(void=[11]), np.random.default_rng(0)
+    samples, masks, images = [], [], []
+    for height, width in ((50, 70), (20, 31), (32, 32)):
+        masks.append(rng.integers(0, 3, (height, width)).astype(np.uint8))
+        masks[-1][:3] = 11
+        images.append(encode(rng.integers(0, 256, (height, width, 3), np.uint8), "png"))
+        sample = {"image": images[-1], "mask": encode(masks[-1], "png")}
+        samples.append(task.streams(split)[""].transform([sample], rng))
+    whole = task.collate(samples)
+    model = task.build({}).eval()
+    with torch.inference_mode():
+        output = {"logits": model(torch.from_numpy(whole["image"])).numpy()}
+    states = task.metrics().state(output, whole)
+    answers = task.decode(output, [task.prepare({"image": image})[1] for image in images])
+    for counts, mask, answer in zip(states["confusion"], masks, answers, strict=True):
+        assert answer["mask"].shape == mask.shape and counts.sum() == (mask != 11).sum()
+        theirs = confusion_matrix(mask[mask != 11], answer["mask"][mask != 11], labels=range(3))
+        np.testing.assert_array_equal(counts, theirs)
+    assert task.metrics().badness(states).shape == (3,)
+
+
+def test_what_is_too_small_for_the_input_is_lost_in_the_numbers_too():
+    """A perfect answer at the input's size is none at the original's, where a line is thinner than an input's pixel."""
+    mask = np.zeros((128, 128), np.uint8)
+    mask[:, 62:64] = 1  # half a pixel of the input's 32
+    image = encode(np.zeros((128, 128, 3), np.uint8), "png")
+    found = {}
+    for at in ("original", "input"):
+        task = make(measure_at=at)
+        row = task.streams("val")[""].transform(
+            [{"image": image, "mask": encode(mask, "png")}], np.random.default_rng(0)
+        )
+        whole = task.collate([row])
+        sees = make(measure_at="input").streams("val")[""].transform
+        seen = sees([{"image": image, "mask": encode(mask, "png")}], np.random.default_rng(0))["mask"]
+        logits = np.eye(3, dtype=np.float32)[seen].transpose(2, 0, 1)[None]
+        found[at] = task.metrics().compute(task.metrics().state({"logits": logits}, whole))["mIoU"]
+    assert found["input"] == 1.0 and found["original"] < 0.8
+    with pytest.raises(ValidationError, match="measure_at: input has no one size with windows"):
+        make(measure_at="input", windows={"size": 64})
+
+
+def test_a_large_original_is_counted_a_part_at_a_time(monkeypatch):
+    from mapsto.core.metrics import segmentation
+
+    task, rng = make(), np.random.default_rng(0)
+    logits = rng.normal(size=(1, 3, 32, 32)).astype(np.float32)
+    mask = rng.integers(0, 3, (90, 70)).astype(np.uint8)
+    place = task.preprocess.geometry(90, 70)
+    whole = {"mask": mask.ravel(), "mask_offsets": np.array([0, mask.size])}
+    whole |= {"matrix": place.matrix[None], "size": np.array([[90, 70]])}
+    at_once = task.metrics().state({"logits": logits}, whole)
+    monkeypatch.setattr(segmentation, "PIXELS_AT_ONCE", 97)
+    in_parts = task.metrics().state({"logits": logits}, whole)
+    np.testing.assert_array_equal(at_once["confusion"], in_parts["confusion"])
+    with pytest.raises(UserError, match=r"a mask holds id 7, task.classes names 3 \(0..2\): row 0"):
+        task.metrics().state({"logits": logits}, whole | {"mask": np.full(mask.size, 7, np.uint8)})

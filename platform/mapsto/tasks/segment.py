@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field as Setting
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
@@ -55,6 +55,9 @@ class SegmentConfig(TaskConfig):
     loss: SegmentLoss = SegmentLoss()
     boundary_tolerance: float = Setting(0.0075, gt=0, le=100)
     """Of the boundary F: below 1 a share of the image's diagonal, rounded up to pixels; from 1 on pixels."""
+    measure_at: Literal["original", "input"] = "original"
+    """Whose pixels the metrics count: the original's, the logits enlarged to it as answers are, or the input's, the mask
+    taken at its pixels: quicker where originals are large, but numbers of another thing."""
     image_size: int = Setting(128, ge=16, le=2048)
     """Side of the square input, pixels."""
     augment: SegmentAugment = SegmentAugment()
@@ -69,6 +72,12 @@ class SegmentConfig(TaskConfig):
         if len(set(names)) != len(names):
             raise ValueError("class names must differ")
         return names
+
+    @model_validator(mode="after")
+    def _measurable(self) -> SegmentConfig:
+        if self.windows and self.measure_at == "input":
+            raise ValueError("measure_at: input has no one size with windows; original is measured then")
+        return self
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,7 @@ class Segment(Task):
         return self.config.windows
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        measured = self.windows is not None and "size" in samples[0]
-        return self.stacked(samples, ("mask",) if measured else ())
+        return self.stacked(samples, ("mask",) if "size" in samples[0] else ())
 
     def _pixels(self, split: str) -> dict[int, int]:
         """Mask id → pixels of a split, as ingest counted them."""
@@ -147,7 +155,7 @@ class Segment(Task):
     def streams(self, split: Split) -> Mapping[str, Stream]:
         augment, keep, columns = self.config.augment, Keep("image", "mask"), ("image", "mask")
         void = (AsVoid(self.config.void),) if self.config.void else ()
-        if split != "train" and self.windows:
+        if split != "train" and self.config.measure_at == "original":
             placed = Keep("image", "mask", "matrix", "size")
             transform = Compose(Placed(self.preprocess, self.windows), *void, Flat(), placed)
             return {"": Stream(self.config.role, split, transform, columns, "sequential")}
@@ -240,22 +248,31 @@ class Segment(Task):
         return np.concatenate([image, overlay(image, mask, len(self.config.classes))], axis=1)
 
 
+BAND = 512
+"""Rows of an image that are answered at once: the logits of a whole large one would not fit."""
+
+
 def _to_original(logits: np.ndarray, geometry: Geometry) -> np.ndarray:
     """C×S×S logits of a stretched input → the original's class ids, H×W uint8: the logits are enlarged, bilinearly, before the largest
     is taken, so that outlines are no staircases."""
     import cv2
 
-    ids = np.zeros((geometry.height, geometry.width), np.uint8)
-    best = np.full(ids.shape, -np.inf, np.float32)
-    for k, each in enumerate(logits.astype(np.float32)):
-        seen = cv2.resize(each, (geometry.width, geometry.height), interpolation=cv2.INTER_LINEAR)
-        ids[seen > best] = k
-        np.maximum(best, seen, out=best)
-    return ids
-
-
-BAND = 512
-"""Rows of an image that are blended at once: the logits of a whole large one would not fit."""
+    height, width, side = geometry.height, geometry.width, logits.shape[1]
+    out = np.zeros((height, width), np.uint8)
+    at = ((np.arange(height) + 0.5) * (side / height) - 0.5).clip(0, side - 1)
+    low = np.floor(at).astype(int)
+    high, share = np.minimum(low + 1, side - 1), (at - low).astype(np.float32)[:, None]
+    for top in range(0, height, BAND):
+        rows = slice(top, min(height, top + BAND))
+        ids = out[rows]
+        best = np.full(ids.shape, -np.inf, np.float32)
+        for k, each in enumerate(logits):
+            first, last = each[low[rows]].astype(np.float32), each[high[rows]].astype(np.float32)
+            down = first + (last - first) * share[rows]
+            seen = cv2.resize(down, (width, len(down)), interpolation=cv2.INTER_LINEAR)
+            np.copyto(ids, np.uint8(k), where=seen > best)
+            np.maximum(best, seen, out=best)
+    return out
 
 
 def _blended(parts: Sequence[np.ndarray], windows: Sequence[Window], height: int, width: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from .boundary import boundary_f
 from .classification import confusion
 
 VOID = 255
+PIXELS_AT_ONCE = 1 << 20
 
 
 class SegmentationMetrics:
@@ -22,8 +23,8 @@ class SegmentationMetrics:
     that occur as truth), all in 0..1 over the whole set's pixels; boundary_f in 0..1: per class the mean over the images
     where it has a boundary, and the mean over the classes that have one. Void pixels (255) are not counted.
 
-    Pixels are the model's input's; of images seen through windows the original's. `tolerance`: of the boundaries, see
-    `boundary_f`. `answers`: output → each image's H×W ids in the original's pixels, for batches with windows.
+    Pixels are the original's where the batch has its truth in them, otherwise the model's input's. `tolerance`: of the
+    boundaries, see `boundary_f`. `answers`: output → each image's H×W ids in the original's pixels.
     """
 
     primary = "mIoU"
@@ -38,27 +39,36 @@ class SegmentationMetrics:
         self.classes, self.tolerance, self.answers = tuple(classes), tolerance, answers
 
     def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
-        """`batch` has the truth, `mask` (N×S×S), or with windows all its pixels, ragged, and each row's `matrix` and
-        `size`. Raises UserError for ids that are no class."""
+        """`batch` has the truth: all pixels of each original, `mask`, ragged, and each row's `matrix` and `size`; or `mask`
+        (N×S×S), of the input. Raises UserError for ids that are no class."""
         if "size" in batch and self.answers is not None:
             places = places_of(batch)
             flat = zip(pieces(dict(batch), "mask"), places, strict=True)
             predicted = self.answers(output, places)
-            truth = [mask.reshape(place.height, place.width).astype(np.int64) for mask, place in flat]
+            truth = [mask.reshape(place.height, place.width) for mask, place in flat]
         else:
             logits = finite(np.asarray(output["logits"]))
-            predicted, truth = logits.argmax(1), np.asarray(batch["mask"]).astype(np.int64)
+            predicted, truth = logits.argmax(1), np.asarray(batch["mask"])
         size, pairs = len(self.classes), list(zip(predicted, truth, strict=True))
-        for row, (_, mask) in enumerate(pairs):
-            unknown = np.unique(mask[(mask >= size) & (mask != VOID)])
-            if len(unknown):
-                raise UserError(
-                    f"a mask holds id {unknown[0]}, task.classes names {size} (0..{size - 1}): row {row} of its batch"
-                )
         return {
-            "confusion": np.stack([confusion(t[t != VOID], p[t != VOID], size) for p, t in pairs]),
+            "confusion": np.stack([self._pixels(t, p, row) for row, (p, t) in enumerate(pairs)]),
             "boundary": np.stack([boundary_f(p, t, size, self.tolerance, VOID) for p, t in pairs]),
         }
+
+    def _pixels(self, truth: np.ndarray, predicted: np.ndarray, row: int) -> np.ndarray:
+        """C×C counts of one image's pixels; a part of it at a time, as wide numbers are of large ones."""
+        size = len(self.classes)
+        total = np.zeros((size, size), np.int64)
+        for start in range(0, truth.size, PIXELS_AT_ONCE):
+            t, p = (mask.ravel()[start : start + PIXELS_AT_ONCE].astype(np.int64) for mask in (truth, predicted))
+            t, p = t[t != VOID], p[t != VOID]
+            if (t >= size).any():
+                unknown = int(t[t >= size].min())
+                raise UserError(
+                    f"a mask holds id {unknown}, task.classes names {size} (0..{size - 1}): row {row} of its batch"
+                )
+            total += confusion(t, p, size)
+        return total
 
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
         scores = self._scores(states)
