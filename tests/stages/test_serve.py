@@ -71,7 +71,7 @@ def test_the_configuration_is_valid_and_holds_no_secret(tmp_path: Path, trained:
     assert "KEY-A" not in text
     assert "SECRET-B" not in text
     config = yaml.safe_load(text)
-    assert config == configuration(made.recipe, serving_options(made.recipe, trained.uri))
+    assert config == configuration(made.recipe, serving_options(made.recipe, trained))
     (application,) = config["applications"]
     assert application["args"]["name"] == "small-one"
     assert application["args"]["storage"]["endpoint_url"] == "http://127.0.0.1:1"

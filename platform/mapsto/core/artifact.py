@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +24,9 @@ class Artifact:
 
     uri: str
     storage: Storage
+    answers: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Of a model that a recipe uses: how it is to answer, the recipe's settings in place of those it was trained with
+    (TaskConfig.answers). Told by who opens it, and not kept in it."""
 
     def path(self, *parts: str) -> str:
         return join(self.uri, *parts)

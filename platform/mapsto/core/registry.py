@@ -46,10 +46,20 @@ def stage(name: str) -> Stage:
 
 
 def load_task(artifact: Artifact) -> Task:
-    """The task that a model artifact (train, compress) was made for, from its `task.json`."""
+    """The task that a model artifact (train, compress) was made for, from its `task.json`; it answers as `artifact.answers`
+    says, where that says something. UserError for settings there that are no such ones of the task."""
     saved = artifact.read_json("task.json")
     cls = task_class(saved["config"]["kind"])
-    return cls(cls.Config(**saved["config"]), {k: DatasetInfo(**_tuples(v)) for k, v in saved["datasets"].items()})
+    known = (*cls.Config.answering, *cls.Config.measuring)
+    for name in artifact.answers:
+        if name not in known:
+            raise UserError(
+                f"answers.{name}: nothing that a trained {saved['config']['kind']} can change{nearest(name, known)}"
+            )
+    return cls(
+        cls.Config(**saved["config"] | dict(artifact.answers)),
+        {k: DatasetInfo(**_tuples(v)) for k, v in saved["datasets"].items()},
+    )
 
 
 def save_task(task: Task, artifact: Artifact) -> None:

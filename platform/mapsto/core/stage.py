@@ -55,6 +55,7 @@ class Stage(Protocol):
 
     def run(self, job: Job) -> Done: ...
 
+    # A stage whose result depends on how a model answers (TaskConfig.answers) has `answers = True`: they join its section.
     # A stage may have `ready(recipe, options)`, too: asked before anything is made, it raises UserError for what could not be
     # done in the end.
 

@@ -32,6 +32,20 @@ class TaskConfig(Section):
 
     kind: str
 
+    answering: ClassVar[tuple[str, ...]] = ()
+    """Settings that only say how a trained model answers, and what is measured of it beside the primary metric: its weights
+    depend on none of them, so they are no part of a training's address, but of what is made with the model."""
+    measuring: ClassVar[tuple[str, ...]] = ()
+    """The same, but the primary metric depends on them: where early stopping chooses weights by it, they count."""
+
+    def answers(self) -> dict[str, Any]:
+        """The values of both, JSON-able."""
+        return self.model_dump(mode="json", include={*self.answering, *self.measuring})
+
+    def trained(self, *, chosen: bool) -> dict[str, Any]:
+        """What a training's address covers, JSON-able. `chosen`: the primary metric chooses the weights."""
+        return self.model_dump(mode="json", exclude={*self.answering, *(() if chosen else self.measuring)})
+
     def artifacts(self) -> Mapping[str, str]:
         """Dotted path below `task` → URI of further artifacts that training needs (`distill.teacher`). At training, and
         only then, `build` finds them in `parents`, under `task.` and that path."""

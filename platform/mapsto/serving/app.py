@@ -28,7 +28,7 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 def application(options: Options, storage: Storage) -> serve.Application:
     """The same with a storage whose keys may come from a recipe; they travel to the replicas in memory only."""
-    artifact = Artifact(options.artifact, storage)
+    artifact = Artifact(options.artifact, storage, options.answers)
     if not artifact.complete():
         raise UserError(
             f"{artifact.uri}: no finished artifact here (artifact.json is missing); serve a train or compress artifact"
@@ -67,7 +67,7 @@ class Model:
         device = "cuda" if options.gpus_per_replica else "cpu"
         # One line of access log per request costs more than a small model's answer; Serve's metrics count them.
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        self._web = Web(open_runtime(Artifact(options.artifact, storage), threads, device), options)
+        self._web = Web(open_runtime(Artifact(options.artifact, storage, options.answers), threads, device), options)
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._web.app

@@ -40,6 +40,8 @@ class Options(BaseModel):
 
     artifact: str
     """URI of a train or compress artifact."""
+    answers: dict[str, Any] = {}
+    """How it answers, in place of what its `task.json` says: `{min_score: 0.5}`."""
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """In the URL: /v1/models/{name}:predict."""
     storage: StorageArgs = StorageArgs()

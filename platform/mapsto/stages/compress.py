@@ -16,6 +16,7 @@ from ..compress.measure import latencies
 from ..core.artifact import Artifact, digest
 from ..core.errors import UserError
 from ..core.page import Page
+from ..core.registry import save_task
 from ..core.sample import Batch, Split
 from ..core.stage import Done, Job, datasets_of
 from ..core.task import ExportSpec, Task, Unsupported
@@ -31,6 +32,7 @@ ROWS_AT_ONCE = 64
 class Compress:
     name: ClassVar[str] = "compress"
     about: ClassVar[str] = "export to ONNX, quantize to int8, measure each variant, choose one"
+    answers: ClassVar[bool] = True
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         if recipe.compress is None:
@@ -194,7 +196,7 @@ def _write(
 ) -> Done:
     artifact, primary = job.artifact, table["primary"]
     artifact.write(model, runtime.variant["file"])
-    artifact.write(parent.read("task.json"), "task.json")
+    save_task(runtime.task, artifact)
     artifact.write_json(runtime.variant, "variant.json")
     artifact.write_json(table, "variants.json")
     artifact.write(_page(job, table).html().encode(), "report.html")

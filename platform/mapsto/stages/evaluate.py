@@ -29,6 +29,7 @@ ROWS_AT_ONCE = 32
 class Evaluate:
     name = "evaluate"
     about = "metrics on a split, and a page of the worst mistakes"
+    answers = True
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         given = recipe.evaluate

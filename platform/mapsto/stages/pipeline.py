@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config.load import override
@@ -22,6 +22,8 @@ from .given import GIVEN, open_given
 
 ORDER = ("ingest", "clean", "tune", "train", "evaluate", "compress", "serve")
 """The stages of `run`, in their order."""
+MODELS = ("train", "compress")
+"""Stages whose artifact is a model, which answers as the recipe says now."""
 
 
 @dataclass
@@ -51,11 +53,10 @@ class Pipeline:
         parents = self.parents(name, options)
         artifact, what, section = self._placed(name, options, parents)
         force = self.force if force is None else force
-        if artifact.uri in self.made and not force:
-            return artifact
-        self._make(what, artifact, section, parents, options, force)
-        self.made[artifact.uri] = artifact
-        return artifact
+        if artifact.uri not in self.made or force:
+            self._make(what, artifact, section, parents, options, force)
+            self.made[artifact.uri] = artifact
+        return replace(artifact, answers=self.recipe.task.answers()) if name in MODELS else artifact
 
     def ready(self, name: str, options: Mapping[str, Any] | None = None) -> None:
         """Let a stage refuse what it will not be able to do, before hours go into what it needs. Raises UserError."""
@@ -80,6 +81,8 @@ class Pipeline:
         if key not in self.sections:
             self.sections[key] = what.section(self.recipe, options)
         section = self.sections[key]
+        if getattr(what, "answers", False) and any(parent.answers for parent in parents.values()):
+            section = section | {"answers": self.recipe.task.answers()}
         address = fingerprint(section, {k: v.identity() for k, v in parents.items()})
         uri = join(absolute(self.recipe.root), self.recipe.name, name, address)
         return Artifact(uri, self.recipe.storage.open()), what, section

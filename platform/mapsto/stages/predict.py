@@ -39,6 +39,7 @@ class Predict:
 
     name: ClassVar[str] = "predict"
     about: ClassVar[str] = "the model's answers for a file, a folder, an S3 prefix, or by an endpoint"
+    answers: ClassVar[bool] = True
     always: ClassVar[bool] = True
     """A folder may hold other files than last time."""
 

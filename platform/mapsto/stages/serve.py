@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from ..core.artifact import digest
+from ..core.artifact import Artifact, digest
 from ..core.page import Page
 from ..core.stage import Done, Job
 from ..serving.options import Options
@@ -17,6 +17,7 @@ from ..serving.options import Options
 class Serve:
     name: ClassVar[str] = "serve"
     about: ClassVar[str] = "deploy the model behind HTTP with Ray Serve"
+    answers: ClassVar[bool] = True
     always: ClassVar[bool] = True
     """A complete artifact says how to serve, not that it is being served: asked again, the stage deploys again."""
 
@@ -40,7 +41,7 @@ class Serve:
         Options: `deploy: False` only writes the configuration; `patience_s`: seconds to wait for free CPUs.
         """
         recipe, model = job.recipe, job.parents["model"]
-        options = serving_options(recipe, model.uri)
+        options = serving_options(recipe, model)
         text = yaml.safe_dump(configuration(recipe, options), sort_keys=False)
         job.artifact.write(text.encode(), "serve.yaml")
         job.artifact.write_json(
@@ -67,12 +68,12 @@ def default_name(recipe: str) -> str:
     )
 
 
-def serving_options(recipe: Any, artifact: str) -> Options:
+def serving_options(recipe: Any, model: Artifact) -> Options:
     serve, storage = recipe.serve, recipe.storage
     return Options.of({
-        "artifact": artifact, "name": serve.name or default_name(recipe.name),
+        "artifact": model.uri, "answers": dict(model.answers), "name": serve.name or default_name(recipe.name),
         "storage": storage.model_dump(include={"endpoint_url", "region", "anonymous", "retries"}),
-        **serve.model_dump(include=set(Options.model_fields) - {"artifact", "name", "storage"}),
+        **serve.model_dump(include=set(Options.model_fields) - {"artifact", "answers", "name", "storage"}),
     })  # fmt: skip
 
 

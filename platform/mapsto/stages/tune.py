@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from ..config.document import dump
 from ..config.load import override
+from ..config.tuning import walk
 from ..core.artifact import digest
 from ..core.errors import UserError
 from ..core.stage import Done, Job
@@ -33,11 +34,19 @@ class Tune:
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         tune = recipe.tune.model_dump(mode="json", exclude={"concurrent", "workers"})
-        return {"tune": tune, **Train().section(recipe, options)}
+        return {"tune": tune, **Train().section(recipe, options), "task": recipe.task.model_dump(mode="json")}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
         if recipe.tune is None:
             raise UserError("tune: the recipe has no `tune` section")
+        answers = recipe.task.answers()
+        for _, path, _, _ in walk(recipe.tune.space):
+            name = path.removeprefix("task.").split(".")[0]
+            if path.startswith("task.") and name in answers:
+                raise UserError(
+                    f"tune.space.{path}: it only says how a trained model answers, so its trials would train the same; leave it "
+                    "out, and compare evaluations (mapsto evaluate), which need no training"
+                )
         return Train().needs(recipe, options)
 
     def run(self, job: Job) -> Done:

@@ -49,10 +49,18 @@ def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
             pipeline = Pipeline(recipe, say=lambda line: None)
             reports.artifact = pipeline.planned("train", options)
             reports.fixed = measured(pipeline, recipe, options, given["goals"])
-            pipeline.produce("train", options)
+            pipeline.produce("train", options, force=measured_otherwise(reports.artifact, recipe.task.answers()))
         reports.end(recipe)
     except UserError as error:
         reports.fail(str(error))
+
+
+def measured_otherwise(artifact: Artifact, answers: Mapping[str, Any]) -> bool:
+    """Whether a finished training is at the address, whose evaluations were made with other settings of how to answer."""
+    if not artifact.complete():
+        return False
+    config = artifact.read_json("task.json")["config"]
+    return any(config.get(name, value) != value for name, value in answers.items())
 
 
 class Reports:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
@@ -79,6 +79,8 @@ class DetectAugment(Section):
 
 class DetectConfig(TaskConfig):
     kind: Literal["detect"]
+    answering: ClassVar[tuple[str, ...]] = ("min_score", "segments")
+    measuring: ClassVar[tuple[str, ...]] = ("nms_iou", "max_boxes", "windows")
     model: DetectModel = DetectModel()
     image_size: int = Setting(320, ge=64, le=2048, multiple_of=STEP)
     """Side of the square input, pixels."""

@@ -28,6 +28,7 @@ PAINT = 255
 
 class DiffusionConfig(ConditionalConfig):
     kind: Literal["diffusion"]
+    measuring: ClassVar[tuple[str, ...]] = ("steps", "guidance")
     widths: tuple[Annotated[int, Setting(ge=4)], ...] = Setting((32, 64, 128), min_length=1, max_length=6)
     """Channels of the U-Net by level, from the finest down."""
     blocks: int = Setting(2, ge=1, le=8)

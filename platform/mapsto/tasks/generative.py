@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field as Setting
@@ -27,6 +27,7 @@ SHOWN, PER_CLASS, CLASSES = 64, 8, 10
 
 
 class GenerativeConfig(TaskConfig):
+    answering: ClassVar[tuple[str, ...]] = ("neighbours",)
     image_size: int = Setting(32, ge=16, le=256)
     """Side of the generated image, pixels; a power of two."""
     flip: float = Setting(0.5, ge=0, le=1)

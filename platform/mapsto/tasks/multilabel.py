@@ -37,6 +37,7 @@ class Loss(Section):
 
 class MultiLabelConfig(WholeConfig):
     kind: Literal["multilabel"]
+    answering: ClassVar[tuple[str, ...]] = ("threshold",)
     column: Literal["labels", "box_labels"] | None = None
     """Where an image's labels are: a list of their own, or those of its boxes, each once. Default: the first of the two that the
     data set has."""

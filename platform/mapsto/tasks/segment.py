@@ -47,6 +47,8 @@ class SegmentAugment(Changes):
 
 class SegmentConfig(TaskConfig):
     kind: Literal["segment"]
+    answering: ClassVar[tuple[str, ...]] = ("boundary_tolerance",)
+    measuring: ClassVar[tuple[str, ...]] = ("measure_at", "windows")
     classes: tuple[str, ...] = Setting(min_length=2, max_length=255)
     """Names of the mask's ids, from 0 (often the background). 255 is void: not trained on, not measured."""
     void: tuple[Annotated[int, Setting(ge=0, le=255)], ...] = ()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 class StylizeConfig(TaskConfig):
     kind: Literal["stylize"]
+    answering: ClassVar[tuple[str, ...]] = ("longest_side", "overlap")
+    measuring: ClassVar[tuple[str, ...]] = ("alpha", "styles")
     method: Literal["adain", "feedforward", "optimise"] = "adain"
     """`optimise`: no training, minutes a picture (arXiv 1508.06576). `feedforward`: a net trained for one style (arXiv
     1603.08155). `adain`: a decoder trained once for all styles, which come with the request (arXiv 1703.06868)."""
