@@ -35,7 +35,10 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gan": ({"neighbours": 5}, {}),
     "vae": ({"neighbours": 5}, {}),
     "diffusion": ({"neighbours": 5}, {"steps": 3, "guidance": 4.0}),
-    "stylize": ({"longest_side": 512, "overlap": 16}, {"alpha": 0.5, "styles": 2}),
+    "stylize": (
+        {"longest_side": 512, "overlap": 16, "lpips": {"backbone": "s3://b/alexnet.pth", "linear": "s3://b/alex.pth"}},
+        {"alpha": 0.5, "styles": 2},
+    ),
 }
 """Other values than the defaults, of the settings that never and those that seldom make a training another."""
 GIVEN: dict[str, dict[str, Any]] = {

@@ -290,3 +290,15 @@ def test_recoloured_pictures_have_the_others_colours():
     lab = [cv2.cvtColor(i.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for i in (found, theirs)]
     assert np.abs(lab[0].mean((0, 1)) - lab[1].mean((0, 1))).max() < 1
     assert np.abs(lab[0].std((0, 1)) - lab[1].std((0, 1))).max() < 1
+
+
+def test_likeness_is_measured_where_its_weights_are_named(monkeypatch):
+    from mapsto.tasks import likeness
+
+    monkeypatch.setattr(likeness, "_opened", lambda _: lambda a, b: (a.float() - b.float()).abs().mean()[None])
+    task = make(lpips={"backbone": "s3://b/alexnet.pth", "linear": "s3://b/alex.pth"})
+    model, whole = task.build({}), batch(task, "val")
+    state = task.metrics().state(Runtime(task, model).run(task.inputs(whole)), whole)
+    values = task.metrics().compute(state)
+    assert state["lpips"].shape == (4,) and values["lpips"] == pytest.approx(float(state["lpips"].mean()))
+    assert "lpips" not in make().metrics().compute({k: v for k, v in state.items() if k != "lpips"})

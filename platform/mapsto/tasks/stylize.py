@@ -17,6 +17,7 @@ from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig, Unsupported, stack
 from ..data.transforms import Compose, Keep, Prepare, RandomFlip, RandomResizedCrop, Step
 from .features import Features
+from .likeness import Likeness
 from .stylize_requests import Requests
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 class StylizeConfig(TaskConfig):
     kind: Literal["stylize"]
-    answering: ClassVar[tuple[str, ...]] = ("longest_side", "overlap")
+    answering: ClassVar[tuple[str, ...]] = ("longest_side", "overlap", "lpips")
     measuring: ClassVar[tuple[str, ...]] = ("alpha", "styles")
     method: Literal["adain", "feedforward", "optimise"] = "adain"
     """`optimise`: no training, minutes a picture (arXiv 1508.06576). `feedforward`: a net trained for one style (arXiv
@@ -58,6 +59,8 @@ class StylizeConfig(TaskConfig):
     """Larger pictures are shrunk to this before they are cut into tiles; of `optimise`, `image_size` is."""
     overlap: int = Setting(64, ge=8)
     """Pixels that neighbouring tiles share, which hides their seams."""
+    lpips: Likeness | None = None
+    """Measure how alike a photograph and its result look, too, by weights that you have."""
     scale: tuple[float, float] = (0.25, 1.0)
     """Share of a photograph's area that a training crop takes."""
     role: str = "train"
@@ -254,6 +257,8 @@ class Stylize(Task):
                 losses.append((float(of_content), float(style_loss(seen[2], seen[1], self.config.features.style))))
         table = np.array(losses).reshape(-1, 2)
         found = {"content_loss": table[:, 0], "style_loss": table[:, 1]}
+        if self.config.lpips is not None:
+            found["lpips"] = self.config.lpips(content, result)
         return found | ({"seconds": np.full(len(result), took / len(result))} if took is not None else {})
 
     def signature(self) -> Signature:

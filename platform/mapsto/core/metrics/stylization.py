@@ -14,14 +14,15 @@ from ..page import Page
 from ..sample import Arrays
 
 Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
-"""(content, style, result: N×H×W×3 uint8 each) → `content_loss`, `style_loss`, and `seconds` per row where known: N each."""
+"""(content, style, result: N×H×W×3 uint8 each) → `content_loss`, `style_loss`, and, where known, `lpips` and `seconds` per row: N each."""
 SHOWN, PER_BATCH, SIDE = 12, 4, 192
 """Pictures on a page, of a batch, and their side in pixels."""
 
 
 class StyleMetrics:
     """`content_loss` and `style_loss` (Gram matrices), relative: 0 is the target itself (models/perceptual.py); `loss`, their
-    weighted sum; `s_per_megapixel` where the model was timed. Not LPIPS: its weights come with no package in use here."""
+    weighted sum; `lpips` of photograph and result where the task measures it (models/lpips.py); `s_per_megapixel` where the
+    model was timed."""
 
     primary = "loss"
     mode: Literal["max", "min"] = "min"
@@ -42,6 +43,8 @@ class StyleMetrics:
         content, style = float(states["content_loss"].mean()), float(states["style_loss"].mean())
         found = {"loss": self._weights[0] * content + self._weights[1] * style}
         found |= {"content_loss": content, "style_loss": style}
+        if "lpips" in states:
+            found["lpips"] = float(states["lpips"].mean())
         seconds = states["s_per_megapixel"]
         timed = seconds[np.isfinite(seconds)]
         return found | ({"s_per_megapixel": float(np.median(timed))} if len(timed) else {})
