@@ -27,13 +27,14 @@ SEES: dict[str, set[str]] = {
     "runtime": CORE,
     "stages": CORE
     | {"config", "data", "models", "tasks", "engine", "compress", "curate", "serving", "trust", "runtime"},
-    "cli": CORE | {"config", "stages", "runtime", "cli_data"},
+    "cli": CORE | {"config", "stages", "runtime", "cli_data", "cli_compare"},
     "cli_data": CORE | {"stages"},
+    "cli_compare": CORE | {"config", "stages", "runtime"},
     "__main__": {"cli"},
     "__init__": set(),
 }
 RAY = {"data", "curate", "runtime", "stages", "serving"}
-LIGHT = {"core", "config", "data", "tasks", "cli", "cli_data", "runtime"}
+LIGHT = {"core", "config", "data", "tasks", "cli", "cli_data", "cli_compare", "runtime"}
 """No torch, timm or Ray when a module of these is imported; only inside functions, or for the type checker."""
 
 

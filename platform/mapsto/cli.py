@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import cli_data
+from . import cli_compare, cli_data
 from .core.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _submit_parser(commands)
     _job_parser(commands)
     cli_data.add(commands)
+    cli_compare.add(commands)
     _search_parser(commands)
     check = commands.add_parser("check", help="validate a recipe; show it resolved, with the resources it needs")
     _recipe_arguments(check)

@@ -73,9 +73,10 @@ class Page:
         """One picture at its own width: H×W×3 uint8, or encoded PNG, JPEG or SVG bytes."""
         self._parts.append(_figure(picture, caption, ""))
 
-    def pictures(self, pictures: Iterable[tuple[np.ndarray | bytes, str]]) -> None:
-        """A wall of thumbnails with captions."""
-        self._parts.append(f'<div class="pictures">{"".join(_figure(p, c, "small") for p, c in pictures)}</div>')
+    def pictures(self, pictures: Iterable[tuple[np.ndarray | bytes, str]], *, small: bool = True) -> None:
+        """A wall of thumbnails with captions; not `small`: side by side at their own widths."""
+        size = "small" if small else ""
+        self._parts.append(f'<div class="pictures">{"".join(_figure(p, c, size) for p, c in pictures)}</div>')
 
     def embed(self, heading: str, page: str) -> None:
         """Another page's body under a heading of its own: a stage's page in the recipe's."""

@@ -1,0 +1,68 @@
+"""Several recipes on one page, without Ray."""
+
+from __future__ import annotations
+
+import base64
+import re
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from mapsto.config.schema import recipe_model
+from mapsto.core.artifact import Artifact
+from mapsto.core.errors import UserError
+from mapsto.core.storage import Storage
+from mapsto.stages.compare import compare
+from mapsto.stages.pipeline import Pipeline
+
+models: Any = SourceFileLoader("saved_models", str(Path(__file__).parents[1] / "serving" / "models.py")).load_module()
+
+
+def recipe(name: str, task: Any) -> Any:
+    given = task.config.model_dump(mode="json")
+    return recipe_model()(name=name, root="/tmp/nowhere", data={"train": {"source": "/tmp/none"}}, task=given)
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Recipes of three generators and a classifier, whose models are there."""
+    found, recipes = {}, []
+    for number, kind in enumerate(("vae", "gan", "diffusion", "classify")):
+        task = models.task(kind)
+        evaluated = Artifact(str(tmp_path / kind / "evaluate" / "0"), Storage())
+        metrics = {"top1": 0.5} if kind == "classify" else {"FD_random_conv": 1.25 + number}
+        evaluated.write_json({"split": "test", "rows": 20, "metrics": metrics, "tables": {}}, "metrics.json")
+        found[kind] = {"train": models.train_artifact(tmp_path, task, kind), "evaluate": evaluated}
+        recipes.append(recipe(f"my-{kind}", task))
+    monkeypatch.setattr(Pipeline, "produce", lambda self, name, *_: found[self.recipe.task.kind][name])
+    return recipes
+
+
+def test_generators_stand_side_by_side_and_metrics_in_one_table(made: list[Any], tmp_path: Path) -> None:
+    said: list[str] = []
+    compare(made, str(tmp_path / "page.html"), said.append)
+    page = (tmp_path / "page.html").read_text()
+    header, *rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", page)]
+    assert header == ["recipe", "task", "split", "rows", "FD_random_conv", "top1"]
+    assert rows[0] == ["my-vae", "vae", "test", "20", "1.25", "–"] and rows[3][-2:] == ["–", "0.5"]
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", page) == ["my-vae", "my-gan", "my-diffusion"]
+    drawn = re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)
+    pictures = [cv2.imdecode(np.frombuffer(base64.b64decode(each), np.uint8), cv2.IMREAD_COLOR) for each in drawn]
+    sides = [picture.shape[:2] for picture in pictures if picture is not None]
+    assert sides == [(8 * (size + 2) + 2,) * 2 for size in (16, 32, 16)]  # 64 each
+    assert "unlike splits" not in page and said == [f"compare: wrote {tmp_path / 'page.html'}"]
+
+
+def test_unlike_rows_are_told_and_one_recipe_is_no_comparison(made: list[Any], tmp_path: Path) -> None:
+    evaluated = Pipeline(made[0]).produce("evaluate")
+    evaluated.write_json({"split": "val", "rows": 7, "metrics": {}, "tables": {}}, "metrics.json")
+    compare(made[:2], str(tmp_path / "page.html"), lambda line: None)
+    assert "unlike splits or numbers of rows" in (tmp_path / "page.html").read_text()
+    with pytest.raises(UserError, match="give two recipes at least"):
+        compare(made[:1], "page.html")
+    with pytest.raises(UserError, match="2 recipes are named 'my-vae'"):
+        compare([made[0], made[0]], "page.html")
