@@ -84,6 +84,19 @@ def test_items_come_in_order_and_positions_are_found_again(train, val, batch, wo
         assert all(k + 1 == len(mine) or mine[k + 1].epoch == mine[k].epoch + 1 for k in ends)
 
 
+@settings(max_examples=30, deadline=None)
+@given(groups, st.integers(1, 40), st.integers(1, 3), st.integers(1, 9))
+def test_an_evaluation_holds_the_same_rows_on_any_world_and_no_more_at_once_than_training(
+    sizes, batch, accumulate, world
+):
+    held_out = stream(sizes, sampling="sequential")
+    run = Run((stream([40, 40]),), (held_out,), batch_size=batch, world=world, accumulate=accumulate)
+    assert run.evaluation is not None
+    draws = [run.evaluation.draws(g)["main"] for g in range(len(run.evaluation))]
+    assert np.concatenate([each.rows[each.valid] for each in draws]).tolist() == list(range(held_out.rows))
+    assert max(map(len, draws)) <= max(len(run.draws(g)["main"]) for g in range(run.parts))
+
+
 def test_epochs_differ_seeds_differ_and_a_run_repeats():
     main = stream([32] * 20)
     run = Run((main,), seed=1, batch_size=64, epochs=3)

@@ -169,7 +169,10 @@ class Run:
 
     @cached_property
     def evaluation(self) -> Pass | None:
-        """The pass over `val`: the same rows in the same order and with the same randomness every time."""
+        """The pass over `val`: the same rows in the same order and with the same randomness every time, in microbatches no
+        larger than training's, so that where training fits, this does. They are the smaller the more workers there are:
+        a model's output of a row then differs in its last bits, as the weights do, whose gradients were summed in another
+        order. One size for all worlds would give a worker of many times its training rows at once, and no equal number."""
         if not self.val:
             return None
         per_pass = {"mini_batch": _ceil(self.batch_size, self.parts), "stochastic": SINGLE_ROW_EVALUATION}
