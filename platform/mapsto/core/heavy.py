@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
+
+from .errors import UserError
 
 
 def timm() -> Any:
@@ -17,6 +20,20 @@ def timm() -> Any:
         return _with_optimizers()
     finally:
         del sys.modules["wandb"]
+
+
+def need_transformers() -> None:
+    """UserError where the extra is not installed; imports nothing."""
+    if find_spec("transformers") is None:
+        raise UserError(
+            "task.model.name: rtdetr is transformers', which is not installed: pip install 'mapsto[rtdetr]', on the cluster's nodes too"
+        )
+
+
+def transformers() -> Any:
+    """The transformers package. UserError where it is not installed."""
+    need_transformers()
+    return import_module("transformers")
 
 
 def _with_optimizers() -> Any:

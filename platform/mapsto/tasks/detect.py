@@ -1,5 +1,5 @@
-"""Object detection: boxes with a class and a score, by YOLO, RetinaNet, SSD or Faster R-CNN, and by Mask R-CNN each
-object's mask, too."""
+"""Object detection: boxes with a class and a score, by YOLO, RetinaNet, SSD, Faster R-CNN or RT-DETR, and by Mask R-CNN
+each object's mask, too."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 class Detect(Task):
     Config = DetectConfig
-    about: ClassVar[str] = "boxes with a class and a score (YOLO, RetinaNet, SSD, Faster R-CNN)"
+    about: ClassVar[str] = "boxes with a class and a score (YOLO, RetinaNet, SSD, Faster R-CNN, RT-DETR)"
     ragged: ClassVar[tuple[str, ...]] = RAGGED
     config: DetectConfig
 
@@ -54,6 +54,8 @@ class Detect(Task):
 
     def check(self) -> None:
         info = self.datasets[self.config.role]
+        if self.config.model.name == "rtdetr":
+            heavy.need_transformers()
         if "boxes" not in info.columns or not info.classes:
             raise UserError(
                 f"{info.uri}: no boxes with labels; detect needs COCO, Pascal VOC or YOLO annotations, or a manifest with "
@@ -78,17 +80,27 @@ class Detect(Task):
         from ..models.normalize import normalized
 
         config, model, own = self.config, self.config.model, None
-        net = model.around(self._net(model.pretrained and bool(parents)), config.image_size, STEP)
-        if model.pretrained:
-            own = heavy.timm().get_pretrained_cfg(model.backbone)
-        return normalized(net, self.datasets[config.role], vars(own) if own else None)
+        net = model.around(self._net(bool(parents)), config.image_size, STEP)
+        if model.name == "rtdetr":
+            own = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # as its published weights want pixels
+        elif model.pretrained:
+            found = heavy.timm().get_pretrained_cfg(model.backbone)
+            own = vars(found) if found else None
+        return normalized(net, self.datasets[config.role], own)
 
-    def _net(self, fetch: bool) -> nn.Module:
+    def _net(self, training: bool) -> nn.Module:
         config, model, classes = self.config, self.config.model, len(self.classes)
+        fetch = training and model.pretrained
         if model.name == "yolo":
             from ..models.yolo import Yolo
 
             return Yolo(classes, config.image_size, model.widths, model.blocks)
+        if model.name == "rtdetr":
+            from ..models.rtdetr import RtDetr
+
+            sizes = {"channels": model.channels, "layers": model.layers, "queries": model.proposals}
+            folder = model.folder if training else None
+            return RtDetr(classes, model.backbone, **sizes, hidden=model.hidden, most=config.max_boxes, folder=folder)
         from ..models.pyramid import Maps
 
         if model.name in ("fasterrcnn", "maskrcnn"):
@@ -221,6 +233,11 @@ class Detect(Task):
             return Unsupported(
                 f"{name} picks its regions by their values, which ONNX's tracer cannot follow; set compress to null, "
                 "and the float model is served, or take yolo, retinanet or ssd"
+            )
+        if name == "rtdetr":
+            return Unsupported(
+                "rtdetr's code in transformers fixes the number of a batch's rows when ONNX's tracer follows it; set compress to "
+                "null, and the float model is served, or take yolo, retinanet or ssd"
             )
         size = self.config.image_size
         return ExportSpec({"image": np.zeros((2, size, size, 3), np.uint8)}, ("deltas", "logits"))

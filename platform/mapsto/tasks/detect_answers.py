@@ -89,7 +89,7 @@ class Answers:
 
     def _found(self, candidates: Candidates, place: Geometry) -> Found:
         boxes, scores, labels, masks = candidates
-        kept = nms(boxes, scores, labels, self.config.nms_iou, self.config.max_boxes)
+        kept = nms(boxes, scores, labels, self.config.overlap, self.config.max_boxes)
         original = place.boxes(boxes[kept].astype(np.float64)).astype(np.float32)
         kept, original = kept[areas(original) > 0], original[areas(original) > 0]
         patches = ()

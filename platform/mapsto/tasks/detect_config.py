@@ -18,6 +18,7 @@ OWN = {
     "ssd": ("backbone", "pretrained", "channels", "anchor"),
     "fasterrcnn": ("backbone", "pretrained", "channels", "anchor", "proposals", "hidden"),
     "maskrcnn": ("backbone", "pretrained", "channels", "anchor", "proposals", "hidden"),
+    "rtdetr": ("backbone", "channels", "layers", "proposals", "hidden", "folder"),
 }
 """Model → the settings that it has of its own."""
 STEP = 32
@@ -25,24 +26,29 @@ STEP = 32
 
 
 class DetectModel(Looks):
-    name: Literal["yolo", "retinanet", "ssd", "fasterrcnn", "maskrcnn"] = "yolo"
+    name: Literal["yolo", "retinanet", "ssd", "fasterrcnn", "maskrcnn", "rtdetr"] = "yolo"
     widths: tuple[int, ...] = Setting((16, 32, 64, 128, 256), min_length=5, max_length=5)
     """Of yolo: channels at strides 2, 4, 8, 16, 32; even."""
     blocks: int = Setting(1, ge=1, le=9)
     """Of yolo: residual blocks of each stage."""
     backbone: str = "resnet18"
-    """Of the others: a timm model with feature maps."""
+    """Of the others: a timm model with feature maps; of rtdetr: resnet18, resnet34 or resnet50, in a variant of its own."""
     pretrained: bool = False
     """The backbone's weights from timm."""
     channels: int = Setting(128, ge=8, multiple_of=8)
-    """Of the feature pyramid (ssd: of its further levels)."""
+    """Of the feature pyramid (ssd: of its further levels; rtdetr: of encoder and decoder, 256 as published)."""
     anchor: float = Setting(32.0, ge=4)
     """Side of the smallest square anchor, pixels of the input; each level's are twice as large as the one's before
     (ssd: the levels go up to 0.9 of the image)."""
     proposals: int = Setting(300, ge=10)
-    """Of fasterrcnn and maskrcnn: regions that are looked at in each image."""
+    """Of fasterrcnn and maskrcnn: regions that are looked at in each image; of rtdetr: its queries."""
     hidden: int = Setting(256, ge=8)
-    """Of fasterrcnn and maskrcnn: width of the layers that judge a region."""
+    """Of fasterrcnn and maskrcnn: width of the layers that judge a region; of rtdetr: of its feed-forward layers, 1024 as
+    published."""
+    layers: int = Setting(3, ge=1, le=12)
+    """Of rtdetr: the decoder's; 3, 4 and 6 are published with resnet18, 34 and 50."""
+    folder: str | None = None
+    """Of rtdetr: a local folder of transformers' own, on every training machine, whose weights training starts from."""
 
     @field_validator("widths")
     @classmethod
@@ -107,6 +113,12 @@ class DetectConfig(TaskConfig):
                 f"model.anchor: {self.model.anchor:g} leaves no larger boxes in an image of {self.image_size}"
             )
         return self
+
+    @property
+    def overlap(self) -> float:
+        """IoU above which the worse of two boxes goes: none where each object has one query, and one view."""
+        alone = self.model.name == "rtdetr" and not self.model.mirror and not self.model.scales
+        return 1.0 if alone else self.nms_iou
 
     @property
     def sides(self) -> tuple[int, ...]:
