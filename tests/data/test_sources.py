@@ -220,3 +220,17 @@ def test_what_is_not_there_is_named(tmp_path):
         listing("foldr", str(tmp_path), STORE, "")
     (tmp_path / "m.jsonl").write_text('{"image": "gone.jpg"}\n')
     assert [data for _, data in fetch(found("manifest", tmp_path / "m.jsonl", tmp_path), STORE)] == ["not found"]
+
+
+def test_a_manifest_that_lies_beside_images_is_told_of(tmp_path):
+    for name in ("masks/1.png", "train/a/1.png", "metadata.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    layout, why = detect(str(tmp_path), Storage())
+    assert layout == "folder"
+    assert why == (
+        "2 of its first 3 files are images by name; metadata.jsonl beside them is not read: name it as the source to take "
+        "what it says"
+    )
+    (tmp_path / "metadata.jsonl").rename(tmp_path / "train" / "metadata.jsonl")
+    assert detect(str(tmp_path), Storage())[1] == "2 of its first 3 files are images by name"

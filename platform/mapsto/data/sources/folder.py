@@ -15,7 +15,9 @@ def recognise(look: Look) -> str | None:
         return "it is an image by name"
     images = sum(map(is_image, look.names))
     if images or not any(map(is_manifest, look.names)):
-        return f"{images} of its first {len(look.names)} files are images by name"
+        beside = [name for name in look.names if is_manifest(name) and "/" not in name]
+        unread = f"; {beside[0]} beside them is not read: name it as the source to take what it says" if beside else ""
+        return f"{images} of its first {len(look.names)} files are images by name{unread}"
     return None
 
 
