@@ -15,8 +15,6 @@ import numpy as np
 import psutil
 import pytest
 from ray import cloudpickle
-from tests import faults
-from tests.faults import AWAY_S, PATIENCE_S, beside, first_to_say, heard, logged, lose, say, wait_until
 
 from mapsto.config.schema import TrainConfig
 from mapsto.core.artifact import Artifact
@@ -29,6 +27,8 @@ from mapsto.data.feed import Feed
 from mapsto.data.loader import worker_batches
 from mapsto.data.plan import Run
 from mapsto.data.transforms import Compose, Decode, Keep, RandomFlip
+from tests import faults
+from tests.faults import AWAY_S, PATIENCE_S, beside, first_to_say, heard, logged, lose, say, wait_until
 
 GROUP = 16
 """Rows of a row group, and of a microbatch."""

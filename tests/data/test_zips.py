@@ -103,6 +103,11 @@ def test_members_that_overlap_or_lie_elsewhere_are_kept_apart(tmp_path):
     assert contents(moved(data, 1, first.offset)) == whole | {"0.png": refused, "1.png": refused}
     assert contents(moved(data, 0, second.offset - 40)) == whole | {"0.png": refused, "1.png": refused}
     beyond = contents(moved(data, 3, len(data) + 5))
-    assert beyond == whole | {"3.png": "cannot be read from the archive: no member where the directory has it"}
+    behind = {"3.png": "cannot be read from the archive: it lies behind the archive's end"}
+    assert beyond == whole | behind
+    assert contents(moved(data, 3, 0xFFFFFFFE)) == whole | behind
+    named = written([("cat/é.png", b"x", 0), ("cat/b.png", b"y", 0)])
+    place = named.index("é.png".encode())
+    assert contents(named[:place] + b"\xff" + named[place + 1 :])["b.png"] == b"y"
     other = data.replace(b"cat/2.png", b"cat/9.png", 1)  # in its own header
     assert contents(other)["2.png"] == "cannot be read from the archive: it has another name than in the directory"

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.gloo import two
 
 from mapsto.config.schema import TrainConfig
 from mapsto.engine.checkpoints import from_bytes
 from mapsto.engine.fit import fit
 from mapsto.engine.world import World
+from tests.gloo import two
 
 from .ranks import BATCH, CONFIG, VAL, train
 from .toy import Adversaries, Regression, items, rows

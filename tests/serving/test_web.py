@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from tests import pictures
-from tests.asgi import running
 
 from mapsto.core import codecs
 from mapsto.core.errors import UserError
@@ -19,6 +17,8 @@ from mapsto.serving.client import Client
 from mapsto.serving.options import Options
 from mapsto.serving.runtimes import open_runtime
 from mapsto.serving.web import Web
+from tests import pictures
+from tests.asgi import running
 
 from . import models
 

@@ -76,6 +76,12 @@ def test_they_are_no_part_of_a_trainings_address_but_of_what_is_made_with_it(kin
         assert section(recipe(kind, **{name: value}), {}) == section(plain, {}), name
     stopped = {"train.early_stop": {"patience": 3}}
     early = section(override(plain, stopped), {})
+    steered = {"train.schedule": {"kind": "plateau"}}
+    for name, value in seldom.items():
+        if getattr(plain.task, name) != value:
+            assert section(override(recipe(kind, **{name: value}), steered), {}) != section(
+                override(plain, steered), {}
+            )
     if kind == "segment":
         assert section(recipe(kind, measure_at="input"), {}) == section(plain, {})
     for name, value in never.items():

@@ -8,8 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests import pictures
-from tests.stages.ingested import local, run
 
 from mapsto.config.schema import DataConfig
 from mapsto.core.artifact import Artifact
@@ -21,6 +19,8 @@ from mapsto.data.rows import Rows
 from mapsto.stages import ingest
 from mapsto.stages.ingest import Ingest
 from mapsto.stages.versions import verify
+from tests import pictures
+from tests.stages.ingested import local, run
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_a_persons_refused_files_go_with_their_rows(made_world, tmp_path):  # no
 @pytest.mark.parametrize(
     ("path", "theirs"),
     [
-        ("images/Anna_K/1.jpg", True), ("images/x/Anna_K_0001.jpg", True), ("Anna K.jpg", True), ("faces.tar!Anna_K/1.jpg", True),
+        ("images/Anna_K/1.jpg", True), ("images/x/Anna_K_0001.jpg", True), ("images/x/Anna_K2.jpg", False), ("Anna K.jpg", True), ("faces.tar!Anna_K/1.jpg", True),
         ("images/Anna_Karenina/1.jpg", False), ("images/Joanna_K/1.jpg", False), ("images/x/1.jpg", False), ("m.csv: row 1", False),
     ],
 )  # fmt: skip
@@ -64,3 +64,10 @@ def test_a_refused_file_without_identity_is_told_by_its_path(path, theirs):
     assert asked() == theirs
     assert not asked(columns=("label",))  # a class may be called so
     assert asked(identity="Anna_K") and not asked(identity="7")
+
+
+def test_a_number_as_identity_is_a_folder_alone():
+    version = SimpleNamespace(manifest={"columns": ["identity"], "source": "/d"})
+    for path, theirs in (("1/7.jpg", True), ("2/1.jpg", False), ("2/12.jpg", False), ("2/x1.jpg", False)):
+        line = json.dumps({"source": f"/d/{path}", "reason": "x"})
+        assert Asked(identity="1").names(line, version) == theirs  # type: ignore[arg-type]

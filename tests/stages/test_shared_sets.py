@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
-from tests.stages.ingested import local, run
 
 from mapsto.core.codecs import decode, quiet
 from mapsto.stages import ingest
+from tests.stages.ingested import local, run
 
 FOLDER = os.environ.get("MAPSTO_DATASETS", "")
 SRGB = ImageCms.createProfile("sRGB")

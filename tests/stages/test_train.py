@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-from tests.gloo import two
 
 from mapsto.config.schema import TrainConfig
 from mapsto.core.errors import UserError
@@ -24,6 +23,7 @@ from mapsto.stages.train import HOW, alone, distributed, source
 from mapsto.stages.train_page import line
 from mapsto.stages.train_watch import Watch, follow
 from mapsto.stages.train_worker import under_ray
+from tests.gloo import two
 
 from . import fakes
 

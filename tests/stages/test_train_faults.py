@@ -14,14 +14,14 @@ import psutil
 import pytest
 from ray import cloudpickle
 from safetensors.numpy import load
-from tests import faults
-from tests.faults import AWAY_S, beside, head_filled, heard, logged, lose, say
-from tests.stages import training
-from tests.stages.training import EPOCHS, ROWS, STEPS, taken, train
 
 from mapsto.core.artifact import Artifact
 from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
+from tests import faults
+from tests.faults import AWAY_S, beside, head_filled, heard, logged, lose, say
+from tests.stages import training
+from tests.stages.training import EPOCHS, ROWS, STEPS, taken, train
 
 AT = 2 * STEPS + 2
 LAST = 2 * STEPS - 1

@@ -14,14 +14,14 @@ from typing import Any
 import psutil
 import pytest
 from ray import cloudpickle
-from tests import faults
-from tests.faults import beside, head_filled, heard, lose, say
-from tests.stages import training
-from tests.stages.training import EPOCHS, ROWS, STEPS, taken, train
 
 from mapsto.core.artifact import Artifact
 from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
+from tests import faults
+from tests.faults import beside, head_filled, heard, lose, say
+from tests.stages import training
+from tests.stages.training import EPOCHS, ROWS, STEPS, taken, train
 
 AddNode = Callable[[int], psutil.Process]
 

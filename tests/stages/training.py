@@ -9,14 +9,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.faults import heard, say
-
 from mapsto.config.training import TrainConfig
 from mapsto.core.artifact import Artifact
 from mapsto.data.dataset import Dataset
 from mapsto.stages.train import distributed, source
 from mapsto.stages.train_worker import Setup
 from mapsto.tasks.classify import Classify, ClassifyConfig
+from tests.faults import heard, say
 
 ROWS, BATCH, EPOCHS = 120, 24, 4
 STEPS = ROWS // BATCH

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -95,6 +95,12 @@ class CleanConfig(Section):
         if wrong := [name for name in names if not name.strip() or name != name.strip() or names.count(name) > 1]:
             raise ValueError(f"'{wrong[0]}': each is a name, once, without blanks around it")
         return names
+
+    @model_validator(mode="after")
+    def _brought(self) -> Self:
+        if self.add_classes and not self.corrections:
+            raise ValueError("add_classes are those that corrections bring; give `corrections`, or leave them out")
+        return self
 
     @field_validator("rules")
     @classmethod

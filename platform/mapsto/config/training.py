@@ -172,6 +172,11 @@ class TrainConfig(Section):
         """The least and the most workers."""
         return self.workers, self.most_workers or self.workers
 
+    @property
+    def measured(self) -> bool:
+        """Whether the primary metric has a part in the training: it chooses the weights, or steers the learning rate."""
+        return self.early_stop is not None or self.schedule.kind == "plateau"
+
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
         least, most = self.range

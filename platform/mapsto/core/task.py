@@ -43,7 +43,8 @@ class TaskConfig(Section):
         return self.model_dump(mode="json", include={*self.answering, *self.measuring})
 
     def trained(self, *, chosen: bool) -> dict[str, Any]:
-        """What a training's address covers, JSON-able. `chosen`: the primary metric chooses the weights."""
+        """What a training's address covers, JSON-able. `chosen`: the primary metric chooses the weights, or
+        steers their training."""
         return self.model_dump(mode="json", exclude={*self.answering, *(() if chosen else self.measuring)})
 
     def artifacts(self) -> Mapping[str, str]:

@@ -27,6 +27,9 @@ MASKS = ("_mask_range", "_mask_cell")
 SHUFFLE_ROWS = 200_000
 """References to whole objects are shuffled through a buffer of so many, so that no shard holds one class only."""
 
+FORM = 1
+"""Of what a listing keeps for a resumed run; of earlier code it is 0, and such a run begins anew."""
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -44,12 +47,14 @@ class Listed:
     straddling: int = 0
     """Of them, those that lie in several splits all the same, as the source's own splits have it."""
 
+    form: int = FORM
+
     @staticmethod
     def of(saved: dict[str, Any]) -> Listed:
-        """From its JSON form."""
+        """From its JSON form; `form` tells whether it is of this code."""
         return Listed(
             saved["rows"], saved["chunks"], tuple(saved["classes"]), tuple(saved["columns"]), tuple(saved["given"]),
-            saved.get("groups", 0), saved.get("straddling", 0),
+            saved.get("groups", 0), saved.get("straddling", 0), saved.get("form", 0),
         )  # fmt: skip
 
 

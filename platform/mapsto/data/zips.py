@@ -66,12 +66,18 @@ def members(raw: IO[bytes]) -> Iterator[Member]:
 def opened(raw: IO[bytes], name: str, offset: int, size: int, packed: tuple[int, int, int]) -> IO[bytes]:
     """A member's bytes. `packed`: its `method`, `compressed` and `crc`. Raises zipfile.BadZipFile where its header is another's,
     NotImplementedError for a way of packing that is not known."""
-    raw.seek(min(offset, FARTHEST))
+    if offset > raw.seek(0, 2):
+        raise zipfile.BadZipFile("it lies behind the archive's end")
+    raw.seek(offset)
     head = raw.read(_LOCAL.size)
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
         raise zipfile.BadZipFile("no member where the directory has it")
     _, _, flags, *_, names, extras = _LOCAL.unpack(head)
-    if _text(raw.read(names), flags) != name:
+    try:
+        same = _text(raw.read(names), flags) == name
+    except UnicodeDecodeError:
+        same = False
+    if not same:
         raise zipfile.BadZipFile("it has another name than in the directory")
     if flags & (PATCHED | STRONG | ENCRYPTED):
         raise NotImplementedError("encrypted, or a patch")

@@ -55,6 +55,8 @@ def classifier(
     weights_exist(name, pretrained)
     cfg = timm.models.get_pretrained_cfg(name)
     size: dict[str, Any] = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
+    if options:
+        _buildable(name, classes, image_size, {**size, **options})
     try:
         more = ({"drop_path_rate": drop_path} if drop_path else {}) | dict(options or {})
         model = timm.create_model(
@@ -74,6 +76,21 @@ def classifier(
             model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, 1, 1, bias=old.bias is not None)
         model.maxpool = nn.Identity()
     return model
+
+
+def _buildable(name: str, classes: int, image_size: int, options: Mapping[str, Any]) -> None:
+    """Raises UserError where a timm model cannot be built with these arguments, or gives something else than logits then."""
+    import torch
+
+    try:
+        model = heavy.timm().create_model(name, num_classes=classes, **options).eval()
+        with torch.inference_mode():
+            shape = tuple(model(torch.zeros(1, 3, image_size, image_size)).shape)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise UserError(f"task.model.options: '{name}' does not work with {dict(options)} ({what})") from error
+    if shape != (1, classes):
+        raise UserError(f"task.model.options: '{name}' gives no logits with {dict(options)}, but {shape}")
 
 
 def _own(name: str, classes: int, size: int, drop_rate: float, settings: Mapping[str, Any]) -> nn.Module:

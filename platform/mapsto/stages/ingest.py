@@ -11,7 +11,7 @@ from ..core import codecs
 from ..core.errors import UserError, nearest
 from ..core.stage import Done, Job
 from ..core.storage import Storage, absolute
-from ..data.chunks import Listed, chunk_names, cut
+from ..data.chunks import FORM, Listed, chunk_names, cut
 from ..data.dataset import MANIFEST, content_digest
 from ..data.execution import each
 from ..data.pack import Packing
@@ -81,9 +81,12 @@ class Ingest:
         work = job.artifact.path("work")
         if job.resume and job.storage.exists(kept):
             listed = Listed.of(job.storage.read_json(kept))
-            if set(chunk_names(listed.chunks)) <= set(job.storage.names(work)):
+            if listed.form != FORM:
+                job.say("ingest: the run before was begun by another version of mapsto; it begins anew")
+            elif set(chunk_names(listed.chunks)) <= set(job.storage.names(work)):
                 return listed
-            job.say("ingest: a part of what the run before had listed is gone; it begins anew")
+            else:
+                job.say("ingest: a part of what the run before had listed is gone; it begins anew")
         if job.resume:
             job.storage.delete(work)  # shards of another listing do not count
         listed = cut(

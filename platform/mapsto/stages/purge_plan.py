@@ -71,7 +71,9 @@ class Asked:
         *folders, file = (part.replace("_", " ") for part in re.split(r"[/\\!]", below))
         wanted = self.identity.replace("_", " ")
         stem = file.rsplit(".", 1)[0]
-        return wanted in folders or re.fullmatch(rf"{re.escape(wanted)}[-. ]*\d*", stem) is not None
+        if wanted.isdigit():  # a file's number is nobody's
+            return wanted in folders
+        return wanted in folders or re.fullmatch(rf"{re.escape(wanted)}([-. ]+\d+)?", stem) is not None
 
     def text(self) -> str:
         if self.rows:

@@ -69,7 +69,7 @@ class Train:
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         section = {
-            "task": recipe.task.trained(chosen=recipe.train.early_stop is not None),
+            "task": recipe.task.trained(chosen=recipe.train.measured),
             "train": recipe.train.model_dump(mode="json", exclude=set(HOW)),
         }
         return section | {name: options[name] for name in ("population",) if name in options}

@@ -106,7 +106,7 @@ def cause(error: BaseException) -> BaseException:
     found = getattr(error, "controller_failure", None) or error
     if type(found).__name__ in NO_ROOM:
         return UserError(
-            "train: the cluster had no room for its workers, in several attempts of ten minutes each; `ray status` shows what "
+            "train: the cluster had no room for its workers, in several attempts; `ray status` shows what "
             "it has. Lower train.workers (with train.most_workers for what may come), or run the same command again once machines are back"
         )
     return user_error(error) or found

@@ -18,7 +18,17 @@ SETTINGS = {
     "lstm": ("widths", "patch"),
 }
 """What the plain nets let one set, besides drop_rate."""
-TAKEN = ("num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate", "checkpoint_path", "cache_dir")
+TAKEN = (
+    "num_classes",
+    "in_chans",
+    "img_size",
+    "drop_rate",
+    "drop_path_rate",
+    "checkpoint_path",
+    "cache_dir",
+    "features_only",
+    "out_indices",
+)
 """Arguments of timm's that the recipe sets elsewhere, and those that would load weights past `train.init`."""
 Triple = tuple[float, float, float]
 
