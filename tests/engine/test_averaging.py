@@ -73,7 +73,7 @@ class Branches(Regression):
         return torch.nn.ModuleDict({**norms, "head": torch.nn.Linear(6, 1)})
 
     def forward(self, model: Any, batch: Any) -> dict[str, torch.Tensor]:
-        return {"y": model["head"](model["reached"](model["frozen"](batch["x"])))[:, 0]}
+        return {"y": model["head"](model["reached"](model["frozen"](self.inputs(batch)["input"])))[:, 0]}
 
 
 def test_a_norm_that_is_frozen_or_not_reached_keeps_its_statistics() -> None:

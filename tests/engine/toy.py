@@ -116,7 +116,7 @@ class Regression(Task):
         return {"input": batch["x"]}
 
     def forward(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        return {"y": model(batch["x"])[:, 0]}
+        return {"y": model(**self.inputs(batch))[:, 0]}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         return (Phase("train", self.loss),)
@@ -144,8 +144,11 @@ class Adversaries(Task):
             }
         )
 
+    def inputs(self, batch: Any) -> dict[str, Any]:
+        return {"x": batch["x"]}
+
     def forward(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        return {"y": model["D"](model["G"](batch["x"]))[:, 0]}
+        return {"y": model["D"](model["G"](self.inputs(batch)["x"]))[:, 0]}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         return Phase("D", self.d, ("D.",), {"lr": 0.2}), Phase("G", self.g, ("G.",))

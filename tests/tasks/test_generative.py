@@ -13,8 +13,7 @@ from mapsto.core.codecs import encode
 from mapsto.core.errors import UserError
 from mapsto.core.registry import task_class
 from mapsto.core.sample import DatasetInfo
-from mapsto.core.task import Context
-from mapsto.serving.runtimes import direct
+from mapsto.core.task import Context, direct
 
 INFO = DatasetInfo("s3://b/data", "f:1", ("cat", "dog"), {"train": 9}, ("image", "label"))
 CONTEXT = Context(0, 0, 10, torch.Generator().manual_seed(0), 0, 1, lambda tensor: tensor)

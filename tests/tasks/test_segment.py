@@ -229,3 +229,36 @@ def test_a_large_original_is_counted_a_part_at_a_time(monkeypatch):
     np.testing.assert_array_equal(at_once["confusion"], in_parts["confusion"])
     with pytest.raises(UserError, match=r"a mask holds id 7, task.classes names 3 \(0..2\): row 0"):
         task.metrics().state({"logits": logits}, whole | {"mask": np.full(mask.size, 7, np.uint8)})
+
+
+def test_the_originals_masks_count_in_what_a_batch_takes_and_stay_on_the_host():
+    from mapsto.data.feed import Feed
+    from mapsto.data.loader import bytes_of
+    from mapsto.engine import evaluate
+    from mapsto.engine.world import World
+    from mapsto.stages.states import BATCH_BYTES, at_once
+
+    info = replace(
+        INFO, rows={"train": 2, "val": 1}, mask_pixels={"train": {"0": 6000}, "val": {"0": 4000, "255": 3000}}
+    )
+
+    def taken(task, *splits):
+        streams = {split: {"": (task.streams(split)[""], None)} for split in splits}
+        return bytes_of(Feed(task, streams))
+
+    side = 32 * 32
+    assert taken(make(info), "train") == taken(make(info, measure_at="input"), "train", "val") == 4 * side
+    assert taken(make(info), "train", "val") == taken(make(info), "val") == 3 * side + 7000
+    assert taken(make(), "val") == 0  # nobody counted
+    assert [at_once(each, 256) for each in (0, 3 * side, BATCH_BYTES // 5, 2 * BATCH_BYTES)] == [256, 256, 5, 1]
+
+    task, sent = make(info), []
+    mask = np.random.default_rng(1).integers(0, 3, (90, 70), np.uint8)
+    whole = {name: value.numpy() for name, value in batch(task, mask, "val").items()}
+    assert whole["mask"].shape == (2 * 90 * 70,)
+    with pytest.MonkeyPatch.context() as patch:
+        to_device = evaluate.to_device
+        patch.setattr(evaluate, "to_device", lambda given, at: sent.append(set(given)) or to_device(given, at))
+        evaluation = evaluate.Evaluation(task, World())
+        evaluation.add(task.build({}).eval(), whole, torch.autocast("cpu", enabled=False))
+    assert sent == [{"image"}] and "mIoU" in evaluation.compute()

@@ -231,3 +231,20 @@ def test_stack_keeps_bytes_small():
     samples = [{"image": np.zeros((2, 2, 3), np.uint8), "label": 1, "score": 0.5}] * 3
     stacked = stack(samples)
     assert (stacked["image"].dtype, stacked["label"].dtype, stacked["score"].dtype) == (np.uint8, np.int64, np.float32)
+
+
+@pytest.mark.parametrize("of", [np.asarray, torch.as_tensor])
+def test_rows_of_ragged_values(of):
+    whole = {
+        "mask": of(np.arange(9, dtype=np.uint8)),
+        "mask_offsets": of(np.array([0, 4, 4, 9])),
+        "id": of(np.arange(3)),
+    }
+    for keep, values, ends in (
+        ([2, 0], [4, 5, 6, 7, 8, 0, 1, 2, 3], [0, 5, 9]),
+        (np.array([True, True, False]), [0, 1, 2, 3], [0, 4, 4]),
+        ([], [], [0]),
+    ):
+        found = rows(whole, keep)
+        assert found["mask"].tolist() == values and found["mask_offsets"].tolist() == ends
+        assert type(found["mask"]) is type(whole["mask"]) and found["mask"].dtype == whole["mask"].dtype

@@ -7,6 +7,7 @@ torch at module level: decoding workers and the command line import it too, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -93,6 +94,8 @@ class Stream:
     """Of the split's rows, above 0: a random part of them, always the same one, which a larger share contains."""
     together: int = 4
     """Of `identities`, K: how many rows of one follow each other."""
+    beside: int | None = 0
+    """Bytes of a sample, about, beside an image of the preprocess specification's size; None: nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -366,11 +369,26 @@ def rows(batch: Batch, keep: Iterable[int] | np.ndarray) -> Batch:
         if f"{name}_offsets" in batch:
             offsets = np.array(batch[f"{name}_offsets"].tolist())
             starts, stops = offsets[:-1][index], offsets[1:][index]
-            inner = [np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)]
-            out[name] = value[np.concatenate([np.empty(0, np.int64), *inner])]
+            out[name] = _joined([value[:0], *(value[a:b] for a, b in zip(starts, stops, strict=True))])
             ends = np.concatenate([[0], np.cumsum(stops - starts)])
             kept = batch[f"{name}_offsets"]
             out[f"{name}_offsets"] = ends if isinstance(kept, np.ndarray) else kept.new_tensor(ends)
         elif name.removesuffix("_offsets") not in batch or not name.endswith("_offsets"):
             out[name] = value[index]
     return out
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Arrays, or tensors, end to end."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat(list(parts))
+
+
+def direct(task: Task) -> Task:
+    """The task with a forward that takes the model's inputs themselves, where training's takes the whole batch."""
+    bare = copy(task)
+    bare.inputs = dict  # ty: ignore[invalid-assignment]  # the forward asks self.inputs(batch): already done
+    return bare

@@ -139,16 +139,18 @@ def _rows(feed: Feed, start: int, world: int, cpus: float, gpus: float, actors: 
     assert feed.plan is not None
     # the first of all, too: a run may be resumed at an epoch's last step, which is smaller
     rows = max(len(draws) for g in (0, start) for draws in feed.plan.draws(g).values())
-    deal = Deal.of(start, len(feed.plan), world, rows * _bytes(feed), actors)
+    deal = Deal.of(start, len(feed.plan), world, rows * bytes_of(feed), actors)
     count = len(deal)
     per_task = int(np.clip(min(TASK_ROWS // (rows * deal.together), count // 8), 1, MOST_PER_TASK))
     return calls(_Blocks(feed, deal, per_task), -(-count // per_task), cpus=cpus, gpus=gpus)
 
 
-def _bytes(feed: Feed) -> int:
-    """Of a sample, about; 0: unknown."""
+def bytes_of(feed: Feed) -> int:
+    """Of a sample, about, in the split whose samples are largest: a run's blocks hold both splits. 0: unknown."""
     spec = None if feed.task.windows is not None else feed.task.preprocess
-    return 0 if spec is None else 3 * spec.size**2
+    beside = [stream.beside for streams in feed.streams.values() for stream, _ in streams.values()]
+    known = [each for each in beside if each is not None]
+    return 0 if spec is None or len(known) < len(beside) else 3 * spec.size**2 + max(known, default=0)
 
 
 @dataclass(frozen=True)

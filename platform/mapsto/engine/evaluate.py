@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..core.sample import Batch
+from ..core.task import direct
 from .batches import to_device, to_numpy, valid_rows
 from .world import World
 
@@ -26,16 +27,18 @@ class Evaluation:
     def __init__(self, task: Task, world: World) -> None:
         self.task, self.world = task, world
         self.metrics: Metrics = task.metrics()
+        self.bare = direct(task)
         self.parts: list[dict[str, np.ndarray]] = []
 
     @torch.no_grad()
     def add(self, model: nn.Module, batch: Batch, autocast: AbstractContextManager) -> None:
-        """Run the model, which must be in eval mode, on a numpy batch; rows that are not valid are dropped."""
+        """Run the model, which must be in eval mode, on a numpy batch; rows that are not valid are dropped. Only the model's
+        inputs go to the device: truth, such as the originals' masks, stays."""
         keep = valid_rows(batch)
         if not keep.any():
             return
         with autocast:
-            output = self.task.forward(model, to_device(batch, self.world.device))
+            output = self.bare.forward(model, to_device(self.task.inputs(batch), self.world.device))
         state = {
             **self.metrics.state(to_numpy(output), batch),
             "row_id": np.asarray(batch["row_id"]),

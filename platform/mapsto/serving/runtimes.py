@@ -6,7 +6,6 @@ ONNX replica never pays for torch.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.registry import load_task
 from ..core.sample import Arrays, Geometry, Prediction, Sample
-from ..core.task import Task
+from ..core.task import Task, direct
 
 
 class Runtime(Protocol):
@@ -141,10 +140,3 @@ def answers(runtime: Runtime, prepared: Sequence[tuple[Sample, Geometry]]) -> li
     found = [runtime.run(part) for part in task.parts(batch)]
     output = found[0] if len(found) == 1 else {name: np.concatenate([one[name] for one in found]) for name in found[0]}
     return task.decode(output, [geometry for _, geometry in prepared])
-
-
-def direct(task: Task) -> Task:
-    """The task with a forward that takes the model's inputs themselves, where training's takes the whole batch."""
-    bare = copy.copy(task)
-    bare.inputs = dict  # ty: ignore[invalid-assignment]  # the forward asks self.inputs(batch): already done here
-    return bare

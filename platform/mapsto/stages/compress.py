@@ -19,10 +19,10 @@ from ..core.page import Page
 from ..core.registry import save_task
 from ..core.sample import Batch, Split
 from ..core.stage import Done, Job, datasets_of
-from ..core.task import ExportSpec, Task, Unsupported
+from ..core.task import ExportSpec, Task, Unsupported, direct
 from ..data.dataset import Dataset
 from ..data.feed import Feed
-from ..serving.runtimes import Runtime, direct, open_runtime, open_variant, threads_kept
+from ..serving.runtimes import Runtime, open_runtime, open_variant, threads_kept
 from .states import batches, unpadded
 
 FLOAT = "float"

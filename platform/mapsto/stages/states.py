@@ -14,7 +14,7 @@ from ..core.task import Task, rows
 from ..data.blocks import opened
 from ..data.dataset import Dataset
 from ..data.feed import Feed
-from ..data.loader import evaluation_rows
+from ..data.loader import bytes_of, evaluation_rows
 from ..engine.evaluate import in_row_order
 from ..runtime.session import connect
 from ..serving.runtimes import open_runtime, threads_kept
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 IN_PROCESS = 256
 """A split of at most so many rows is measured in this process: starting an actor takes longer."""
+
+BATCH_BYTES = 256 << 20
+"""Of a batch that is measured, about: fewer rows than `evaluate.batch_size` where they are large."""
 
 
 class Measurer:
@@ -51,15 +54,16 @@ def collect(
 ) -> dict[str, np.ndarray]:
     """States of every row of a split, once each, sorted by `row_id`; `config`: an EvaluateConfig."""
     feed, threads = Feed.evaluating(task, datasets, split), max(1, int(config.cpus_per_worker))
+    size = at_once(bytes_of(feed), config.batch_size)
     _, index = next(iter(feed.streams[split].values()))
     if index.rows <= IN_PROCESS:
         with threads_kept():
             measurer = Measurer(model, threads, "cpu")
-            return in_row_order([measurer.state(batch) for batch in batches(feed, split, config.batch_size)])
+            return in_row_order([measurer.state(batch) for batch in batches(feed, split, size)])
     from ray.data import ActorPoolStrategy
 
     connect()
-    measured = evaluation_rows(feed, split, config.batch_size, config.workers).map_batches(
+    measured = evaluation_rows(feed, split, size, config.workers).map_batches(
         Measurer,
         batch_size=1,
         batch_format="pyarrow",
@@ -69,6 +73,11 @@ def collect(
         fn_constructor_args=(model, threads, "cpu"),
     )
     return in_row_order([pickle.loads(row["state"]) for row in measured.iter_rows()])
+
+
+def at_once(each: int, most: int) -> int:
+    """Rows of a batch, at most `most`, that fit into `BATCH_BYTES`; `each`: bytes of a row, about, 0 where unknown."""
+    return max(1, min(most, BATCH_BYTES // each)) if each else most
 
 
 def batches(feed: Feed, split: Split, size: int) -> Iterator[Batch]:

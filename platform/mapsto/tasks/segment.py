@@ -160,14 +160,24 @@ class Segment(Task):
         if split != "train" and self.config.measure_at == "original":
             placed = Keep("image", "mask", "matrix", "size")
             transform = Compose(Placed(self.preprocess, self.windows), *void, Flat(), placed)
-            return {"": Stream(self.config.role, split, transform, columns, "sequential")}
+            return {
+                "": Stream(self.config.role, split, transform, columns, "sequential", beside=self._original_bytes())
+            }
+        pixels = self.config.image_size**2
         if split != "train":
             transform = Compose(Prepare(self.preprocess), *void, keep)
-            return {"": Stream(self.config.role, split, transform, columns, "sequential")}
+            return {"": Stream(self.config.role, split, transform, columns, "sequential", beside=pixels)}
         moving = [RandomResizedCrop(self.config.image_size, augment.scale), RandomFlip(augment.flip)]
         colour = ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)
         steps = Compose(*moving, *augment.turns(), colour, *augment.blurs(), *void, keep)
-        return {"": Stream(self.config.role, split, steps, columns)}
+        return {"": Stream(self.config.role, split, steps, columns, beside=pixels)}
+
+    def _original_bytes(self) -> int | None:
+        """Of an original's mask: the mean of the split whose masks are largest, any of which may be evaluated. None where
+        ingest counted no pixels."""
+        info = self.datasets[self.config.role]
+        means = [sum(self._pixels(split).values()) // rows for split, rows in info.rows.items() if rows]
+        return max(means) if means and all(means) else None
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         return (Phase("train", self._loss),)
