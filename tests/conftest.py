@@ -129,6 +129,7 @@ def cluster(s3: S3) -> Iterator[str]:
 def add_node(cluster: str, tmp_path: Path) -> Iterator[Callable[[int], psutil.Process]]:
     """CPUs → a node with so many beside the session's, which the cluster knows when the call returns."""
     import ray
+
     from tests.faults import NODE, lose, wait_until
 
     added: list[psutil.Process] = []
