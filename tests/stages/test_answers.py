@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 
 from mapsto.config.load import override
@@ -19,11 +20,13 @@ from mapsto.core.sample import DatasetInfo
 from mapsto.core.storage import Storage
 from mapsto.serving.options import Options
 from mapsto.serving.runtimes import open_runtime
+from mapsto.stages import tune_trial
 from mapsto.stages.evaluate import Evaluate
 from mapsto.stages.pipeline import Pipeline
 from mapsto.stages.serve import serving_options
 from mapsto.stages.train import Train
 from mapsto.stages.tune import Tune
+from mapsto.stages.tune_measure import deciding
 from mapsto.stages.tune_trial import measured_otherwise
 
 models: Any = SourceFileLoader("saved_models", str(Path(__file__).parents[1] / "serving" / "models.py")).load_module()
@@ -99,10 +102,72 @@ def test_they_are_no_part_of_a_trainings_address_but_of_what_is_made_with_it(kin
     for stage in ("evaluate", "compress", "predict", "serve"):
         changed = recipe(kind, **never)
         assert address(changed, stage) != address(plain, stage) == address(recipe(kind), stage)
-    assert Tune().section(override(plain, SWEEP), {}) != Tune().section(override(recipe(kind, **never), SWEEP), {})
 
 
-SWEEP = {"tune": {"space": {"train.optimizer.lr": {"kind": "uniform", "low": 0.1, "high": 0.2}}}}
+SPACE = {"train.optimizer.lr": {"kind": "uniform", "low": 0.1, "high": 0.2}}
+SWEEP = {"tune": {"space": SPACE}}
+
+
+@pytest.mark.parametrize("kind", sorted(OTHERWISE))
+def test_a_sweep_is_another_only_where_what_it_measures_depends_on_them(kind: str) -> None:
+    never, seldom = OTHERWISE[kind]
+    others = {"space": SPACE, "objectives": {"another": "max"}}
+    for tune, same in (
+        (SWEEP["tune"], True),
+        ({"space": SPACE, "metric": "another", "mode": "max"}, False),
+        (others, False),
+    ):
+        plain = Tune().section(override(recipe(kind), {"tune": tune}), {})
+        assert (Tune().section(override(recipe(kind, **never), {"tune": tune}), {}) == plain) == same
+        for name, value in seldom.items():
+            if getattr(recipe(kind).task, name) != value:
+                assert Tune().section(override(recipe(kind, **{name: value}), {"tune": tune}), {}) != plain, name
+    config = recipe(kind).task
+    for goals, names in (
+        ({"top1": "max"}, config.measuring),
+        ({"size_mb": "min"}, ()),
+        ({"top1": "max", "size_mb": "min"}, config.measuring),
+        ({"boundary_f": "max"}, (*config.measuring, *config.answering)),
+    ):
+        assert set(deciding(config, goals, "top1")) == set(names)
+
+
+def test_a_trial_that_was_trained_and_measured_otherwise_has_another_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is finished stays: it is the recipe's own training."""
+    made: list[str] = []
+
+    def make(self: Any, what: Any, artifact: Artifact, *rest: Any) -> None:
+        if not artifact.complete():
+            made.append(artifact.uri)
+            artifact.write_json({"config": self.recipe.task.model_dump(mode="json")}, "task.json")
+            artifact.finish(section={}, parents={}, metrics={}, digest="d")
+
+    told: list[Artifact] = []
+    monkeypatch.setattr(ray, "get", lambda given: given)
+    monkeypatch.setattr(Pipeline, "parents", lambda self, name, options: {})
+    monkeypatch.setattr(Pipeline, "_make", make)
+    monkeypatch.setattr(tune_trial.Reports, "end", lambda self, recipe: told.append(self.artifact))
+
+    def run(**task: Any) -> str:
+        given = override(recipe("detect", **task), {"root": str(tmp_path)}).model_dump()
+        fixed = {
+            "recipe": given,
+            "epochs": 2,
+            "workers": 1,
+            "sweep": "",
+            "goals": {"mAP": "max"},
+            "primary": ("mAP", "max"),
+        }
+        tune_trial.trial({"trial": {"overrides": {"train.optimizer.lr": 0.1}}}, [fixed])
+        return told[-1].uri
+
+    own = run()
+    assert run(min_score=0.7) == own and made == [own]
+    other = run(nms_iou=0.4)
+    assert other != own and run(nms_iou=0.4) == other and made == [own, other]
+    assert Artifact(own, Storage()).complete() and run() == own
 
 
 @pytest.mark.parametrize("kind", sorted(OTHERWISE))

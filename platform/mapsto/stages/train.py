@@ -61,7 +61,8 @@ class Train:
 
     Options: `on_epoch(record)` is called on the driver after each epoch; `in_process` trains in this process, with one
     worker and without Ray Train (a trial that needs no more). A member of a population has `population`, which is a part
-    of its address, and `state`, a local folder with the training state that it starts from.
+    of its address, and `state`, a local folder with the training state that it starts from. So is `answers`, of a trial
+    whose settings were trained before, and measured otherwise.
     """
 
     name: ClassVar[str] = "train"
@@ -72,7 +73,7 @@ class Train:
             "task": recipe.task.trained(chosen=recipe.train.measured),
             "train": recipe.train.model_dump(mode="json", exclude=set(HOW)),
         }
-        return section | {name: options[name] for name in ("population",) if name in options}
+        return section | {name: options[name] for name in ("population", "answers") if name in options}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
         """The data; the artifacts that the task and `init` name: new content at their URIs makes a new run."""

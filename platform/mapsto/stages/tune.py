@@ -16,7 +16,7 @@ from ..core.artifact import digest
 from ..core.errors import UserError
 from ..core.stage import Done, Job
 from .train import Train, task_of
-from .tune_measure import MEASURED, exported
+from .tune_measure import MEASURED, deciding, exported, goals_of
 from .tune_page import page
 from .tune_space import draw
 from .tune_trial import trial
@@ -34,7 +34,9 @@ class Tune:
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         tune = recipe.tune.model_dump(mode="json", exclude={"concurrent", "workers"})
-        return {"tune": tune, **Train().section(recipe, options), "task": recipe.task.model_dump(mode="json")}
+        section = {"tune": tune, **Train().section(recipe, options), "task": recipe.task.trained(chosen=True)}
+        told = deciding(recipe.task, goals_of(recipe.tune))
+        return section | ({"answers": told} if set(told) - set(recipe.task.measuring) else {})
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
         if recipe.tune is None:

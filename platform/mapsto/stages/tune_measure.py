@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
 from ..core.task import ExportSpec, Unsupported
 
 if TYPE_CHECKING:
-    from ..core.task import Task
+    from ..config.tuning import TuneConfig
+    from ..core.task import Task, TaskConfig
 
 MEASURED = ("latency_p50_ms", "size_mb")
 REPEATS = 30
+
+
+def goals_of(config: TuneConfig) -> tuple[str | None, ...]:
+    """What a sweep's trials are measured by; None: the task's primary metric."""
+    return (config.metric, *config.objectives)
+
+
+def deciding(config: TaskConfig, goals: Iterable[str | None], primary: str | None = None) -> dict[str, Any]:
+    """Of the settings that say how a trained model answers, those on which the goals depend, JSON-able: none where its
+    shape decides them, those of the primary metric (`TaskConfig.measuring`), or of another metric any."""
+    wanted = {None if goal == primary else goal for goal in goals} - {*MEASURED}
+    names = {*config.measuring, *(config.answering if wanted - {None} else ())} if wanted else set()
+    return {name: value for name, value in config.answers().items() if name in names}
 
 
 def exported(task: Task) -> ExportSpec:

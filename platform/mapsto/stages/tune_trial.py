@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.artifact import Artifact, digest
 from ..core.errors import UserError
+from .tune_measure import deciding
 
 if TYPE_CHECKING:
     from ..config.schema import Recipe
@@ -49,7 +50,11 @@ def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
             pipeline = Pipeline(recipe, say=lambda line: None)
             reports.artifact = pipeline.planned("train", options)
             reports.fixed = measured(pipeline, recipe, options, given["goals"])
-            pipeline.produce("train", options, force=measured_otherwise(reports.artifact, recipe.task.answers()))
+            answers = deciding(recipe.task, given["goals"], given["primary"][0])
+            if measured_otherwise(reports.artifact, answers):  # it stays: it may be served
+                options["answers"] = answers
+                reports.artifact = pipeline.planned("train", options)
+            pipeline.produce("train", options)
         reports.end(recipe)
     except UserError as error:
         reports.fail(str(error))
