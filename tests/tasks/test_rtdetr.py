@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from mapsto.core.registry import task_class
 from mapsto.core.sample import DatasetInfo, Geometry
 from mapsto.core.task import rows
 from mapsto.engine.batches import to_numpy
+from mapsto.models import rtdetr
 
 from .test_detect import CLASSES, COLUMNS, SIZE, batch, context, drawn, tensors
 
@@ -42,6 +46,15 @@ def test_settings_that_do_not_fit_are_named() -> None:
         make({"anchor": 12})
     with pytest.raises(ValidationError, match="yolo has no layers"):
         task_class("detect").Config(kind="detect", model={"name": "yolo", "layers": 4})
+    sides = {"image_size": 64, "model": {"name": "rtdetr", "proposals": 85}}
+    with pytest.raises(
+        ValidationError, match="an input of 64 pixels has 84 places for rtdetr's 85 queries: at most 84"
+    ):
+        task_class("detect").Config(kind="detect", **sides)
+    smaller = {"image_size": 128, "model": {"name": "rtdetr", "proposals": 84, "scales": [0.5, 1.0]}}
+    assert task_class("detect").Config(kind="detect", **smaller).sides == (64, 128)
+    with pytest.raises(ValidationError, match="at most 84"):
+        task_class("detect").Config(kind="detect", **{**smaller, "model": {**smaller["model"], "proposals": 85}})
     assert "set compress to null" in make().export().reason
     assert make().config.overlap == 1.0 and make({"mirror": True}).config.overlap == 0.6
 
@@ -144,3 +157,38 @@ def test_a_folder_of_transformers_gives_its_weights(tmp_path: Any) -> None:
     ):
         with pytest.raises(UserError, match=said):
             make(changed).build(parents)
+
+
+@there
+def test_a_folder_of_another_network_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    net = make().build({}).net.net
+    net.save_pretrained(tmp_path)
+    task, parents = make({"folder": str(tmp_path)}), {"data.train": cast(Any, None)}
+    file, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    whole, tensors = json.loads(file.read_text()), load_file(weights)
+    backbone = whole["backbone_config"]
+    for changed, said in (
+        ({"backbone_config": {**backbone, "layer_type": "bottleneck"}}, "its backbone has layer_type bottleneck: set"),
+        ({"backbone_config": {**backbone, "hidden_sizes": [8, 8, 8, 8]}}, r"has hidden_sizes \[8, 8, 8, 8\]: set task"),
+        ({"hidden_expansion": 1.0}, "its encoder has hidden_expansion 1: set task.model.backbone"),
+        ({"decoder_ffn_dim": 48}, "made with 48: set task.model.hidden=48"),
+    ):
+        file.write_text(json.dumps({**whole, **changed}))
+        with pytest.raises(UserError, match=said):
+            task.build(parents)
+    file.write_text(json.dumps(whole))
+    lost = {name: value for name, value in tensors.items() if "encoder_input_proj" not in name}
+    save_file(lost, weights, {"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"its weights do not fit: \d+ of the model's .* such as model.encoder_input_proj"
+    ):
+        task.build(parents)
+    frozen = type(net)(type(net.config)(**net.config.to_dict() | {"freeze_backbone_batch_norms": True}))
+    frozen.save_pretrained(tmp_path)  # as published
+    ours, theirs = task.build(parents).net.net.state_dict(), frozen.state_dict()
+    assert set(ours) > set(theirs) and all(torch.equal(ours[name], value) for name, value in theirs.items())
+    config = SimpleNamespace(**dict.fromkeys(rtdetr.SAME, 1), backbone_config=None)
+    with pytest.raises(UserError, match=r"here: its config\.json has no backbone_config"):
+        rtdetr._check("here", config, config)

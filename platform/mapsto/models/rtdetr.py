@@ -3,6 +3,7 @@ backbone that comes with it: a detector whose answers need no suppression. An ex
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,32 +114,63 @@ class RtDetr(nn.Module):
         return total, count, logs
 
 
-SAME = {"d_model": "channels", "decoder_layers": "layers", "encoder_ffn_dim": "hidden", "num_queries": "proposals"}
+SAME = {
+    "d_model": "channels",
+    "decoder_layers": "layers",
+    "encoder_ffn_dim": "hidden",
+    "decoder_ffn_dim": "hidden",
+    "num_queries": "proposals",
+}
 """What a folder's weights must have in common with the recipe: transformers' name → task.model's."""
+BACKBONE = ("layer_type", "depths", "hidden_sizes", "embedding_size")
+"""The same of its backbone."""
+FREE = re.compile(r"class_embed|enc_score_head|num_batches_tracked$")
+"""What may start anew: layers by the number of classes, and what published backbones, whose norms are frozen, do not count."""
 
 
 def _loaded(transformers: Any, folder: str, config: Any) -> Any:
-    """transformers' model with the weights of a local folder."""
+    """transformers' model with the weights of a local folder; only what tells classes apart may start anew."""
     said = f"task.model.folder: {folder}"
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{said}: no folder of transformers here (config.json is missing)")
     theirs = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     if theirs.model_type != "rt_detr":
         raise UserError(f"{said}: a model of type '{theirs.model_type}', not rt_detr")
-    for name, ours in SAME.items():
-        if getattr(theirs, name) != getattr(config, name):
-            raise UserError(f"{said}: made with {getattr(theirs, name)}: set task.model.{ours}={getattr(theirs, name)}")
-    depths = list(theirs.backbone_config.depths)
-    if depths != list(config.backbone_config.depths):
-        raise UserError(
-            f"{said}: its backbone has stages of {depths} blocks: set task.model.backbone to the one it was made with"
-        )
+    _check(said, theirs, config)
     try:
-        return transformers.RTDetrForObjectDetection.from_pretrained(
-            folder, config=config, ignore_mismatched_sizes=True, local_files_only=True
+        model, told = transformers.RTDetrForObjectDetection.from_pretrained(
+            folder, config=config, ignore_mismatched_sizes=True, local_files_only=True, output_loading_info=True
         )
     except OSError as error:
         raise UserError(f"{said}: {str(error).splitlines()[0]}") from error
+    unlike = [each if isinstance(each, str) else each[0] for each in (*told["missing_keys"], *told["mismatched_keys"])]
+    if lost := sorted(name for name in unlike if not FREE.search(name)):
+        raise UserError(
+            f"{said}: its weights do not fit: {len(lost)} of the model's are missing there or of another shape, such as "
+            f"{lost[0]}; give the folder of a whole RT-DETR of these settings"
+        )
+    return model
+
+
+def _check(said: str, theirs: Any, config: Any) -> None:
+    """UserError where the folder's configuration is that of another network."""
+    for name, ours in SAME.items():
+        if getattr(theirs, name) != getattr(config, name):
+            raise UserError(f"{said}: made with {getattr(theirs, name)}: set task.model.{ours}={getattr(theirs, name)}")
+    backbone = theirs.backbone_config
+    if backbone is None:
+        raise UserError(f"{said}: its config.json has no backbone_config; only RT-DETR's own backbones are known here")
+    change = "set task.model.backbone to the one it was made with"
+    for name in BACKBONE:
+        found = getattr(backbone, name, None)
+        found = list(found) if isinstance(found, tuple | list) else found
+        if found == getattr(config.backbone_config, name):
+            continue
+        if name == "depths":
+            raise UserError(f"{said}: its backbone has stages of {found} blocks: {change}")
+        raise UserError(f"{said}: its backbone has {name} {found}: {change}")
+    if theirs.hidden_expansion != config.hidden_expansion:
+        raise UserError(f"{said}: its encoder has hidden_expansion {theirs.hidden_expansion:g}: {change}")
 
 
 def _corners(boxes: torch.Tensor) -> torch.Tensor:

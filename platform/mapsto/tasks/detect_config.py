@@ -114,6 +114,18 @@ class DetectConfig(TaskConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _queries_fit(self) -> DetectConfig:
+        """RT-DETR's queries are the best places of its maps at strides 8, 16 and 32."""
+        side = min(*self.sides, self.image_size)  # training looks at the input's own size
+        places = sum((side // stride) ** 2 for stride in (8, 16, 32))
+        if self.model.name == "rtdetr" and self.model.proposals > places:
+            raise ValueError(
+                f"model.proposals: an input of {side} pixels has {places} places for rtdetr's {self.model.proposals} queries: "
+                f"at most {places}"
+            )
+        return self
+
     @property
     def overlap(self) -> float:
         """IoU above which the worse of two boxes goes: none where each object has one query, and one view."""
