@@ -16,7 +16,7 @@ from mapsto.config.schema import recipe_model
 from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
-from mapsto.stages.compare import compare
+from mapsto.stages.compare import Compared, compare, unlike
 from mapsto.stages.pipeline import Pipeline
 
 models: Any = SourceFileLoader("saved_models", str(Path(__file__).parents[1] / "serving" / "models.py")).load_module()
@@ -36,6 +36,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         evaluated = Artifact(str(tmp_path / kind / "evaluate" / "0"), Storage())
         metrics = {"top1": 0.5} if kind == "classify" else {"FD_random_conv": 1.25 + number}
         evaluated.write_json({"split": "test", "rows": 20, "metrics": metrics, "tables": {}}, "metrics.json")
+        evaluated.finish(section={}, parents={}, metrics={}, digest="d")
         found[kind] = {"train": models.train_artifact(tmp_path, task, kind), "evaluate": evaluated}
         recipes.append(recipe(f"my-{kind}", task))
     monkeypatch.setattr(Pipeline, "produce", lambda self, name, *_: found[self.recipe.task.kind][name])
@@ -66,3 +67,18 @@ def test_unlike_rows_are_told_and_one_recipe_is_no_comparison(made: list[Any], t
         compare(made[:1], "page.html")
     with pytest.raises(UserError, match="2 recipes are named 'my-vae'"):
         compare([made[0], made[0]], "page.html")
+
+
+def test_recipes_of_one_task_that_were_measured_on_other_data_or_pixels_are_told(tmp_path: Path) -> None:
+    def compared(name: str, kind: str, data: str, **task: Any) -> Compared:
+        section = models.task(kind).config.model_dump(mode="json") | task
+        made = recipe_model()(name=name, root="/tmp/nowhere", data={"train": {"source": "/tmp/none"}}, task=section)
+        return Compared(made, Artifact(str(tmp_path / name), Storage()), {}, {"data.train": data})
+
+    same = [compared("a", "segment", "0:1"), compared("b", "segment", "0:1"), compared("c", "gan", "0:2")]
+    assert unlike(same) == []
+    data, pixels = unlike([*same, compared("d", "segment", "0:3", measure_at="input")])
+    assert data == (
+        "The recipes of segment were measured on unlike data sets: a data.train 0:1, b data.train 0:1, d data.train 0:3."
+    )
+    assert pixels.endswith("cannot be compared: a original, b original, d input.")

@@ -3,8 +3,8 @@ trained before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..config.schema import Recipe
@@ -26,6 +26,8 @@ class Compared:
     recipe: Recipe
     model: Artifact
     found: dict[str, Any]
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Role → fingerprint and content of the data set that it was measured on."""
 
 
 def check(recipes: Sequence[Recipe]) -> None:
@@ -49,9 +51,44 @@ def compare(recipes: Sequence[Recipe], output: str, say: Callable[[str], None] =
         pipeline = Pipeline(recipe, say)
         evaluated = pipeline.produce("evaluate")
         model = pipeline.produce("train")
-        compared.append(Compared(pipeline.recipe, model, evaluated.read_json("metrics.json")))
+        compared.append(Compared(pipeline.recipe, model, evaluated.read_json("metrics.json"), _data(evaluated)))
+    for text in unlike(compared):
+        say(f"compare: {text}")
     recipes[0].storage.open().write(output, page(compared).html().encode())
     say(f"compare: wrote {output}")
+
+
+def _data(evaluated: Artifact) -> dict[str, str]:
+    """Role → identity of the data sets that an evaluation read."""
+    parents = evaluated.meta()["parents"]
+    return {name: parents[name]["identity"] for name in sorted(parents) if name.startswith("data.")}
+
+
+def unlike(compared: Sequence[Compared]) -> list[str]:
+    """A sentence for each way in which recipes of one task were measured on other data, or in another way."""
+    told = []
+    for kind in dict.fromkeys(each.recipe.task.kind for each in compared):
+        mine = [each for each in compared if each.recipe.task.kind == kind]
+        if any(each.data != mine[0].data for each in mine):
+            told.append(f"The recipes of {kind} were measured on unlike data sets: {_each(mine, _fingerprints)}.")
+        if any(_measured_at(each) != _measured_at(mine[0]) for each in mine):
+            told.append(
+                f"The recipes of {kind} count unlike pixels (task.measure_at), whose numbers cannot be compared: "
+                f"{_each(mine, _measured_at)}."
+            )
+    return told
+
+
+def _each(compared: Sequence[Compared], what: Callable[[Compared], str]) -> str:
+    return ", ".join(f"{each.recipe.name} {what(each)}" for each in compared)
+
+
+def _fingerprints(each: Compared) -> str:
+    return " and ".join(f"{role} {identity}" for role, identity in each.data.items()) or "none"
+
+
+def _measured_at(each: Compared) -> str:
+    return str(getattr(each.recipe.task, "measure_at", ""))
 
 
 def page(compared: Sequence[Compared]) -> Page:
@@ -67,6 +104,8 @@ def page(compared: Sequence[Compared]) -> Page:
         told.text(
             "They were measured on unlike splits or numbers of rows: distances between sets of images cannot be compared."
         )
+    for text in unlike(compared):
+        told.text(text)
     samples = [(picture, each.recipe.name) for each in compared if (picture := _samples(each.model)) is not None]
     if samples:
         told.heading("Samples")
