@@ -18,6 +18,7 @@ from mapsto.core.errors import UserError
 from mapsto.core.registry import TASKS, load_task, task_class
 from mapsto.core.sample import DatasetInfo
 from mapsto.core.storage import Storage
+from mapsto.serving.app import application
 from mapsto.serving.options import Options
 from mapsto.serving.runtimes import open_runtime
 from mapsto.stages import tune_trial
@@ -197,6 +198,12 @@ def test_a_sweep_over_them_and_an_unknown_one_are_refused(tmp_path: Path) -> Non
     saved = models.train_artifact(tmp_path, models.task("segment"))
     with pytest.raises(UserError, match=r"answers.measure_ad: nothing that a trained segment can change, did you mean"):
         load_task(replace(saved, answers={"measure_ad": "input"}))
+    wrong = {"measure_at": "nowhere", "boundary_tolerance": -1}
+    said = r"^answers.boundary_tolerance: Input should be greater than 0; measure_at: Input should be 'original' or 'input'$"
+    with pytest.raises(UserError, match=said):
+        load_task(replace(saved, answers=wrong))
+    with pytest.raises(UserError, match=said):
+        application(Options(artifact=saved.uri, name="m", answers=wrong), Storage())
     assert Evaluate.answers
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from pydantic import ValidationError
+
 from .artifact import Artifact
 from .errors import UserError, nearest
 from .sample import DatasetInfo
@@ -47,7 +49,8 @@ def stage(name: str) -> Stage:
 
 def load_task(artifact: Artifact) -> Task:
     """The task that a model artifact (train, compress) was made for, from its `task.json`; it answers as `artifact.answers`
-    says, where that says something. UserError for settings there that are no such ones of the task."""
+    says, where that says something. UserError for settings there that are no such ones of the task, or values that they
+    cannot have."""
     saved = artifact.read_json("task.json")
     cls = task_class(saved["config"]["kind"])
     known = (*cls.Config.answering, *cls.Config.measuring)
@@ -56,8 +59,16 @@ def load_task(artifact: Artifact) -> Task:
             raise UserError(
                 f"answers.{name}: nothing that a trained {saved['config']['kind']} can change{nearest(name, known)}"
             )
+    try:
+        config = cls.Config(**saved["config"] | dict(artifact.answers))
+    except ValidationError as error:
+        if not artifact.answers:
+            raise
+        wrong = (".".join(map(str, each["loc"])) or "together" for each in error.errors())
+        told = "; ".join(f"{at}: {each['msg']}" for at, each in zip(wrong, error.errors(), strict=True))
+        raise UserError(f"answers.{told}") from error
     return cls(
-        cls.Config(**saved["config"] | dict(artifact.answers)),
+        config,
         {k: DatasetInfo(**_tuples(v)) for k, v in saved["datasets"].items()},
     )
 

@@ -14,6 +14,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
+from ..core.registry import load_task
 from ..core.storage import Storage
 from .options import RETRY_AFTER_S, Options
 from .runtimes import open_runtime
@@ -37,6 +38,7 @@ def application(options: Options, storage: Storage) -> serve.Application:
         raise UserError(
             f"{artifact.uri}: this {artifact.stage} artifact holds no model; serve a train or compress artifact"
         )
+    load_task(artifact)  # wrong answers are told here, not by a replica that cannot start
     replicas = options.replicas
     scale: dict[str, Any] = {"num_replicas": replicas.min}
     if replicas.max > replicas.min:
