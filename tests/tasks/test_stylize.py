@@ -18,13 +18,13 @@ from mapsto.core.picture import recolour
 from mapsto.core.registry import task_class
 from mapsto.core.sample import DatasetInfo
 from mapsto.core.storage import Storage
-from mapsto.core.task import Context, Unsupported
+from mapsto.core.task import Context, Unsupported, direct
 from mapsto.engine.fit import fit
 from mapsto.engine.world import World
 from mapsto.models.backbones import classifier
 from mapsto.models.normalize import Normalized
 from mapsto.serving import protocol
-from mapsto.serving.runtimes import answers, direct
+from mapsto.serving.runtimes import answers
 
 CNN = {"model": {"name": "cnn", "widths": [4, 8]}, "content": ["layers.4"], "style": ["layers.1", "layers.4"]}
 SMALL = {"image_size": 32, "style_size": 24, "overlap": 8, "features": CNN}
@@ -302,3 +302,14 @@ def test_likeness_is_measured_where_its_weights_are_named(monkeypatch):
     values = task.metrics().compute(state)
     assert state["lpips"].shape == (4,) and values["lpips"] == pytest.approx(float(state["lpips"].mean()))
     assert "lpips" not in make().metrics().compute({k: v for k, v in state.items() if k != "lpips"})
+
+
+def test_a_missing_file_of_its_weights_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pth").write_bytes(b"x")
+    task = make(lpips={"backbone": "net.pth", "linear": "lin.pth"})
+    assert task.config.lpips.backbone == str(tmp_path / "net.pth")
+    with pytest.raises(UserError, match=rf"task.lpips.linear: {tmp_path}/lin.pth is not there"):
+        task.check()
+    (tmp_path / "lin.pth").write_bytes(b"x")
+    task.check()

@@ -6,10 +6,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import field_validator
 
 from ..core.errors import UserError
 from ..core.section import Section
-from ..core.storage import Storage
+from ..core.storage import Storage, absolute
 
 if TYPE_CHECKING:
     from ..models.lpips import Lpips
@@ -23,6 +24,18 @@ class Likeness(Section):
     """URI of torchvision's weights of that network (`alexnet-owt-7be5be79.pth`), read with the environment's keys."""
     linear: str
     """URI of the published weights of its channels (`weights/v0.1/alex.pth` of the paper's code), read alike."""
+
+    @field_validator("backbone", "linear")
+    @classmethod
+    def _whole(cls, uri: str) -> str:
+        return absolute(uri)  # workers have another working directory
+
+    def check(self) -> None:
+        """UserError where a file is not there."""
+        for name in ("backbone", "linear"):
+            uri = getattr(self, name)
+            if not Storage().exists(uri):
+                raise UserError(f"task.lpips.{name}: {uri} is not there, or no file")
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """N×H×W×3 uint8, twice → N float32. UserError where weights cannot be had, or pictures are too small."""

@@ -105,6 +105,8 @@ class Stylize(Task):
                 f"{styles.uri}: {styles.rows.get('train', 0)} pictures; {config.method} learns the style of one: name that"
                 f" file as data.{config.style_role}.source, with splits {{}}"
             )
+        if config.lpips is not None:
+            config.lpips.check()
 
     def build(self, parents: Mapping[str, Artifact]) -> nn.Module:
         from ..models.stylizers import AdaIn, FeedForward, Optimised
