@@ -123,3 +123,11 @@ def test_rows_without_a_label_are_refused_before_training():
     with pytest.raises(UserError, match="1 of 8 rows of train have no label; label them"):
         Classify(ClassifyConfig(kind="classify"), {"train": info}).check()
     Classify(ClassifyConfig(kind="classify"), {"train": replace(info, counts={})}).check()
+
+
+def test_options_are_part_of_a_trainings_address_only_where_there_are_some():
+    from mapsto.tasks.classify_model import Model
+
+    assert "options" not in Model().model_dump(mode="json") and Model(**Model().model_dump()) == Model()
+    given = Model(options={"mlp_ratio": 0.125})
+    assert given.model_dump(mode="json")["options"] == {"mlp_ratio": 0.125} and Model(**given.model_dump()) == given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ..core.sample import DatasetInfo
 from ..core.section import Section
@@ -84,6 +84,12 @@ class Model(Section):
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be greater than 0")
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `options` where there are none: trainings keep the addresses that they had before that setting."""
+        found = handler(self)
+        return {name: value for name, value in found.items() if name != "options" or value}
 
     def settings(self) -> dict[str, Any]:
         """Those of a plain net, without the ones left at the net's own."""
