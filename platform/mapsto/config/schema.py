@@ -104,6 +104,7 @@ class DataConfig(Section):
 class EvaluateConfig(Section):
     split: Literal["train", "val", "test"] = "test"
     batch_size: int = Field(256, ge=1)
+    """Most rows at once; fewer where they would take more than 256 MiB."""
     workers: int = Field(1, ge=1)
     """Ray actors that hold the model. A split of at most 256 rows needs none: it is measured in the driver's process."""
     cpus_per_worker: float = Field(1.0, gt=0)
