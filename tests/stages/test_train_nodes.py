@@ -19,7 +19,7 @@ from mapsto.core.artifact import Artifact
 from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
 from tests import faults
-from tests.faults import beside, head_filled, heard, lose, say
+from tests.faults import beside, head_filled, heard, lose, say, wait_until
 from tests.stages import training
 from tests.stages.training import EPOCHS, ROWS, STEPS, taken, train
 
@@ -57,6 +57,8 @@ def test_a_drained_node_saves_before_it_goes(
     )  # of 45 steps, 15 in an epoch; the notice is looked for at every tenth
     artifact = Artifact(str(tmp_path / "artifact"), Storage())
 
+    said: list[str] = []
+
     def disturb() -> None:
         on = [psutil.Process(int(heard(tmp_path / f"held-{told_at}-{rank}-of-2"))) for rank in range(2)]
         assert all(second_node in process.parents() for process in on)
@@ -72,13 +74,14 @@ def test_a_drained_node_saves_before_it_goes(
             for rank in range(2):
                 heard(tmp_path / f"held-{step}-{rank}-of-2")
             if not lost and (Path(artifact.uri) / "checkpoints" / saved / "done.json").exists():
+                wait_until(lambda: said)
                 lose(second_node)
                 lost = True
             say(tmp_path / f"go-{step}")
         assert lost, sorted(Path(artifact.uri).glob("checkpoints/*"))
 
     with beside(disturb):
-        told, said = train(data, artifact, tmp_path, [told_at, *after], batch_size=8, epochs=3)
+        told, _ = train(data, artifact, tmp_path, [told_at, *after], said, batch_size=8, epochs=3)
     step = int(said[0].removeprefix("train: a machine of this run is to be taken away: saving after step ").split()[0])
     assert step in (10, 20)
     assert all(line.startswith("train: worker") for line in said[1:]), said

@@ -22,9 +22,14 @@ STEPS = ROWS // BATCH
 
 
 def train(
-    data: Dataset, artifact: Artifact, folder: Path, at: Collection[int] = (), **further: Any
+    data: Dataset,
+    artifact: Artifact,
+    folder: Path,
+    at: Collection[int] = (),
+    said: list[str] | None = None,
+    **further: Any,
 ) -> tuple[list[float], list[str]]:
-    """Two workers train; (epochs told, lines said). They write what they took into `folder`; at a step of `at` each says
+    """Two workers train; (epochs told, lines said, which `said` has as they come). They write what they took into `folder`; at a step of `at` each says
     so there, and waits for the file `go-STEP`. `further`: of the recipe's `train`."""
 
     def watched(setup: Setup, world: Any, share: Any, epoch: int, step: int) -> Any:
@@ -55,7 +60,7 @@ def train(
         | further
     )  # fmt: skip
     told: list[float] = []
-    said: list[str] = []
+    said = [] if said is None else said
     setup = Setup(task, config, artifact, {"train": data}, {}, watched)
     distributed(setup, lambda record: told.append(record["epoch"]), said.append)
     return told, said
