@@ -23,6 +23,8 @@ HEAD = "microbatches"
 """Column of what the others are: for each microbatch its number, and for each of its arrays name, dtype and shape."""
 BLOCK_BYTES = 48 << 20
 """Of a block, about: Ray Data's own aim at up to 128 MiB."""
+STORE_PARTS = 64
+"""Of a node's object store, at most so large a part is a block of several: some ten are under way, and none is to be spilled."""
 MOST = 16
 """Microbatches in a block."""
 SINGLE_ROUNDS = 2
@@ -43,11 +45,11 @@ class Deal:
     """Microbatches in a block, but for the first blocks and the last ones."""
 
     @staticmethod
-    def of(start: int, stop: int, world: int, size: int, share: int = 1) -> Deal:
+    def of(start: int, stop: int, world: int, size: int, share: int = 1, store: float = 2.0**62) -> Deal:
         """`size`: bytes of a microbatch, about; 0: unknown, each is then a block of its own. `share`: how many take
-        what goes to one worker."""
+        what goes to one worker. `store`: bytes of the smallest node's object store."""
         each = (stop - start) // (world * share)
-        fit = BLOCK_BYTES // size if size else 1
+        fit = min(BLOCK_BYTES, store // STORE_PARTS) // size if size else 1
         return Deal(start, stop, world, int(np.clip(min(fit, each // LEAST_ROUNDS), 1, MOST)))
 
     def __len__(self) -> int:

@@ -139,10 +139,18 @@ def _rows(feed: Feed, start: int, world: int, cpus: float, gpus: float, actors: 
     assert feed.plan is not None
     # the first of all, too: a run may be resumed at an epoch's last step, which is smaller
     rows = max(len(draws) for g in (0, start) for draws in feed.plan.draws(g).values())
-    deal = Deal.of(start, len(feed.plan), world, rows * bytes_of(feed), actors)
+    deal = Deal.of(start, len(feed.plan), world, rows * bytes_of(feed), actors, _store())
     count = len(deal)
     per_task = int(np.clip(min(TASK_ROWS // (rows * deal.together), count // 8), 1, MOST_PER_TASK))
     return calls(_Blocks(feed, deal, per_task), -(-count // per_task), cpus=cpus, gpus=gpus)
+
+
+def _store() -> float:
+    """Bytes of the smallest node's object store."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return min((found["object_store_memory"] for found in nodes if "object_store_memory" in found), default=0.0)
 
 
 def bytes_of(feed: Feed) -> int:
