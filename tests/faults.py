@@ -8,13 +8,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
+from ray import cloudpickle
 
 PATIENCE_S = 120
 AWAY_S = 20
 """How long the store is away."""
+
+
+@contextmanager
+def by_value(*modules: ModuleType) -> Iterator[None]:
+    """Within, what the modules define travels to the workers whole: they cannot import it."""
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    yield
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 def say(path: Path, text: str = "yes") -> None:

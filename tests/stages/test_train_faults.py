@@ -28,12 +28,9 @@ LAST = 2 * STEPS - 1
 
 
 @pytest.fixture(autouse=True)
-def by_value(cluster: str) -> Iterator[None]:
-    for module in (training, faults):
-        cloudpickle.register_pickle_by_value(module)
-    yield
-    for module in (training, faults):
-        cloudpickle.unregister_pickle_by_value(module)
+def travelling(cluster: str) -> Iterator[None]:
+    with faults.by_value(training, faults):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-from ray import cloudpickle
 
 from mapsto.core.artifact import Artifact
 from mapsto.core.storage import Storage
@@ -27,12 +26,9 @@ AddNode = Callable[[int], psutil.Process]
 
 
 @pytest.fixture(autouse=True)
-def by_value(cluster: str) -> Iterator[None]:
-    for module in (training, faults):
-        cloudpickle.register_pickle_by_value(module)
-    yield
-    for module in (training, faults):
-        cloudpickle.unregister_pickle_by_value(module)
+def travelling(cluster: str) -> Iterator[None]:
+    with faults.by_value(training, faults):
+        yield
 
 
 @pytest.fixture(scope="module")

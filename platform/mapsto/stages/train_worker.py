@@ -200,19 +200,20 @@ def train(
         report(done.record, [*to_say, *written.told()])
         to_say.clear()
 
-    leaving: list[str] = []
+    leaving = False
 
     def noticed() -> bool:
-        if found := notice():
-            leaving.append("a machine of this run is to be taken away")
-        return found
+        nonlocal leaving
+        leaving = notice()
+        return leaving
 
     def on_notice(midway: Midway) -> None:
         state = midway.state()
         if world.rank == 0:
             checkpoint(state, midway.epoch, midway.step, None)
         if leaving:
-            report(None, [f"{leaving.pop()}: saving after step {midway.step} (epoch {midway.epoch + 1})"])
+            where = f"step {midway.step} (epoch {midway.epoch + 1})"
+            report(None, [f"a machine of this run is to be taken away: saving after {where}"])
         if midway.asked:
             written.wait()
             failed = world.broadcast_object(written.told())  # who leaves first would end the others while they write

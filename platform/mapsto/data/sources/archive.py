@@ -113,8 +113,14 @@ def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]
     """The directory is read twice: first for the names that several members have, and for members that overlap, on disk."""
     fs, path = storage.fs(uri)
     with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
-        names, overlapping = DiskIndex(), _overlapping(members(raw))
-        names.extend((member.name, "", 0) for member in members(raw))
+        names = DiskIndex()
+
+        def noted() -> Iterator[Member]:
+            for member in members(raw):
+                names.extend([(member.name, "", 0)])
+                yield member
+
+        overlapping = _overlapping(noted())
         for member in members(raw):
             if member.name.endswith("/"):
                 continue
