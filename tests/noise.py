@@ -48,6 +48,7 @@ def write(
                     "groups": groups,
                     "bytes": target.stat().st_size,
                     "sha256": f"{seed}-{path}",
+                    "ids": [ids[0], ids[-1]],
                 }
             )
         splits[split] = {"rows": count, "files": files}

@@ -29,6 +29,7 @@ def test_small_microbatches_share_a_block_and_large_or_few_ones_do_not():
     assert Deal.of(0, LEAST_ROUNDS, 1, 1000).together == 1
     assert Deal.of(0, 4 * LEAST_ROUNDS, 2, 1000).together == 2
     assert Deal.of(0, 4 * LEAST_ROUNDS, 1, 1000, share=2).together == 2
+    assert [Deal.of(0, many, 1, 1000, near=near).together for near in (0, 3, 10**9)] == [1, 3, MOST]
     assert [Deal.of(0, many, 1, 1000, store=64 * each).together for each in (10, 3000, 10**9)] == [1, 3, MOST]
 
 

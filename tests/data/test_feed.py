@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from mapsto.data import feed as feeds
 from mapsto.data import shard_cache
 from mapsto.data.feed import Dice, Feed
 from mapsto.data.order import generator
-from mapsto.data.plan import Run
+from mapsto.data.plan import Draws, Run
 from mapsto.data.transforms import Compose, Decode, Keep, PadCrop, RandomFlip
 
 
@@ -111,6 +112,26 @@ def test_evaluation_reads_the_training_split_without_augmentation(dataset):
         "image"
     ]
     np.testing.assert_array_equal(batches[0]["image"][0], first)
+
+
+def test_whatever_a_transform_raises_names_the_row(dataset):
+    class Fails:
+        def __call__(self, samples, rng):
+            raise ValueError("no such thing") if samples[0]["row_id"] == 7 else UserError("not this one")
+
+    feed, _ = feed_of(dataset)
+    stream, index = feed.streams["train"]["main"]
+    failing = replace(feed, streams={"train": {"main": (replace(stream, transform=Fails()), index)}})
+    number = next(g for g in range(9) if failing.plan.draws(g)["main"].rows[0] != 7)
+    with pytest.raises(UserError, match=r"^train row \d+: not this one"):
+        failing.batch(number)
+    alone = Draws(np.array([7]), np.zeros(1, int), np.zeros(1, int), np.ones(1, bool), np.empty((1, 0), int))
+    with pytest.raises(RuntimeError, match=r"^train row 7: ValueError: no such thing"):
+        failing._collated("main", stream_of(failing), index, alone, None)
+
+
+def stream_of(feed):
+    return feed.streams["train"]["main"][0]
 
 
 def test_several_streams_carry_their_names(dataset, tmp_path, write_dataset):

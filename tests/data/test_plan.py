@@ -118,6 +118,30 @@ def test_a_small_split_is_shuffled_as_a_whole_and_a_large_one_within_windows():
     assert order(windowed, 0, 0).rows(130, 470).tolist() == rows[130:470].tolist()
 
 
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 3))
+def test_microbatches_are_cut_between_pairs_where_rows_meet_their_neighbours(batch, world, accumulate):
+    main = stream([20, 20, 17], pairs=True)
+    run = Run((main,), batch_size=batch, world=world, accumulate=accumulate)
+    alone = Run((main,), batch_size=batch)
+    assert global_batches(run) == global_batches(alone)
+    for start in range(0, len(run), run.parts):
+        valid = [int(run.draws(g)["main"].valid.sum()) for g in range(start, start + run.parts)]
+        *first, last = [count for count in valid if count]
+        assert all(count % 2 == 0 for count in first)
+        assert last > 1 or sum(valid) == 1  # an odd one out meets the pair before it
+        assert max(valid) <= -(-sum(valid) // run.parts) + 3
+    assert run.largest["main"] == -(-batch // run.parts)
+
+
+def test_the_largest_microbatch_may_be_an_evaluations():
+    held_out = stream([5000], sampling="sequential")
+    assert Run((stream([50]),), (held_out,), descent="stochastic").largest == {"main": 256}
+    assert Run((stream([50]),), (held_out,), batch_size=256).largest == {"main": 256}
+    two = Run((stream([50]), stream([9], name="style", ratio=0.5)), batch_size=32, world=2)
+    assert two.largest == {"main": 16, "style": 8}
+    assert Pass((held_out, stream([9], name="style", ratio=0.5)), 32).largest == {"main": 32, "style": 16}
+
+
 def test_full_batch_and_stochastic_descent():
     main = stream([10, 13])
     full = Run((main,), batch_size=5, world=2, epochs=2, descent="full_batch")

@@ -53,6 +53,12 @@ def whole_epoch(dataset: Dataset) -> list[int]:
 
 def test_a_shard_that_is_cut_short_damaged_or_another_is_named(shard: tuple[Path, Dataset]) -> None:
     path, dataset = shard
+    first, second = (Path(dataset.split("train").files[k].uri) for k in (0, 1))
+    held = first.read_bytes()
+    first.write_bytes(second.read_bytes())  # of as many rows in as large groups
+    with pytest.raises(UserError, match=f"^{first}: holds row_id 96 to 111 where .* manifest has 0 to 95: replaced"):
+        whole_epoch(dataset)
+    first.write_bytes(held)
     good = path.read_bytes()
     half = len(good) // 2
     damaged = good[:half] + bytes(b ^ 255 for b in good[half : half + 50]) + good[half + 50 :]

@@ -104,6 +104,8 @@ def test_several_views_differ_and_repeat():
         np.testing.assert_array_equal(one[name], same[name])
         assert (one[name] != other[name]).any()
     assert (one["view0"] != one["view1"]).any()
+    placed = {"image": image, "label": 3, "mask": image[..., 0], "boxes": np.ones((1, 4)), "box_labels": np.ones(1)}
+    assert set(crop.apply(placed, np.random.default_rng(0))) == {"label", "view0", "view1", "view2"}
     stacked = MultiCrop(large, large, stack="views").apply({"image": image}, np.random.default_rng(0))
     np.testing.assert_array_equal(stacked["views"][0], one["view0"])
     assert stacked["views"].shape == (2, 32, 32, 3) and "image" not in stacked

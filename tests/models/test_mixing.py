@@ -6,6 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mapsto.data.order import StreamPlan
+from mapsto.data.plan import Run
 from mapsto.models.mixing import Mixing, rectangle
 
 
@@ -57,6 +59,23 @@ def test_padding_and_its_labels_change_nothing(mixing):
         assert torch.equal(a, b[:4])
     nothing = mixing(images, padded, torch.zeros(6, dtype=torch.bool), 6, 3)
     assert torch.equal(nothing[0].float(), images.float())
+
+
+@given(st.integers(2, 40), st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
+def test_any_number_of_workers_mixes_alike(rows, world):
+    """By the plan of a task that mixes."""
+    main = StreamPlan("main", np.array([rows]), 100 * rows, "sequential", pairs=True)
+    run = Run((main,), batch_size=rows, world=world)
+    images, labels, valid = batch(rows)
+    for mix in (Mixing(mixup=0.4), Mixing(cutmix=1.0)):
+        whole, parts = mix(images, labels, valid, rows, 7), []
+        for g in range(len(run)):
+            drawn = run.draws(g)["main"]
+            keep = torch.from_numpy(drawn.valid)
+            parts.append([part[keep] for part in mix(images[drawn.rows], labels[drawn.rows], keep, rows, 7)])
+        for a, b in zip(whole, zip(*parts, strict=True), strict=True):
+            assert torch.equal(a, torch.cat([part.to(a.dtype) for part in b]))
 
 
 def test_workers_and_microbatches_with_even_numbers_of_rows_mix_alike():

@@ -20,6 +20,7 @@ from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
 from mapsto.stages import evaluate
 from mapsto.stages.evaluate import Evaluate, intervals
+from mapsto.stages.states import complete
 
 models: Any = SourceFileLoader("saved_models", str(Path(__file__).parents[1] / "serving" / "models.py")).load_module()
 
@@ -33,6 +34,14 @@ def test_a_generators_images_are_shown(tmp_path: Path, kind: str, headings: int)
     page = Page("x")
     Evaluate()._showcase(page, job, task, datasets, {"row_id": ids})
     assert page.html().count("<h2>") == page.html().count("<img") == headings
+
+
+def test_states_that_are_not_of_every_row_once_are_an_error() -> None:
+    parts = [{"row_id": np.array(ids), "x": np.array(ids) * 2} for ids in ([3, 1], [2])]
+    assert complete(parts, 3)["x"].tolist() == [2, 4, 6]
+    for found, count in ((parts, 4), ([*parts, parts[1]], 4)):
+        with pytest.raises(RuntimeError, match=r"measured \d rows, 3 different, of a split of 4"):
+            complete(found, count)
 
 
 def test_a_classifiers_page_shows_curves_confusion_and_the_worst_mistakes(

@@ -244,7 +244,7 @@ def test_the_originals_masks_count_in_what_a_batch_takes_and_stay_on_the_host():
 
     def taken(task, *splits):
         streams = {split: {"": (task.streams(split)[""], None)} for split in splits}
-        return bytes_of(Feed(task, streams))
+        return bytes_of(Feed(task, streams))[""]
 
     side = 32 * 32
     assert taken(make(info), "train") == taken(make(info, measure_at="input"), "train", "val") == 4 * side

@@ -94,8 +94,12 @@ class Stream:
     """Of the split's rows, above 0: a random part of them, always the same one, which a larger share contains."""
     together: int = 4
     """Of `identities`, K: how many rows of one follow each other."""
+    pairs: bool = False
+    """Whether rows meet their neighbours (mixup): no two of a pair, and of an odd number no three at a step's end, then
+    lie in different microbatches."""
     beside: int | None = 0
-    """Bytes of a sample, about, beside an image of the preprocess specification's size; None: nobody knows."""
+    """Bytes of a sample, about, beside an image of the preprocess specification's size (less than 0: its own is smaller);
+    None: nobody knows."""
 
 
 @dataclass(frozen=True)

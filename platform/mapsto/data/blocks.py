@@ -27,8 +27,9 @@ STORE_PARTS = 64
 """Of a node's object store, at most so large a part is a block of several: some ten are under way, and none is to be spilled."""
 MOST = 16
 """Microbatches in a block."""
-SINGLE_ROUNDS = 2
-"""Blocks of each worker that hold one microbatch, at the beginning: the first step does not wait for more."""
+SINGLE_ROUNDS = 3
+"""Blocks of each worker that hold one microbatch, at the beginning: the first step does not wait for more. Ray's iterator
+gives the first once it has those that it prefetches, two, and one more."""
 LEAST_ROUNDS = 16
 """Blocks of each worker, where there are as many microbatches: the cluster's CPUs share the work by blocks."""
 
@@ -45,12 +46,15 @@ class Deal:
     """Microbatches in a block, but for the first blocks and the last ones."""
 
     @staticmethod
-    def of(start: int, stop: int, world: int, size: int, share: int = 1, store: float = 2.0**62) -> Deal:
+    def of(
+        start: int, stop: int, world: int, size: int, share: int = 1, store: float = 2.0**62, near: int = MOST
+    ) -> Deal:
         """`size`: bytes of a microbatch, about; 0: unknown, each is then a block of its own. `share`: how many take
-        what goes to one worker. `store`: bytes of the smallest node's object store."""
+        what goes to one worker. `store`: bytes of the smallest node's object store. `near`: a worker's microbatches that
+        lie near each other in the order."""
         each = (stop - start) // (world * share)
         fit = min(BLOCK_BYTES, store // STORE_PARTS) // size if size else 1
-        return Deal(start, stop, world, int(np.clip(min(fit, each // LEAST_ROUNDS), 1, MOST)))
+        return Deal(start, stop, world, int(np.clip(min(fit, near, each // LEAST_ROUNDS), 1, MOST)))
 
     def __len__(self) -> int:
         """Blocks."""

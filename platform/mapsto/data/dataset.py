@@ -181,7 +181,15 @@ def read_group(index: SplitIndex, number: int, columns: Sequence[str]) -> pa.Tab
                     f"{file.uri}: {sum(found)} rows where the data set's manifest has {file.rows}: replaced"
                 )
             have = set(parquet.schema_arrow.names)
-            return parquet.read_row_group(group, columns=[c for c in columns if c in have])
+            table = parquet.read_row_group(group, columns=[c for c in columns if c in have])
+            if file.ids is not None and "row_id" in table.column_names and len(table):
+                ids = table["row_id"].to_numpy()
+                if ids.min() < file.ids[0] or ids.max() > file.ids[1]:
+                    raise UserError(
+                        f"{file.uri}: holds row_id {ids.min()} to {ids.max()} where the data set's manifest has "
+                        f"{file.ids[0]} to {file.ids[1]}: replaced"
+                    )
+            return table
 
     return whole(index, file, read)
 

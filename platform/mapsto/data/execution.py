@@ -54,6 +54,7 @@ def data_context(cpus: float = 0.0, gpus: float = 0.0) -> DataContext:
     context.enable_operator_progress_bars = debug
     context.target_max_block_size = 1  # bytes
     context.raise_original_map_exception = True
+    context.max_errored_blocks = 0  # a program of the user's own may allow some, which would be missing without a word
     ours: list[Any] = [Pace, Repeat, Retire]  # callbacks by their shape
     others = [each for each in context.custom_execution_callback_classes if each not in ours]
     context.custom_execution_callback_classes = [*others, *ours]

@@ -83,7 +83,7 @@ class Feed:
         """Microbatch g: what `task.collate` gives, `row_id` (N int64, -1 for padding) and `valid` (N bool).
 
         With several streams the names carry the stream's (`style.image`); `row_id` and `valid` are the first one's.
-        Raises UserError for rows that cannot be decoded.
+        Raises UserError for rows that cannot be decoded, RuntimeError for those that a transform fails on; both name the row.
         """
         assert self.plan is not None, "follow(plan) first"
         split = self.plan.item(g).split
@@ -108,6 +108,8 @@ class Feed:
                 sample = stream.transform(drawn, dice.at(int(draws.epochs[k]), row_id, int(draws.draw[k])))
             except UserError as error:
                 raise UserError(f"{index.name} row {row_id}: {error}") from error
+            except Exception as error:
+                raise RuntimeError(f"{index.name} row {row_id}: {type(error).__name__}: {error}") from error
             sample.pop("row_id", None)
             samples.append(sample)
             ids[k] = row_id if draws.valid[k] else -1

@@ -137,9 +137,11 @@ def evaluation_rows(feed: Feed, split: Split, batch_size: int, workers: int = 1)
 
 def _rows(feed: Feed, start: int, world: int, cpus: float, gpus: float, actors: int = 1) -> ray.data.Dataset:
     assert feed.plan is not None
-    # the first of all, too: a run may be resumed at an epoch's last step, which is smaller
-    rows = max(len(draws) for g in (0, start) for draws in feed.plan.draws(g).values())
-    deal = Deal.of(start, len(feed.plan), world, rows * bytes_of(feed), actors, _store())
+    largest, each = feed.plan.largest, bytes_of(feed)
+    rows, size = max(largest.values()), sum(count * each.get(name, 0) for name, count in largest.items())
+    # A block's rows lie between its first microbatch and its last, the other workers' among them: within a window.
+    near = int(feed.plan.window_rows / (world * rows))
+    deal = Deal.of(start, len(feed.plan), world, size if all(each.values()) else 0, actors, _store(), near)
     count = len(deal)
     per_task = int(np.clip(min(TASK_ROWS // (rows * deal.together), count // 8), 1, MOST_PER_TASK))
     return calls(_Blocks(feed, deal, per_task), -(-count // per_task), cpus=cpus, gpus=gpus)
@@ -153,12 +155,16 @@ def _store() -> float:
     return min((found["object_store_memory"] for found in nodes if "object_store_memory" in found), default=0.0)
 
 
-def bytes_of(feed: Feed) -> int:
-    """Of a sample, about, in the split whose samples are largest: a run's blocks hold both splits. 0: unknown."""
+def bytes_of(feed: Feed) -> dict[str, int]:
+    """Stream name → bytes of a sample, about, in the split whose samples are largest: a run's blocks hold both splits. 0:
+    unknown."""
     spec = None if feed.task.windows is not None else feed.task.preprocess
-    beside = [stream.beside for streams in feed.streams.values() for stream, _ in streams.values()]
-    known = [each for each in beside if each is not None]
-    return 0 if spec is None or len(known) < len(beside) else 3 * spec.size**2 + max(known, default=0)
+    found: dict[str, int] = {}
+    for streams in feed.streams.values():
+        for name, (stream, _) in streams.items():
+            known = spec is not None and stream.beside is not None and found.get(name) != 0
+            found[name] = max(found.get(name, 0), 3 * spec.size**2 + stream.beside) if known else 0
+    return found
 
 
 @dataclass(frozen=True)

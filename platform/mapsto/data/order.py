@@ -37,6 +37,8 @@ class StreamPlan:
     """Weight of every stratum, float64."""
     together: int = 1
     """Of `identities`: rows of one stratum that follow each other, as far as there are so many."""
+    pairs: bool = False
+    """Whether a step's rows are cut into microbatches between pairs only."""
     window_bytes: int = field(default=WINDOW_BYTES, kw_only=True)
 
     @staticmethod
@@ -46,7 +48,7 @@ class StreamPlan:
             raise UserError(f"split '{index.name}' of data.{stream.role} has no images")
         found = strata(stream, index) or (None, None)
         drawn = stream.sampling, stream.partners, stream.ratio
-        return StreamPlan(name, index.groups, index.bytes, *drawn, *found, stream.together)
+        return StreamPlan(name, index.groups, index.bytes, *drawn, *found, stream.together, stream.pairs)
 
     @cached_property
     def rows(self) -> int:
@@ -57,6 +59,11 @@ class StreamPlan:
     def length(self) -> int:
         """Draws of an epoch: as many as rows that can be drawn. (Of `poisson`, on average.)"""
         return self.rows if self.strata is None or self.weights is None else int((self.weights > 0)[self.strata].sum())
+
+    @cached_property
+    def window_rows(self) -> float:
+        """Of a window, about."""
+        return self.window_bytes / max(self.bytes, 1) * self.rows
 
     @cached_property
     def group_weights(self) -> np.ndarray:
@@ -92,7 +99,16 @@ class StreamPlan:
 
     @cached_property
     def key(self) -> str:
-        parts = (self.name, self.bytes, self.sampling, self.partners, self.ratio, self.together, self.window_bytes)
+        parts = (
+            self.name,
+            self.bytes,
+            self.sampling,
+            self.partners,
+            self.ratio,
+            self.together,
+            self.pairs,
+            self.window_bytes,
+        )
         arrays = [a.tobytes() for a in (self.groups, self.strata, self.weights) if a is not None]
         return digest(*arrays, repr(parts).encode())
 
@@ -113,6 +129,7 @@ class StreamPlan:
             self.strata,
             self.weights,
             self.together,
+            self.pairs,
             self.window_bytes,
         )
 
@@ -188,7 +205,7 @@ def order(plan: StreamPlan, seed: int, epoch: int) -> Order:
     groups = np.arange(count)
     if plan.sampling != "sequential":
         groups = generator(seed, plan.stream_key, epoch, 0, 0).permutation(count)
-    share = plan.window_bytes / max(plan.bytes, 1) * plan.rows  # rows to a window
+    share = plan.window_rows
     before = np.cumsum(plan.groups[groups]) - plan.groups[groups]
     # A window takes at least one whole group; a split smaller than a window is one window.
     window = np.zeros(count, np.int64) if share >= plan.rows else np.floor(before / max(share, 1)).astype(np.int64)

@@ -57,6 +57,16 @@ class Plan(Protocol):
 
     def draws(self, g: int) -> Mapping[str, Draws]: ...
 
+    @property
+    def largest(self) -> Mapping[str, int]:
+        """Stream name → its rows in the largest microbatch, about."""
+        ...
+
+    @property
+    def window_rows(self) -> float:
+        """Of the first stream's windows."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Pass:
@@ -81,12 +91,23 @@ class Pass:
     def item(self, g: int) -> Item:
         return Item(self.split, 0, 0, g, ends_epoch=g >= len(self) - self.world)
 
+    @property
+    def largest(self) -> dict[str, int]:
+        return {stream.name: self._size(stream) for stream in self.streams}
+
+    @property
+    def window_rows(self) -> float:
+        return self.streams[0].window_rows
+
+    def _size(self, stream: StreamPlan) -> int:
+        return self.size if stream is self.streams[0] else max(1, round(stream.ratio * self.size))
+
     def draws(self, g: int) -> dict[str, Draws]:
         first = self.streams[0]
         start, stop = min(g * self.size, first.length), min((g + 1) * self.size, first.length)
         out = {first.name: _padded(_epoch_draws(order(first, self.seed, 0), start, stop), self.size, first)}
         for stream in self.streams[1:]:
-            size = max(1, round(stream.ratio * self.size))
+            size = self._size(stream)
             found = _endless_draws(stream, self.seed, g * size, (g + 1) * size)
             out[stream.name] = found if stop > start else _void(found)
         return out
@@ -179,6 +200,17 @@ class Run:
         size = min(per_pass.get(self.descent, self.batch_size), _ceil(self.val[0].length, self.world))
         return Pass(self.val, max(1, size), self.world, self.seed, "val")
 
+    @cached_property
+    def largest(self) -> dict[str, int]:
+        """The evaluation's among them."""
+        measured = {} if self.evaluation is None else self.evaluation.largest
+        trained = {stream.name: _ceil(self._sizes(stream)[0], self.parts) for stream in self.train}
+        return {name: max(trained.get(name, 0), measured.get(name, 0)) for name in trained | measured}
+
+    @property
+    def window_rows(self) -> float:
+        return self.train[0].window_rows
+
     def __len__(self) -> int:
         return self._start(self.epochs)
 
@@ -210,11 +242,11 @@ class Run:
         for k, stream in enumerate(self.train):
             size, last = self._sizes(stream)
             if stream.sampling == "poisson":
-                found = _part(_poisson_draws(stream, self.seed, epoch, step, size), micro, self.parts)
+                found = _part(_poisson_draws(stream, self.seed, epoch, step, size), micro, self.parts, stream.pairs)
                 out[stream.name] = _padded(found, 1, stream)
                 continue
             count = last if step == self.steps_per_epoch - 1 else size
-            low, high = _bounds(count, micro, self.parts)
+            low, high = _bounds(count, micro, self.parts, stream.pairs)
             if k == 0:
                 base = step * size
                 found = _epoch_draws(order(stream, self.seed, epoch), base + low, base + high)
@@ -257,9 +289,16 @@ def _ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _bounds(count: int, micro: int, parts: int) -> tuple[int, int]:
+def _bounds(count: int, micro: int, parts: int, pairs: bool) -> tuple[int, int]:
     """The rows of a step that its microbatch `micro` of `parts` takes."""
-    return micro * count // parts, (micro + 1) * count // parts
+    return _cut(count, micro, parts, pairs), _cut(count, micro + 1, parts, pairs)
+
+
+def _cut(count: int, micro: int, parts: int, pairs: bool) -> int:
+    place = micro * count // parts
+    if not pairs or micro == parts:
+        return place
+    return max(0, min(place - place % 2, count - 3 if count % 2 else count))  # an odd one out stays with the last pair
 
 
 def _epoch_draws(order: Order, start: int, stop: int) -> Draws:
@@ -281,8 +320,8 @@ def _poisson_draws(stream: StreamPlan, seed: int, epoch: int, step: int, size: i
     return Draws(rows, np.full(n, epoch, np.int64), np.full(n, step, np.int64), np.ones(n, bool), partners)
 
 
-def _part(draws: Draws, micro: int, parts: int) -> Draws:
-    low, high = _bounds(len(draws), micro, parts)
+def _part(draws: Draws, micro: int, parts: int, pairs: bool) -> Draws:
+    low, high = _bounds(len(draws), micro, parts, pairs)
     return Draws(*(getattr(draws, name)[low:high] for name in FIELDS))
 
 

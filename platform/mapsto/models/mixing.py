@@ -17,8 +17,9 @@ class Mixing:
     `mixup`: α of mixup, which blends the images by λ (Zhang et al., mixup: Beyond Empirical Risk Minimization,
     arXiv 1710.09412). `cutmix`: α of CutMix, which pastes a rectangle of the other image, whose share of the pixels is
     1 - λ (Yun et al., arXiv 1905.04899). λ is drawn from Beta(α, α); 0 leaves the kind out, and with both either is taken
-    with probability one half. An optimizer step has one λ and one rectangle: so its pictures are the same for any number of
-    workers and of microbatches that hold even numbers of rows, and the order of rows is shuffled anew in each epoch.
+    with probability one half. An optimizer step has one λ and one rectangle, and no microbatch ends within a pair
+    (`Stream.pairs`): so its pictures are the same for any number of workers and of microbatches. The order of rows is
+    shuffled anew in each epoch.
     """
 
     mixup: float = 0.0

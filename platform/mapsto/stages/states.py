@@ -54,12 +54,13 @@ def collect(
 ) -> dict[str, np.ndarray]:
     """States of every row of a split, once each, sorted by `row_id`; `config`: an EvaluateConfig."""
     feed, threads = Feed.evaluating(task, datasets, split), max(1, int(config.cpus_per_worker))
-    size = at_once(bytes_of(feed), config.batch_size)
+    each = bytes_of(feed).values()
+    size = at_once(sum(each) if all(each) else 0, config.batch_size)
     _, index = next(iter(feed.streams[split].values()))
     if index.rows <= IN_PROCESS:
         with threads_kept():
             measurer = Measurer(model, threads, "cpu")
-            return in_row_order([measurer.state(batch) for batch in batches(feed, split, size)])
+            return complete([measurer.state(batch) for batch in batches(feed, split, size)], index.rows)
     from ray.data import ActorPoolStrategy
 
     connect()
@@ -72,7 +73,16 @@ def collect(
         num_cpus=config.cpus_per_worker,
         fn_constructor_args=(model, threads, "cpu"),
     )
-    return in_row_order([pickle.loads(row["state"]) for row in measured.iter_rows()])
+    return complete([pickle.loads(row["state"]) for row in measured.iter_rows()], index.rows)
+
+
+def complete(parts: list[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+    """Parts of states as one, in the order of `row_id`. Raises RuntimeError where they are not of `count` rows, each once."""
+    states = in_row_order(parts)
+    ids = states["row_id"]
+    if len(ids) != count or (np.diff(ids) == 0).any():
+        raise RuntimeError(f"measured {len(ids)} rows, {len(np.unique(ids))} different, of a split of {count}")
+    return states
 
 
 def at_once(each: int, most: int) -> int:

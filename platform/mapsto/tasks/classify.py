@@ -69,7 +69,8 @@ class Classify(whole.WholeImage):
         return super().build(parents)
 
     def training(self, transform: Compose, columns: tuple[str, ...]) -> Stream:
-        return Stream(self.config.role, "train", transform, columns, self.config.sampling)
+        mixed = self.config.augment.mixup > 0 or self.config.augment.cutmix > 0
+        return Stream(self.config.role, "train", transform, columns, self.config.sampling, pairs=mixed)
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         config = self.config

@@ -137,10 +137,11 @@ class Detect(Task):
         columns = ("image", "boxes", "box_labels", *(name for name in optional if name in have))
         objects = Objects(split == "train", self.masks)
         masks, pack = (MASKS, (Packed(),)) if self.masks else ((), ())
+        beside = None if self.masks else 0  # as many masks as there are objects
         if split != "train":
             keep = Keep("image", "matrix", "size", "boxes", "box_labels", "crowd", "difficult", "area", *masks)
             transform = Compose(objects, Placed(self.preprocess, self.windows), *pack, keep)
-            return {"": Stream(config.role, split, transform, columns, "sequential")}
+            return {"": Stream(config.role, split, transform, columns, "sequential", beside=beside)}
         crop = RandomResizedCrop(config.image_size, augment.scale, augment.ratio)
         steps: list[Step | Joining] = [objects]
         if augment.mosaic:
@@ -153,7 +154,9 @@ class Detect(Task):
         if augment.brightness or augment.contrast or augment.saturation:
             steps.append(ColorJitter(augment.brightness, augment.contrast, augment.saturation))
         steps += [*pack, Keep("image", "boxes", "box_labels", *masks)]
-        return {"": Stream(config.role, split, Compose(*steps), columns, partners=3 if augment.mosaic else 0)}
+        return {
+            "": Stream(config.role, split, Compose(*steps), columns, partners=3 if augment.mosaic else 0, beside=beside)
+        }
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         return (Phase("train", self._loss),)

@@ -149,7 +149,15 @@ class Stylize(Task):
         ratio = 0.0 if train and config.method != "adain" else 1.0  # the one picture, once a step
         return {
             "content": Stream(config.role, split, Compose(*steps, keep), image, order),
-            "style": Stream(config.style_role, held, Compose(*styles, keep), image, order, ratio=ratio),
+            "style": Stream(
+                config.style_role,
+                held,
+                Compose(*styles, keep),
+                image,
+                order,
+                ratio=ratio,
+                beside=3 * (size**2 - config.image_size**2),
+            ),
         }
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:

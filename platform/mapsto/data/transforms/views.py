@@ -79,7 +79,8 @@ class MultiCrop:
     arXiv 2006.09882).
 
     `MultiCrop(large, large, small, small)`, each a tuple of steps, gives `view0`, `view1`, ... in the place of `image`;
-    with `stack="views"` one array, views×H×W×3, which needs views of one size. The image is decoded once.
+    with `stack="views"` one array, views×H×W×3, which needs views of one size. The image is decoded once. What lies in the
+    image's own pixels (mask, boxes, keypoints) fits none of the views, and is left out.
     """
 
     views: tuple[tuple[Step, ...], ...]
@@ -97,7 +98,8 @@ class MultiCrop:
             for step in steps:
                 view = step.apply(view, rng)
             images.append(view["image"])
-        rest = {name: value for name, value in sample.items() if name != "image"}
+        left_out = ("image", "mask", "masks", "boxes", "keypoints", *PER_BOX)
+        rest = {name: value for name, value in sample.items() if name not in left_out}
         if self.stack is None:
             return rest | {f"view{k}": image for k, image in enumerate(images)}
         sizes = {image.shape for image in images}
