@@ -72,10 +72,10 @@ def told(command: list[str], environment: Mapping[str, str], name: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def publish(name: str, figures: list[Figure]) -> None:
-    """Print the table and write `results/<name>.json`."""
+def publish(name: str, figures: list[Figure], settings: str = "") -> None:
+    """Print the table and write `results/<name>.json`. `settings`: what was measured, how often and how long."""
     here = machine()
-    rows = [asdict(f) | {"machine": here} for f in figures]
+    rows = [asdict(f) | {"machine": here} | ({"settings": settings} if settings else {}) for f in figures]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     print(f"\n{name} on {here}\n")

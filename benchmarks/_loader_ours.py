@@ -9,11 +9,13 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mapsto.core.artifact import Artifact
 from mapsto.core.storage import Storage
+from mapsto.data.kept import Kept
 
 from ._loader_data import recipe, shards
 from ._loader_peers import BATCH, SECONDS, SIZE, WORKERS, pixels, rate, transforms
@@ -22,35 +24,73 @@ LEAST_STORE = 80 * 2**20
 """Ray starts with no smaller object store than 75 MiB."""
 
 
-def limit(folder: Path) -> dict[str, float]:
-    """Two processes that hold their half of the encoded images and do nothing but decode, crop and resize."""
-    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
-        return {"images_per_s": sum(pool.starmap(_bare, [(shards(folder), part) for part in range(WORKERS)]))}
+def limit(which: str) -> Callable[[Path], dict[str, float]]:
+    """Two processes that do nothing but decode, crop and resize: each its half of the images, from `memory`, or of a data set's
+    row groups, which it reads from their store again and again."""
+
+    def run(folder: Path) -> dict[str, float]:
+        bare = partial(_from_memory, shards(folder)) if which == "memory" else partial(_from_store, folder, which)
+        with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+            return {"images_per_s": sum(pool.map(bare, range(WORKERS)))}
+
+    return run
 
 
-def _bare(files: list[str], part: int) -> float:
-    import cv2
+def _from_memory(files: list[str], part: int) -> float:
     import numpy as np
     import pyarrow.parquet as pq
+
+    images = [value for file in files for value in pq.read_table(file, columns=["image"]).column("image").to_pylist()][
+        part::WORKERS
+    ]
+    rng = np.random.default_rng(part)
+    return _bare((images[k] for k in iter(lambda: rng.integers(0, len(images)), None)), part)
+
+
+def _from_store(folder: Path, which: str, part: int) -> float:
+    """Row groups in random order."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from mapsto.data.dataset import Dataset
+
+    index = Dataset.open(Artifact((folder / f"{which}.uri").read_text(), Storage())).split("train")
+    rng, mine = np.random.default_rng(part), np.arange(part, len(index.groups), WORKERS)
+
+    def images() -> Iterator[bytes]:
+        while True:
+            for number in rng.permutation(mine):
+                file, group = index.group(int(number))
+                filesystem, path = index.storage.arrow(file.uri)
+                with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
+                    yield from parquet.read_row_group(group, columns=["image"]).column("image").to_pylist()
+
+    return _bare(images(), part)
+
+
+def _bare(images: Iterator[bytes], part: int) -> float:
+    """Images/s, over at least SECONDS from the first one on."""
+    import cv2
+    import numpy as np
 
     from mapsto.data.transforms import RandomResizedCrop
 
     cv2.setNumThreads(1)
-    images = [value for file in files for value in pq.read_table(file, columns=["image"]).column("image").to_pylist()][
-        part::WORKERS
-    ]
-    crop, rng, done, start = RandomResizedCrop(SIZE), np.random.default_rng(part), 0, time.perf_counter()
-    while (taken := time.perf_counter() - start) < SECONDS:
-        for k in rng.integers(0, len(images), BATCH):
-            crop.apply({"image": images[k]}, rng)
-        done += BATCH
-    return done / taken
+    crop, rng = RandomResizedCrop(SIZE), np.random.default_rng(part)
+    next(images)
+    start = time.perf_counter()
+    for done, image in enumerate(images, 1):
+        crop.apply({"image": image}, rng)
+        if done % BATCH == 0 and (taken := time.perf_counter() - start) >= SECONDS:
+            return done / taken
+    raise AssertionError("the images never end")
 
 
 def batches_of(
-    uri: str, folder: Path, which: str, worker_cpus: float = 1.0, batch_size: int = BATCH
+    uri: str, folder: Path, which: str, worker_cpus: float = 1.0, batch_size: int = BATCH, kept: Kept | None = None
 ) -> Iterator[tuple[Any, Any]]:
-    """The loader's own iterator over a data set, for one training worker that holds one CPU, or such as Ray Data knows of."""
+    """The loader's own iterator over a data set, for one training worker that holds one CPU, or such as Ray Data knows of.
+    `kept`: what the node's cache holds of the images."""
     from mapsto.core.registry import task_class
     from mapsto.data.dataset import Dataset
     from mapsto.data.feed import Feed
@@ -60,12 +100,12 @@ def batches_of(
     said = recipe(folder, which)
     dataset = Dataset.open(Artifact(uri, Storage()))
     task = task_class(said.task.kind)(said.task, {"train": dataset.info()})
-    feed = Feed.of(task, {"train": dataset}, ("train",))
+    feed = Feed.of(task, {"train": dataset}, ("train",), kept)
     run = Run.of(feed.streams["train"], None, said.train.model_copy(update={"batch_size": batch_size}), 1)
     return worker_batches(feed.follow(run), 0, 1, share=lambda value: value, worker_cpus=worker_cpus)
 
 
-def mapsto(which: str) -> Callable[[Path], dict[str, float]]:
+def mapsto(which: str, kept: Kept | None = None) -> Callable[[Path], dict[str, float]]:
     """Our own iterator, in a Ray Train worker, on a warm cluster: its processes have made an epoch for this one. The
     worker's own first epoch does not count."""
 
@@ -79,7 +119,12 @@ def mapsto(which: str) -> Callable[[Path], dict[str, float]]:
             _warm(folder)
             TorchTrainer(
                 _in_worker,
-                train_loop_config={"folder": str(folder), "which": which, "uri": (folder / f"{which}.uri").read_text()},
+                train_loop_config={
+                    "folder": str(folder),
+                    "which": which,
+                    "uri": (folder / f"{which}.uri").read_text(),
+                    "kept": kept,
+                },
                 scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
                 run_config=RunConfig(storage_path=str(folder / "train")),
             ).fit()
@@ -95,14 +140,14 @@ def _warm(folder: Path) -> None:
             break
 
 
-def _in_worker(config: dict[str, str]) -> None:
+def _in_worker(config: dict[str, Any]) -> None:
     folder = Path(config["folder"])
     called = time.perf_counter()
     first = start = cpu = last = None
     images = 0
     between: list[float] = []
     gaps: list[float] = []
-    for item, batch in batches_of(config["uri"], folder, config["which"], 0.0):
+    for item, batch in batches_of(config["uri"], folder, config["which"], 0.0, kept=config["kept"]):
         now = time.perf_counter()
         if first is None:
             first = now - called
@@ -120,22 +165,24 @@ def _in_worker(config: dict[str, str]) -> None:
         "images_per_s": images / taken,
         "first_batch_s": first,
         "trainer_cpu": (time.process_time() - cpu) / taken,
-        # From the batch before an epoch's end to the one after it, in batches' own time.
+        # From the batch before an epoch's end to the one after it, in batches' own time: most lie in a block that is there.
         "gap_batches": statistics.median(gaps) / statistics.mean(between),
+        "longest_gap_batches": max(gaps) / statistics.mean(between),
+        "longest_within_batches": max(between) / statistics.mean(between),
     }
     (folder / "told.json").write_text(json.dumps(found))
 
 
 def cache(folder: Path) -> dict[str, float]:
-    """The second epoch over the first one, of the data set in the S3 server, the node's cache empty at first. The
-    cluster is warm: its processes have made an epoch of the local data set."""
+    """The second epoch over the first one, from its first batch on, of the data set in the S3 server, the node's cache empty
+    at first. The cluster is warm: its processes have made an epoch of the local data set."""
     from mapsto.runtime import session
 
     with session.connected(num_cpus=WORKERS + 1):
         _warm(folder)
-        ends = [time.perf_counter()]
+        ends: list[float] = []
         for item, _ in batches_of((folder / "s3.uri").read_text(), folder, "s3"):
-            if item.ends_epoch:
+            if item.ends_epoch or not ends:
                 ends.append(time.perf_counter())
             if len(ends) == 3:
                 break
@@ -153,6 +200,7 @@ def memory(folder: Path) -> dict[str, float]:
     os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(store)  # read when Ray is imported
 
     import psutil
+    import ray
     from ray._private.internal_api import memory_summary
 
     from mapsto.runtime import session
@@ -177,12 +225,14 @@ def memory(folder: Path) -> dict[str, float]:
         over.set()
         watcher.join()
         spilled = "Spilled" in memory_summary(there.address, stats_only=True)
+        held = min(node["Resources"]["object_store_memory"] for node in ray.nodes())
     fifth = max(1, len(used) // 5)
     return {
         "growth_mib": statistics.median(used[-fifth:]) - statistics.median(used[:fifth]),
         "spilled": float(spilled),
-        "streamed_over_store": streamed / store,
-        "store_mib": store / 2**20,
+        "set_over_store": rows * SIZE * SIZE * 3 / held,
+        "streamed_over_store": streamed / held,
+        "store_mib": held / 2**20,
     }
 
 

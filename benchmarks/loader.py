@@ -26,6 +26,8 @@ if quick := os.environ.get("QUICK"):
     for _name, _value in (("COUNT", "600"), ("SECONDS", "5"), ("PEER_SECONDS", "3"), ("REPETITIONS", "1")):
         os.environ.setdefault(_name, _value)
 
+from mapsto.data.kept import Kept
+
 from . import _loader_ours as ours  # reads the settings
 from ._common import Figure, publish, ratio, told
 from ._loader_data import ingest, photographs
@@ -37,8 +39,9 @@ PEER_SECONDS = os.environ.get("PEER_SECONDS", "25")
 SETS = ("local", "packed", "s3")
 
 OURS: dict[str, Callable[[Path], dict[str, float]]] = {
-    "limit": ours.limit,
+    **{f"limit-{which}": ours.limit(which) for which in ("memory", "local", "s3")},
     "mapsto-local": ours.mapsto("local"),
+    "mapsto-kept": ours.mapsto("local", Kept(400, 90)),
     "mapsto-s3": ours.mapsto("s3"),
     "mapsto-packed": ours.mapsto("packed"),
     "cache": ours.cache,
@@ -56,7 +59,9 @@ PEERS = {
 }
 ELSEWHERE = ("webdataset", "litdata", "mosaicml", "dali")
 """Run by PEERS_PYTHON."""
-CONTESTANTS = ("limit", "mapsto-local", *PEERS, "mapsto-s3", "mapsto-packed", "cache", "memory")
+CONTESTANTS = (
+    "limit-memory", "limit-local", "mapsto-local", *PEERS, "limit-s3", "mapsto-s3", "mapsto-packed", "mapsto-kept", "cache", "memory",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -84,7 +89,7 @@ def main() -> None:
                 seen[each].append(_child(each, folder, environment))
                 shown = ", ".join(f"{k} {v:.4g}" for k, v in seen[each][-1].items())
                 print(f"  {repetition + 1}/{REPETITIONS}  {each}: {shown}", flush=True)
-        publish("loader-quick" if quick else "loader", _figures(seen))
+        publish("loader-quick" if quick else "loader", _figures(seen), _settings())
 
 
 def _child(what: str, folder: Path, environment: dict[str, str]) -> dict[str, float]:
@@ -103,6 +108,11 @@ def _child(what: str, folder: Path, environment: dict[str, str]) -> dict[str, fl
     return told(command, kept, what)
 
 
+def _settings() -> str:
+    images = "photographs of IMAGES" if "IMAGES" in os.environ else "drawn scenes"
+    return f"{COUNT} {images}, {REPETITIONS} repetitions, {ours.SECONDS:g} s each, {PEER_SECONDS} s of the peers"
+
+
 def _figures(seen: dict[str, list[dict[str, float]]]) -> list[Figure]:
     def rates(name: str) -> list[float]:
         return [found["images_per_s"] for found in seen[name]]
@@ -112,11 +122,14 @@ def _figures(seen: dict[str, list[dict[str, float]]]) -> list[Figure]:
 
     figures = []
     for which, where in (("local", "shards on the local disk"), ("s3", "shards in the S3 server")):
-        if {f"mapsto-{which}", "limit"} <= seen.keys():
-            figures.append(
-                Figure(f"images/s over the limit, {where}", ratio(rates(f"mapsto-{which}"), rates("limit")), "x", 0.8, "higher",
-                       "two bare processes that only decode, crop and resize, reading from memory")
-            )  # fmt: skip
+        for limit, target, how in (
+            (which, 0.8, "two bare processes that only read the same shards, decode, crop and resize"),
+            ("memory", None, "the same, which hold all encoded images in memory and read nothing"),
+        ):
+            if {f"mapsto-{which}", f"limit-{limit}"} <= seen.keys():
+                label = "the limit" if target else "decoding from memory"
+                times = ratio(rates(f"mapsto-{which}"), rates(f"limit-{limit}"))
+                figures.append(Figure(f"images/s over {label}, {where}", times, "x", target, "higher", how))
     for name, (label, how) in PEERS.items():
         if {name, "mapsto-local"} <= seen.keys():
             times, target = ratio(rates("mapsto-local"), rates(name)), 2.0 if name == "ray" else 1.0
@@ -129,12 +142,18 @@ def _figures(seen: dict[str, list[dict[str, float]]]) -> list[Figure]:
     if "cache" in seen:
         figures.append(
             Figure("second epoch over the first", middle("cache", "second_over_first"), "x", 1.15, "higher",
-                   "speed; shards in the S3 server, node-local cache, empty before the first")
+                   "speed, from the first batch on; shards in the S3 server, node-local cache, empty before the first")
+        )  # fmt: skip
+    if {"mapsto-kept", "mapsto-local"} <= seen.keys():
+        figures.append(
+            Figure("images/s with train.cache over without", ratio(rates("mapsto-kept"), rates("mapsto-local")), "x", None, "higher",
+                   "packed in the node's cache, longest side 400, quality 90; from the second epoch on")
         )  # fmt: skip
     if "mapsto-local" in seen:
         figures += [
             Figure("images/s", middle("mapsto-local", "images_per_s"), "1/s", None, "higher", "for information"),
-            Figure("from an epoch's last batch to the next one's first", middle("mapsto-local", "gap_batches"), "batches", 3.0, "lower", "the mean time of a batch"),
+            Figure("from an epoch's last batch to the next one's first", middle("mapsto-local", "gap_batches"), "batches", 3.0, "lower", "the mean time of a batch; the median epoch"),
+            Figure("the same, of the worst epoch", middle("mapsto-local", "longest_gap_batches"), "batches", None, "lower", f"within epochs the longest wait was {middle('mapsto-local', 'longest_within_batches'):.3g}"),
             Figure("CPU time of the trainer's process", 100 * middle("mapsto-local", "trainer_cpu"), "%", 5.0, "lower", "of one core, while it takes every batch at once"),
             Figure("first batch, cluster warm", middle("mapsto-local", "first_batch_s"), "s", 5.0, "lower", "from the call to the batch"),
         ]  # fmt: skip
@@ -142,7 +161,7 @@ def _figures(seen: dict[str, list[dict[str, float]]]) -> list[Figure]:
         store, times = middle("memory", "store_mib"), middle("memory", "streamed_over_store")
         figures += [
             Figure("host memory, growth while streaming", middle("memory", "growth_mib"), "MiB", 0.25 * store, "lower",
-                   f"an object store of {store:.0f} MiB, {times:.0f} times as much streamed in batches of 16; a quarter of it at most"),
+                   f"an object store of {store:.0f} MiB, a set of {middle('memory', 'set_over_store'):.2g} times as much as batches of 16, {times:.0f} times streamed; a quarter of it at most"),
             Figure("runs that spilled", sum(found["spilled"] for found in seen["memory"]), "", 0.0, "lower", "the same runs"),
         ]  # fmt: skip
     return figures
