@@ -17,7 +17,7 @@ from mapsto.core.codecs import encode
 from mapsto.core.storage import Storage
 from mapsto.data.chunks import cut
 from mapsto.data.shards import ShardJob
-from mapsto.data.sources import detect, listing
+from mapsto.data.sources import Told, detect, listing
 
 STORE = Storage()
 HEIGHT, WIDTH = 24, 32
@@ -60,7 +60,9 @@ def ingested(
     uri = str(source)
     assert detect(uri, STORE)[0] == layout
     artifact = Artifact(str(work / "d" / "ingest" / "0123456789abcdef"), STORE)
-    listed = cut(listing(layout, uri, STORE, artifact.path("work")), STORE, artifact.path("work"), {}, 0, None)
+    told, folder = Told(), artifact.path("work")
+    references = listing(layout, uri, STORE, folder, told=told)
+    listed = cut(references, STORE, folder, {}, 0, None, declared=told.classes)
     job = ShardJob(artifact, STORE, listed.classes, listed.columns, 10**8, 1, 2)
     rows: dict[str, dict[str, Any]] = {}
     reasons: Counter[str] = Counter()

@@ -1,5 +1,6 @@
 """Listings cut into chunks: exact stratified splits, every reference once."""
 
+import itertools
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -137,3 +138,13 @@ def test_a_limit_takes_from_the_whole_listing(tmp_path):
 def test_classes_are_in_the_order_of_their_names():
     assert ordered_classes(["10", "9", "2"]) == ("2", "9", "10")
     assert ordered_classes(["b", "10", "a"]) == ("10", "a", "b")
+    for names in itertools.permutations(("1", "01", "2", "001")):  # a set gives them in any order
+        assert ordered_classes(names) == ("001", "01", "1", "2")
+    assert ordered_classes(["9" * 5000, "1"]) == ("1", "9" * 5000)
+
+
+def test_the_classes_that_a_source_declares_come_first_in_its_order(tmp_path):
+    listed = cut(
+        references({"b": 1, "z": 1, "a": 1}), Storage(), str(tmp_path), {}, 0, None, declared=("z", "none", "b")
+    )
+    assert listed.classes == ("z", "none", "b", "a")

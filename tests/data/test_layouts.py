@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import zipfile
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from .layouts import ingested, picture, put
+from mapsto.data.sources import Told, detect, listing
+
+from .layouts import STORE, ingested, picture, put, tar
 
 
 def test_a_single_image(tmp_path):
@@ -24,7 +31,77 @@ def test_faces_by_person_with_pairs(tmp_path):
     rows, reasons, _, classes = ingested(root, tmp_path, "faces")
     assert classes == ("Ann_Example", "Bob_Example")
     assert rows["Bob_Example_0001.jpg"]["identity"] == "Bob_Example" and rows["Bob_Example_0001.jpg"]["label"] == 1
-    assert list(reasons) == ["no person: it lies in no folder"]
+    assert list(reasons) == ["no person: it lies in no folder of one"]
+
+
+@pytest.mark.parametrize("home", ["lfw", "lfw_funneled", "lfw_home/lfw_funneled"])
+def test_faces_as_scikit_learn_and_torchvision_keep_them(tmp_path, home):
+    root = tmp_path / "source"
+    for name in ("Ann_Example", "Bob_Example"):
+        put(root / home / f"{name}/{name}_0001.jpg", picture())
+    put(root / home / "pairs_01.txt", "1\n")
+    put(root / "pairs.txt", "1\n")
+    rows, reasons, _, classes = ingested(root, tmp_path, "faces")
+    assert classes == ("Ann_Example", "Bob_Example") and not reasons
+    assert {row["identity"] for row in rows.values()} == set(classes)
+
+
+def tree(paths: list[str]) -> dict[str, bytes]:
+    return {path: picture(k) if path.endswith(".jpg") else b"words" for k, path in enumerate(paths)}
+
+
+def packed(folder: Path, how: str, members: dict[str, bytes]) -> Path:
+    """A source that holds these files: a folder of them, or an archive."""
+    if how == "folder":
+        for name, data in members.items():
+            put(folder / "source" / name, data)
+        return folder / "source"
+    if how == "zip":
+        with zipfile.ZipFile(folder / "source.zip", "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return folder / "source.zip"
+    data = tar({f"./{name}": data for name, data in members.items()})
+    return put(folder / f"source.{how}", gzip.compress(data) if how == "tgz" else data)
+
+
+@pytest.mark.parametrize("how", ["folder", "tar", "tgz", "zip"])
+@pytest.mark.parametrize(
+    ("paths", "said", "strip"),
+    [
+        (["f/train/rose/1.jpg", "f/train/tulip/2.jpg", "f/val/rose/3.jpg", "f/README.txt"],
+         [("rose", "train"), ("tulip", "train"), ("rose", "val")], "f/"),
+        (["a/f/rose/1.jpg", "a/f/tulip/2.jpg", "a/LICENSE"], [("rose", None), ("tulip", None)], "a/f/"),
+        (["train/rose/1.jpg", "train/rose/2.jpg"], [("rose", "train"), ("rose", "train")], ""),
+        (["rose/1.jpg", "rose/2.jpg"], [("rose", None), ("rose", None)], ""),
+        (["rose/old/1.jpg", "tulip/2.jpg"], [("rose", None), ("tulip", None)], ""),
+        (["f/rose/1.jpg", "f/stray.jpg"], [("f", None), ("f", None)], ""),
+    ],
+)  # fmt: skip
+def test_folders_that_enclose_all_images_are_no_class(tmp_path, how, paths, said, strip):
+    told = Told()
+    source = str(packed(tmp_path, how, tree(paths)))
+    layout = detect(source, STORE)[0]
+    assert layout == ("folder" if how == "folder" else "archive")
+    found = list(listing(layout, source, STORE, str(tmp_path / "work"), told=told))
+    got = {
+        r.name.replace("!./", "!").split("source")[1][len("." + how) if how != "folder" else 0 :][1:]: r for r in found
+    }
+    assert [(got[path].label, got[path].split) for path in paths if path.endswith(".jpg")] == said
+    assert len(found) == len(paths)
+    assert told.notes == (
+        [f"all images lie in {strip}, which is taken for no class: what lies in it is read"] if strip else []
+    )
+
+
+def test_a_folder_within_each_of_several_archives_stays_what_tells_them_apart(tmp_path):
+    for name in ("rose", "tulip"):
+        put(tmp_path / f"in/{name}.tar", tar({f"{name}/{k}/1.jpg": picture(k) for k in range(2)}))
+    assert {r.label for r in listing("archive", str(tmp_path / "in"), STORE, "")} == {"rose", "tulip"}
+    for split in ("train", "val"):
+        put(tmp_path / f"two/{split}.tar", tar({f"{split}_images/{k}/1.jpg": picture() for k in ("rose", "tulip")}))
+    found = [(r.label, r.split) for r in listing("archive", str(tmp_path / "two"), STORE, "")]
+    assert found == [("rose", "train"), ("tulip", "train"), ("rose", "val"), ("tulip", "val")]
 
 
 def test_hugging_face_parquet(tmp_path):

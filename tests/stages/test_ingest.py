@@ -322,3 +322,10 @@ def test_licence_and_consent_come_along(here, tmp_path, suffix):
     assert {"license", "consent"} <= set(dataset.manifest["columns"])
     read = sorted(dataset.read("train", ["source", "license", "consent"]), key=lambda row: row["source"])
     assert [(row["license"] or "", row["consent"] or "") for row in read] == words
+
+
+def test_a_folder_that_encloses_all_images_is_told_of(here, tmp_path):
+    images(tmp_path / "in" / "flowers", {"train/rose": 2, "train/tulip": 2, "val/rose": 1})
+    dataset, _, said = run(tmp_path / "in", tmp_path / "out", splits={"val": 0.1})
+    assert dataset.info().classes == ("rose", "tulip") and dict(dataset.info().rows) == {"train": 4, "val": 1}
+    assert "all images lie in flowers/, which is taken for no class" in said

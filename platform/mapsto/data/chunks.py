@@ -66,11 +66,12 @@ def cut(
     seed: int,
     limit: int | None,
     group: str | None = None,
+    declared: Iterable[str] = (),
 ) -> Listed:
     """List once, into a temporary file; then assign splits and write the chunks to `folder`/chunk-000000.json.gz.
 
     `group`: rows that share this column (`identity`, `label`) stay in one split, unless the source's own splits part them, which
-    is counted; UserError when none has it.
+    is counted; UserError when none has it. `declared`: the classes that the source itself lists, read once the references have been.
     """
     counts: Counter[str] = Counter()
     names: set[str] = set()
@@ -117,7 +118,9 @@ def cut(
                 )
                 number, first = number + 1, first + len(held)
     apart = sum(len(splits) > 1 for splits in where.values())
-    return Listed(rows, number, ordered_classes(names), tuple(sorted(columns)), tuple(sorted(given)), len(where), apart)
+    classes = tuple(declared)
+    classes += ordered_classes(names.difference(classes))
+    return Listed(rows, number, classes, tuple(sorted(columns)), tuple(sorted(given)), len(where), apart)
 
 
 def _placed(
@@ -143,9 +146,9 @@ def chunk_names(count: int) -> list[str]:
 
 
 def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """By name; by value where all are numbers."""
-    found = list(names)
-    return tuple(sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found))
+    """By name; by value where all are numbers, of at most 20 digits."""
+    found = sorted(names)
+    return tuple(sorted(found, key=int) if all(name.isdecimal() and len(name) <= 20 for name in found) else found)
 
 
 class Chooser:

@@ -16,7 +16,7 @@ from ..data.dataset import MANIFEST, content_digest
 from ..data.execution import each
 from ..data.pack import Packing
 from ..data.shards import ShardJob, Summary
-from ..data.sources import detect, listing
+from ..data.sources import Told, detect, listing
 from ..data.tally import SHEET_PICTURES, Tally
 from ..runtime.progress import bar
 
@@ -89,19 +89,23 @@ class Ingest:
                 job.say("ingest: a part of what the run before had listed is gone; it begins anew")
         if job.resume:
             job.storage.delete(work)  # shards of another listing do not count
+        told = Told()
         listed = cut(
-            listing(layout, source, storage, work, {"frames_per_s": config.frames_per_s}),
+            listing(layout, source, storage, work, {"frames_per_s": config.frames_per_s}, told),
             job.storage,
             work,
             config.splits,
             config.seed,
             config.limit,
             config.group,
+            told.classes,
         )
         if not listed.rows:
             raise UserError(f"{source}: the data set is empty (no file in it)")
         job.storage.write_json(kept, asdict(listed))
         job.say(f"ingest: {listed.rows} files, {len(listed.classes)} classes, {listed.chunks} shards to write")
+        for note in told.notes:
+            job.say(f"ingest: {note}")
         if listed.straddling:
             job.say(
                 f"ingest: group: {config.group}: {listed.straddling} of {listed.groups} groups lie in several of the source's own splits"

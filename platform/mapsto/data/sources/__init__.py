@@ -3,7 +3,7 @@
 A layout is a module with `recognise(look) -> str | None`, why it thinks that a source is its own, and
 `listing(uri, storage, work) -> Iterator[Reference]`: a stream of small picklable references, in a stable order; it
 reads no image. `work` is a folder for what has to be written out plain. A layout's `SETTINGS` name what of a recipe's
-data set it wants besides. `reading.py` fetches what references point to.
+data set it wants besides; `told` among them, what it may say of the source as a whole. `reading.py` fetches what references point to.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 from ...core.errors import UserError, nearest
 from ...core.storage import Storage
-from .item import Reference, is_manifest, legible
+from .item import Reference, Told, is_manifest, legible
 from .look import Look
 
-__all__ = ["LAYOUTS", "Reference", "detect", "listing"]
+__all__ = ["LAYOUTS", "Reference", "Told", "detect", "listing"]
 
 LAYOUTS = {
     name: f"mapsto.data.sources.{name}"
@@ -57,11 +57,18 @@ def detect(uri: str, storage: Storage) -> tuple[str, str]:
 
 
 def listing(
-    layout: str, uri: str, storage: Storage, work: str, settings: Mapping[str, Any] | None = None
+    layout: str,
+    uri: str,
+    storage: Storage,
+    work: str,
+    settings: Mapping[str, Any] | None = None,
+    told: Told | None = None,
 ) -> Iterator[Reference]:
-    """The references of a source. `work`: a folder that a layout may put expanded files in. `settings`: the recipe's."""
+    """The references of a source. `work`: a folder that a layout may put expanded files in. `settings`: the recipe's. `told`: gets what
+    the layout says of the source as a whole, while it is listed."""
     if layout not in LAYOUTS:
         raise UserError(f"layout '{layout}' is unknown{nearest(layout, LAYOUTS)}")
     module = import_module(LAYOUTS[layout])
-    own = {name: (settings or {})[name] for name in getattr(module, "SETTINGS", ()) if name in (settings or {})}
+    given = {**(settings or {}), "told": Told() if told is None else told}
+    own = {name: given[name] for name in getattr(module, "SETTINGS", ()) if name in given}
     return map(legible, module.listing(uri, storage, work, **own))

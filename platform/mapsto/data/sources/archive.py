@@ -2,22 +2,27 @@
 
 Nothing is ever unpacked to a path. Members whose names escape (absolute, `..`), links, devices and further archives are
 refused and reported. A plain tar is read by byte ranges; a compressed one is written out plain once, below the artifact.
+Folders that enclose all images of the archives of one split, or of none, name no class.
 """
 
 from __future__ import annotations
 
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from ...core.disk_index import DiskIndex, Entry
 from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage
 from ..zips import ENCRYPTED, Member, members
+from .enclosing import below
 from .expand import MOST_EXPANSION, gunzipped
-from .item import SPLIT_NAMES, Reference, hidden, is_archive, is_image, placed
+from .item import SPLIT_NAMES, Reference, Told, hidden, is_archive, is_image
 from .look import Look
+
+SETTINGS = ("told",)
 
 NESTED = "an archive within an archive: not opened"
 NO_END = "the archive has no end mark: it may be cut short between two members"
@@ -32,20 +37,15 @@ def recognise(look: Look) -> str | None:
     return f"archives among its files: {archives}, images: none" if archives and not images else None
 
 
-def listing(uri: str, storage: Storage, work: str) -> Iterator[Reference]:
+def listing(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Reference]:
     """`work`: folder for what compressed archives hold. Raises UserError for a broken archive or none."""
     if is_archive(uri):
-        yield from _one(uri, storage, work, None)
+        yield from below(_one(uri, storage, work, None), told)
         return
-    found = 0
-    for name, _ in storage.walk(uri):
-        if is_archive(name):
-            found += 1
-            yield from _one(name, storage, work, _split(name))
-        elif not hidden(name.rsplit("/", 1)[-1]):
-            yield Reference(name, name, reason="not an archive")
-    if not found:
+    if not any(is_archive(name) for name, _ in storage.walk(uri)):
         raise UserError(f"{uri}: no archive (.tar, .tar.gz, .tgz, .zip) below it")
+    for split, names in groupby((name for name, _ in storage.walk(uri)), _split):
+        yield from below(_several(names, storage, work, split), told)
 
 
 def escapes(member: str) -> bool:
@@ -69,7 +69,16 @@ def _split(name: str) -> Split | None:
     return SPLIT_NAMES.get(name.rsplit("/", 1)[-1].split(".", 1)[0].lower())
 
 
-def _one(uri: str, storage: Storage, work: str, split: Split | None) -> Iterator[Reference]:
+def _several(names: Iterable[str], storage: Storage, work: str, split: Split | None) -> Iterator[tuple[str, Reference]]:
+    for name in names:
+        if is_archive(name):
+            yield from _one(name, storage, work, split)
+        elif not hidden(name.rsplit("/", 1)[-1]):
+            yield "", Reference(name, name, reason="not an archive")
+
+
+def _one(uri: str, storage: Storage, work: str, split: Split | None) -> Iterator[tuple[str, Reference]]:
+    """(path in the archive, or "" where it says nothing; reference) of each member."""
     try:
         if uri.lower().endswith(".zip"):
             yield from _zip(uri, storage, split)
@@ -88,7 +97,7 @@ def _one(uri: str, storage: Storage, work: str, split: Split | None) -> Iterator
         raise UserError(f"{uri}: the archive is broken ({error})") from error
 
 
-def _tar(name: str, plain: str, storage: Storage, split: Split | None) -> Iterator[Reference]:
+def _tar(name: str, plain: str, storage: Storage, split: Split | None) -> Iterator[tuple[str, Reference]]:
     fs, path = storage.fs(plain)
     with storage.retry(plain, lambda: fs.open(path, "rb")) as raw, tarfile.open(fileobj=raw, mode="r:") as archive:
         while member := archive.next():
@@ -97,19 +106,18 @@ def _tar(name: str, plain: str, storage: Storage, split: Split | None) -> Iterat
                 continue
             known = f"{name}!{member.name}"
             if not member.isreg():
-                yield Reference(known, plain, reason="a link or device, not a file", split=split)
+                yield "", Reference(known, plain, reason="a link or device, not a file", split=split)
             elif escapes(member.name):
-                yield Reference(known, plain, reason="its path leaves the archive", split=split)
+                yield "", Reference(known, plain, reason="its path leaves the archive", split=split)
             elif is_archive(member.name):
-                yield Reference(known, plain, reason=NESTED, split=split)
+                yield "", Reference(known, plain, reason=NESTED, split=split)
             elif not hidden(member.name.removeprefix("./")):
-                label, own = placed(member.name.removeprefix("./"))
-                yield Reference(known, plain, "range", member.offset_data, member.size, label=label, split=split or own)
+                yield member.name, Reference(known, plain, "range", member.offset_data, member.size, split=split)
         if not ends_well(archive):
-            yield Reference(name, plain, reason=NO_END, split=split)
+            yield "", Reference(name, plain, reason=NO_END, split=split)
 
 
-def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]:
+def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[tuple[str, Reference]]:
     """The directory is read twice: first for the names that several members have, and for members that overlap, on disk."""
     fs, path = storage.fs(uri)
     with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
@@ -127,26 +135,27 @@ def _zip(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]
             known = f"{uri}!{member.name}"
             kind = member.mode & 0o170000
             if kind not in (0, 0o100000):
-                yield Reference(known, uri, reason="a link or device, not a file", split=split)
+                yield "", Reference(known, uri, reason="a link or device, not a file", split=split)
             elif escapes(member.name):
-                yield Reference(known, uri, reason="its path leaves the archive", split=split)
+                yield "", Reference(known, uri, reason="its path leaves the archive", split=split)
             elif names.count(member.name) > 1:
-                yield Reference(known, uri, reason="several members have this name", split=split)
+                yield "", Reference(known, uri, reason="several members have this name", split=split)
             elif member.flags & ENCRYPTED:
-                yield Reference(known, uri, reason="encrypted", split=split)
+                yield "", Reference(known, uri, reason="encrypted", split=split)
             elif is_archive(member.name):
-                yield Reference(known, uri, reason=NESTED, split=split)
+                yield "", Reference(known, uri, reason=NESTED, split=split)
             elif member.size > max(BOMB_BYTES, MOST_EXPANSION * member.compressed):
-                yield Reference(
-                    known, uri, reason=f"grows beyond {MOST_EXPANSION} times its size: refused", split=split
+                yield (
+                    "",
+                    Reference(known, uri, reason=f"grows beyond {MOST_EXPANSION} times its size: refused", split=split),
                 )
             elif overlapping.count(str(member.offset)):
-                yield Reference(known, uri, reason="it overlaps another member: refused", split=split)
+                yield "", Reference(known, uri, reason="it overlaps another member: refused", split=split)
             elif not hidden(member.name):
-                label, own = placed(member.name)
                 columns = {"_packed": [member.method, member.compressed, member.crc]}
-                yield Reference(
-                    known, uri, "zip", member.offset, member.size, member.name, label, split or own, columns
+                yield (
+                    member.name,
+                    Reference(known, uri, "zip", member.offset, member.size, member.name, None, split, columns),
                 )
 
 

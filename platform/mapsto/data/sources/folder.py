@@ -1,13 +1,16 @@
-"""Image folders: `<class>/x.jpg`, below `train/`, `val/`, `test/` or not; a flat folder has no labels, or WordNet ids. A
-source may be a single image, too."""
+"""Image folders: `<class>/x.jpg`, below `train/`, `val/`, `test/` or not, and below folders that enclose them all; a flat
+folder has no labels, or WordNet ids. A source may be a single image, too."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ...core.storage import Storage, join
-from .item import EXPORTED, Reference, hidden, is_image, is_manifest, placed
+from .enclosing import below
+from .item import EXPORTED, Reference, Told, hidden, is_image, is_manifest
 from .look import Look, relative
+
+SETTINGS = ("told",)
 
 
 def recognise(look: Look) -> str | None:
@@ -21,14 +24,12 @@ def recognise(look: Look) -> str | None:
     return None
 
 
-def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
+def listing(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Reference]:
     """Every file below the folder but hidden ones and an export's report, images by name or not: what is no image is
     reported, not skipped."""
     if is_image(uri):
         yield Reference(uri, uri)
         return
-    for name, size in relative(uri, storage):
-        if not hidden(name) and name != EXPORTED:
-            label, split = placed(name)
-            at = join(uri, name)
-            yield Reference(at, at, size=size, label=label, split=split)
+    found = ((name, join(uri, name), size) for name, size in relative(uri, storage))
+    seen = ((name, Reference(at, at, size=size)) for name, at, size in found if not hidden(name) and name != EXPORTED)
+    yield from below(seen, told)

@@ -110,6 +110,16 @@ class Reference:
     """Why it is refused unread: a member's path that escapes, a manifest row without an image."""
 
 
+@dataclass
+class Told:
+    """What a layout says of a source as a whole; complete once its listing has been read to the end."""
+
+    classes: dict[str, None] = field(default_factory=dict)
+    """Those that the source itself lists, in its order: they are the data set's first classes, with or without instances."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should know, a line each."""
+
+
 def legible(reference: Reference) -> Reference:
     """The reference with what people and Parquet read as valid Unicode: what of a name is not UTF-8 becomes `\\udcff`.
     Where its bytes are stays as it is."""
