@@ -94,6 +94,18 @@ def test_no_cluster_given(
     assert capsys.readouterr().err == "which cluster? give --address http://HEAD:8265, the address of its dashboard\n"
 
 
+def test_submit_hands_on_what_a_stage_is_told(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mapsto.runtime import jobs
+
+    given: list[str] = []
+    monkeypatch.setattr(jobs, "submit", lambda verb, text, words, *_, **__: given.extend([verb, *words]) or 0)
+    words = ["--layout", "coco", "--role", "train", "--force", "--set", "train.epochs=7"]
+    assert cli.main(["submit", "ingest", str(recipe), *words]) == 0
+    told = cli._parser().parse_args(["ingest", "recipe.yaml", *given[1:]])
+    assert (given[0], told.layout, told.role, told.force) == ("ingest", "coco", "train", True)
+    assert told.overrides == ["train.epochs=7"]
+
+
 def test_unreachable_dashboard(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["job", "list", "--address", "http://127.0.0.1:9"]) == 2
     assert capsys.readouterr().err == (

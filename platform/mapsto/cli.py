@@ -296,7 +296,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         raise UserError(
             "--apply writes a file here: run `mapsto tune --apply` here once the job has ended; it finds the sweep done"
         )
-    for name in ("role", "until"):
+    for name in ("role", "layout", "until"):
         if value := getattr(arguments, name, None):
             given += [f"--{name}", value]
     return jobs.submit(arguments.verb, text, given, arguments.address, wait=not arguments.no_wait, say=progress.say)
