@@ -143,7 +143,7 @@ def test_yolo_class_names_in_a_text_file_end_with_the_last_name(tmp_path):
     put(root / "labels/b.txt", "2 0.5 0.5 0.25 0.5\n")
     put(root / "labels/classes.txt", "leaf\nstone\n")
     rows, reasons, _, classes = ingested(root, tmp_path, "yolo")
-    assert classes == ("stone",) and set(rows) == {"a.jpg"}
+    assert classes == ("leaf", "stone") and set(rows) == {"a.jpg"}
     assert list(reasons) == ["its label file cannot be used: line 1: class 2 of 2"]
 
 
@@ -156,7 +156,7 @@ def test_yolo_as_darknet_and_cvat_write_it(tmp_path):
     put(tmp_path / "x/obj_valid_data/deep/b.jpg", picture(2))
     put(tmp_path / "x/obj_valid_data/c.txt", "0 0.5 0.5 0.25 0.5\n")
     rows, reasons, dropped, classes = ingested(tmp_path / "x", tmp_path / "w", "yolo")
-    assert classes == ("plate",) and not dropped
+    assert classes == ("cell", "plate") and not dropped
     assert {name: row["split"] for name, row in rows.items()} == {"a.jpg": "train", "b.jpg": "val"}
     assert rows["a.jpg"]["boxes"] == [[WIDTH * 0.375, HEIGHT * 0.25, WIDTH * 0.625, HEIGHT * 0.75]]
     assert list(reasons) == ["a label file of an image that is not there"]

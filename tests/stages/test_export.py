@@ -110,6 +110,8 @@ def test_an_ingest_of_the_export_holds_the_same(rich, here, tmp_path, format):  
     back = run(out, tmp_path / "again", splits={})[0]
     assert back.manifest["rows_quarantined"] == 0, back.manifest["reasons"]
     assert contents(back, columns=columns) == contents(rich, columns=columns)
+    if format in ("coco", "yolo", "parquet"):  # they list the classes, also those without instances
+        assert back.manifest["classes"] == rich.manifest["classes"]
     assert report["rows"] == {"train": 6, "val": 3, "test": 3}
     saved = json.loads((out / "export.json").read_text())
     assert saved == report and saved["dataset"] == rich.artifact.uri and not list(out.glob(".*"))

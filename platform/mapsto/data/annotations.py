@@ -99,6 +99,8 @@ def _boxed(
     given: Mapping[str, Any], height: int, width: int, index: Mapping[str, int], dropped: Counter[str]
 ) -> dict[str, Any]:
     boxes = _array(given["boxes"])
+    if len(boxes) and "_frame" in given:
+        _same("annotations", given["_frame"], height, width)
     scale = np.array([width, height, width, height], np.float64)
     if given.get("_shares"):
         boxes = boxes * scale
@@ -112,10 +114,16 @@ def _boxed(
                 raise UserError(f"boxes and {name} differ in number: {len(boxes)}, {len(columns[name])}")
             if not all(map(_SOUND[name], columns[name])):
                 raise UserError(f"{name}: each is {_MEANT[name]}")
+    for text in columns.get("segments", ()):
+        if text.lstrip().startswith("{"):
+            size = json.loads(text).get("size")
+            _same("RLE", size[::-1] if isinstance(size, list) else ["?"], height, width)
     if "box_labels" in columns:
         columns["box_labels"] = [index[str(name)] for name in columns["box_labels"]]
-    if given.get("_shares") and "segments" in columns:
-        columns["segments"] = [_scaled(text, width, height) for text in columns["segments"]]
+    if given.get("_shares"):
+        for name in ("segments", "keypoints"):
+            if name in columns:
+                columns[name] = [_SCALED[name](each, width, height) for each in columns[name]]
     inside = np.clip(boxes, 0, scale)
     sound = (inside[:, 2:] > inside[:, :2]).all(1)
     if not sound.all():
@@ -126,6 +134,15 @@ def _boxed(
             if values
         }
     return {"boxes": boxes[sound].tolist(), "box_labels": [], **columns}
+
+
+def _same(what: str, size: Any, height: int, width: int) -> None:
+    """Raises UserError for what is made at another size (width, height) than the image's, which is upright: it is not known how the one
+    comes from the other."""
+    if list(size) != [width, height]:
+        told = "x".join(str(side) for side in size)
+        turned = " (were they made before its orientation was applied?)" if list(size) == [height, width] else ""
+        raise UserError(f"{what} and image differ in size: {told}, {width}x{height}{turned}")
 
 
 def _is_shape(value: Any) -> bool:
@@ -174,6 +191,13 @@ def _array(value: Any) -> np.ndarray:
 def _scaled(text: str, width: int, height: int) -> str:
     polygons = [[v * (height if k % 2 else width) for k, v in enumerate(polygon)] for polygon in json.loads(text)]
     return json.dumps(polygons)
+
+
+def _scaled_points(points: list[float], width: int, height: int) -> list[float]:
+    return [value * (width, height, 1)[k % 3] for k, value in enumerate(points)]
+
+
+_SCALED: dict[str, Callable[[Any, int, int], Any]] = {"segments": _scaled, "keypoints": _scaled_points}
 
 
 def _read(uri: str, source: Storage) -> bytes:

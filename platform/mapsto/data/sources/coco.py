@@ -2,7 +2,8 @@
 
 The files of a split (`instances_val2017.json`, `captions_val2017.json`, ...) are merged by image and annotation id; a
 lone `annotations.json`, or `_annotations.coco.json` beside its images, is read alike. Boxes become xyxy. `segments`
-holds each instance's segmentation as JSON, as it came; `crowd` its iscrowd; `area` its area, where some have one; `keypoints` its x, y, v in turn.
+holds each instance's segmentation as JSON, as it came; `crowd` its iscrowd; `area` its area, where some have one; `keypoints` its x, y, v in turn;
+`license` the name of the image's entry in `licenses`. The classes are all `categories`, by their ids.
 The files are read element by element, and put together by image on disk.
 Source: https://cocodataset.org/#format-data
 """
@@ -22,11 +23,13 @@ from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage, join
 from .archive import escapes
-from .item import SPLIT_NAMES, Reference
+from .item import SPLIT_NAMES, Reference, Told
 from .json_stream import elements
 from .look import Look, parts
 
 KINDS = ("instances", "person_keypoints", "captions", "keypoints", "panoptic", "stuff")
+UNREAD = ("panoptic", "stuff")
+SETTINGS = ("told",)
 _KIND = re.compile(rf"^({'|'.join(KINDS)})_(.+)\.json$")
 _SPLIT = re.compile(r"^(train|training|val|valid|validation|dev|test|testing)")
 
@@ -50,16 +53,20 @@ class _Set:
     """Image id → file name."""
     named: DiskIndex = field(default_factory=DiskIndex)
     """File name → image id."""
+    about: DiskIndex = field(default_factory=DiskIndex)
+    """Image id → its width, height and licence id, as a JSON list."""
     annotations: DiskIndex = field(default_factory=DiskIndex)
     """Image id → annotation, as JSON."""
     ids: DiskIndex = field(default_factory=DiskIndex)
     """File and annotation id."""
-    categories: dict[int, str] = field(default_factory=dict)
+    categories: dict[int | str, str] = field(default_factory=dict)
+    licenses: dict[int | str, str] = field(default_factory=dict)
+    """Licence id → its name, or its URL."""
     has: set[str] = field(default_factory=set)
-    """What annotations tell of objects."""
+    """What annotations tell of objects, those of images that `images` lists."""
 
 
-def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
+def listing(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Reference]:
     """Raises UserError for JSON that is not COCO's, an annotation without ids, and an unknown category. What annotates
     an image that is not listed, and a second image of one file name, are reported."""
     root, files = (
@@ -70,9 +77,19 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
     sets: dict[str, _Set] = {}
     for name in files:
         kind, key, split = _named(name)
-        if kind in ("panoptic", "stuff"):
+        if kind in UNREAD:
+            told.notes.append(
+                f"{join(root, name)}: not read: {kind} segmentation, which is no layout of boxes or captions"
+            )
             continue
         _add(sets.setdefault(key, _Set(split, key)), join(root, name), storage)
+    if not sets:
+        raise UserError(
+            f"{uri}: its COCO files are of {' and '.join(UNREAD)} segmentation alone: instances, keypoints and captions are read"
+        )
+    for found in sets.values():
+        ids = sorted(found.categories, key=lambda number: (isinstance(number, str), number))
+        told.classes.update(dict.fromkeys(found.categories[number] for number in ids))
     for key in sorted(sets):
         yield from _references(root, sets[key], storage)
 
@@ -104,7 +121,7 @@ def _add(found: _Set, uri: str, storage: Storage) -> None:
     """Put a file's images, annotations and categories beside those of the split's others; what does not need the others is checked."""
     found.files.append(uri)
     fs, path = storage.fs(uri)
-    kinds = {"images": _image, "categories": _category, "annotations": _annotation}
+    kinds = {"images": _image, "categories": _category, "annotations": _annotation, "licenses": _license}
     listed = set()
     with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
         try:
@@ -116,7 +133,7 @@ def _add(found: _Set, uri: str, storage: Storage) -> None:
                         kinds[key](found, uri, value)
                     elif isinstance(value, list):
                         listed.add(key)
-                    elif value is not None and key != "images":
+                    elif value is not None and key in ("categories", "annotations"):
                         raise UserError(f"{uri}: `{key}` is a list of objects, not {str(value)[:80]}")
         except (ValueError, RecursionError) as error:
             raise UserError(f"{uri}: not JSON: {error}") from error
@@ -127,7 +144,17 @@ def _add(found: _Set, uri: str, storage: Storage) -> None:
 def _image(found: _Set, uri: str, entry: Any) -> None:
     if not _has(entry, "id", "file_name"):
         raise UserError(f"{uri}: an image without id or file_name: {str(entry)[:80]}")
-    found.images.extend([(json.dumps(entry["id"]), str(entry["file_name"]), len(found.files) - 1)])
+    key, number = json.dumps(entry["id"]), len(found.files) - 1
+    found.images.extend([(key, str(entry["file_name"]), number)])
+    about = [entry.get(name) for name in ("width", "height", "license")]
+    if any(value is not None for value in about):
+        found.about.extend([(key, json.dumps(about), number)])
+
+
+def _license(found: _Set, uri: str, entry: Any) -> None:
+    """One without id, name and URL tells nothing."""
+    if _has(entry, "id") and (name := entry.get("name") or entry.get("url")):
+        found.licenses.setdefault(entry["id"], str(name))
 
 
 def _category(found: _Set, uri: str, entry: Any) -> None:
@@ -170,6 +197,7 @@ def _references(root: str, found: _Set, storage: Storage) -> Iterator[Reference]
         if key == before:
             raise UserError(f"{found.files[number]}: two annotations have the id {key.partition(':')[2]}")
         before = key
+    found.has &= _told_of_images(found)
     folder = _image_folder(root, found, storage)
     again: set[str] = set()
     found.named.extend((name, key, 0) for key, name, _ in found.images)
@@ -193,6 +221,17 @@ def _references(root: str, found: _Set, storage: Storage) -> Iterator[Reference]
         yield Reference(where, reason="annotations of an image that `images` does not list")
 
 
+def _told_of_images(found: _Set) -> set[str]:
+    """Of `has`, what annotations of listed images tell; reads on until all of it is found."""
+    out: set[str] = set()
+    for key, _, _ in found.images:
+        if out >= found.has:
+            break
+        entries = (json.loads(entry.name) for entry in found.annotations.of(key))
+        out.update(*(entry.keys() for entry in entries if "caption" not in entry))
+    return out
+
+
 def _columns(found: _Set, key: str) -> dict[str, Any]:
     """What all files of the split say of an image."""
     held: dict[int, dict[str, Any]] = {}
@@ -206,6 +245,12 @@ def _columns(found: _Set, key: str) -> dict[str, Any]:
         known = held.setdefault(entry["id"], {})
         known.update({**entry, **known})  # instances and keypoints of one id: each adds what the other lacks
     columns = _instances(found, list(held.values())) if found.has else {}
+    for _, text, _ in found.about.of(key):
+        width, height, number = json.loads(text)
+        if isinstance(width, int | float) and isinstance(height, int | float) and width > 0 and height > 0:
+            columns["_frame"] = [width, height]
+        if isinstance(number, int | str) and number in found.licenses:
+            columns["license"] = found.licenses[number]
     return columns | ({"caption": "\n".join(captions)} if captions else {})
 
 

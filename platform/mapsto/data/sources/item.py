@@ -104,7 +104,7 @@ class Reference:
     columns: dict[str, Any] = field(default_factory=dict)
     """As the source gives them: `boxes` (xyxy), `box_labels`, `caption`, `identity`, `license`, `consent`, `mask` (a URI),
     `segments`, `crowd`, `difficult`, `keypoints`. What begins with `_` says how to read them, and is no column: `_shares` (boxes and segments
-    are shares of the image), `_instances` (URI of a mask of instance ids), `_mask_range` (URI, offset, size), `_packed` (a zip member's method, bytes and CRC), `_mask_cell` (the column of the image's Parquet file that has the mask, which `reading.py` puts under
+    are shares of the image), `_frame` (width and height that the source's annotations are made at), `_instances` (URI of a mask of instance ids), `_mask_range` (URI, offset, size), `_packed` (a zip member's method, bytes and CRC), `_mask_cell` (the column of the image's Parquet file that has the mask, which `reading.py` puts under
     `_mask_bytes`)."""
     reason: str | None = None
     """Why it is refused unread: a member's path that escapes, a manifest row without an image."""

@@ -97,4 +97,6 @@ def _annotation(data: bytes) -> dict[str, Any]:
         boxes.append([x0 - 1, y0 - 1, x1, y1] if sound else [x0, y0, x0, y0])
         labels.append(name.strip())
         difficult.append((thing.findtext("difficult") or "0").strip() == "1")
-    return {"boxes": boxes, "box_labels": labels, "difficult": difficult}
+    frame = [int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height")]
+    told = {"_frame": frame} if all(frame) else {}
+    return {"boxes": boxes, "box_labels": labels, "difficult": difficult} | told

@@ -1,7 +1,8 @@
-"""YOLO text: `images/` and `labels/` side by side, a line `class x y width height` (shares of the image) per object, or
-a polygon; class names and splits in `data.yaml`, if there is one. Or as Darknet and CVAT's "YOLO 1.1" have it: class names in
-`obj.names`, `obj_train_data/` (and `obj_valid_data/`, `obj_test_data/`) with each image's text beside it.
-Sources: https://docs.ultralytics.com/datasets/detect/, https://docs.cvat.ai/docs/dataset_management/formats/format-yolo/
+"""YOLO text: `images/` and `labels/` side by side, a line `class x y width height` (shares of the image) per object, a polygon, or a
+box and keypoints; class names and splits in `data.yaml` or another YAML file, if there is one (`yolo_yaml.py`). Or as Darknet and CVAT's
+"YOLO 1.1" have it: class names in `obj.names`, `obj_train_data/` (and `obj_valid_data/`, `obj_test_data/`) with each image's text beside it.
+Sources: https://docs.ultralytics.com/datasets/detect/, https://docs.ultralytics.com/datasets/pose/,
+https://docs.cvat.ai/docs/dataset_management/formats/format-yolo/
 """
 
 from __future__ import annotations
@@ -11,18 +12,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from ...core.disk_index import DiskIndex
 from ...core.errors import UserError
-from ...core.sample import Split
 from ...core.storage import Storage, join
-from .item import SPLIT_NAMES, Reference, is_image
-from .look import Look, parts, read_all, relative, text
+from .item import Reference, Told, is_image
+from .look import Look, parts, read_all, relative
+from .yolo_yaml import DARKNET, NAMES, Description, described, yaml_file
 
-DARKNET = "obj.names"
-_DARKNET_SPLIT = re.compile(r"obj_([a-z]+)_data$")
-NAMES = ("data.yaml", "dataset.yaml", "data.yml")
+SETTINGS = ("told",)
+SEEN, ABSENT = 2, 0
+"""COCO's visibility of a keypoint that is told without: seen; or not there, where it lies outside the image at the left or top."""
 
 
 def recognise(look: Look) -> str | None:
@@ -34,13 +33,15 @@ def recognise(look: Look) -> str | None:
     texts = [n for n in look.names if re.match(r"(.*/)?labels/.*\.txt$", n)]
     if texts and any(re.match(r"(.*/)?images/", n) for n in look.names):
         return f"it has images and labels side by side ({texts[0]})"
-    return None
+    name = None if look.one else yaml_file(look.uri, look.top, look.storage)
+    return f"it has {name}, with names and splits" if name else None
 
 
-def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
+def listing(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Reference]:
     """An image without a text file has no objects. A broken line quarantines its image, with the line. The names of images and texts
     are joined on disk."""
-    names, folders = _description(uri, storage)
+    about = described(uri, storage, told)
+    told.classes.update(dict.fromkeys((about.names or {}).values()))
     darknet = storage.exists(join(uri, DARKNET))
     images, texts = DiskIndex(), DiskIndex()
     for part in parts(relative(uri, storage)):
@@ -63,10 +64,10 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
         for file, name, size in part:
             texts.use(file)
             at = join(uri, name)
-            split = _split(name, folders)
+            split = about.split(name)
             data = next(contents) if file in there else b""
             try:
-                columns = _objects(data.decode("utf-8-sig"), names)
+                columns = _objects(data.decode("utf-8-sig"), about)
             except ValueError as error:
                 yield Reference(at, at, size=size, split=split, reason=f"its label file cannot be used: {error}")
                 continue
@@ -74,32 +75,6 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
     for _, name, _ in texts.unused():
         if name != "labels/classes.txt":
             yield Reference(join(uri, name), reason="a label file of an image that is not there")
-
-
-def _description(uri: str, storage: Storage) -> tuple[list[str] | None, dict[str, Split]]:
-    """Class names, and folder → split, from `data.yaml` or `classes.txt`."""
-    for name in NAMES:
-        if storage.exists(join(uri, name)):
-            try:
-                saved = yaml.safe_load(storage.read(join(uri, name))) or {}
-            except yaml.YAMLError as error:
-                raise UserError(f"{uri}/{name}: not YAML: {str(error).splitlines()[0]}") from error
-            if not isinstance(saved, dict):
-                raise UserError(f"{uri}/{name}: not YOLO's: an object with `names`, `train` and `val`")
-            found = saved.get("names")
-            if isinstance(found, dict):
-                found = [found[k] for k in sorted(found)]
-            if not all(isinstance(n, str | int | float) for n in found or ()):
-                raise UserError(f"{uri}/{name}: names: a list of words")
-            folders: dict[str, Split] = {}
-            for key, split in SPLIT_NAMES.items():
-                for path in [saved[key]] if isinstance(saved.get(key), str) else saved.get(key) or ():
-                    folders[re.sub(r"^(\.\.?/)+", "", str(path)).strip("/")] = split
-            return ([str(n) for n in found] if found else None), folders
-    for place in (DARKNET, "classes.txt", "labels/classes.txt"):
-        if storage.exists(join(uri, place)):
-            return text(join(uri, place), storage).rstrip().splitlines(), {}
-    return None, {}
 
 
 def _label_file(image: str) -> str:
@@ -111,32 +86,49 @@ def _label_file(image: str) -> str:
     return "/".join([*folders[:last], "labels", *folders[last + 1 :], f"{name.rsplit('.', 1)[0]}.txt"])
 
 
-def _split(image: str, folders: dict[str, Split]) -> Split | None:
-    for folder, split in folders.items():
-        if folder and (image.startswith(f"{folder}/") or f"/{folder}/" in image):
-            return split
-    parts = [_DARKNET_SPLIT.sub(r"\1", part.lower()) for part in image.split("/")[:-1]]
-    return next((SPLIT_NAMES[part] for part in parts if part in SPLIT_NAMES), None)
-
-
-def _objects(text: str, names: list[str] | None) -> dict[str, Any]:
-    boxes, labels, segments = [], [], []
+def _objects(text: str, about: Description) -> dict[str, Any]:
+    """The columns of an image's text. Raises ValueError, with the line, for one that is none."""
+    boxes, labels, segments, points = [], [], [], []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         first, *rest = line.split()
         values = [float(value) for value in rest]
-        if not first.isdecimal() or len(values) < 4 or (len(values) > 4 and len(values) % 2):
-            raise ValueError(f"line {number}: class x y width height, or a polygon: {line.strip()[:60]}")
-        if names is not None and int(first) >= len(names):
-            raise ValueError(f"line {number}: class {first} of {len(names)}")
-        if len(values) == 4:
-            x, y, width, height = values
+        if not first.isdecimal() or not _fits(len(values), about):
+            raise ValueError(f"line {number}: class x y width height, {_further(about)}: {line.strip()[:60]}")
+        if about.names is not None and int(first) not in about.names:
+            raise ValueError(f"line {number}: class {first} of {len(about.names)}")
+        if len(values) == 4 or about.keypoints:
+            x, y, width, height = values[:4]
             boxes.append([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
             segments.append("[]")
+            points.append(_points(values[4:], about.keypoints[1]) if about.keypoints else [])
         else:
             boxes.append([min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])])
             segments.append(json.dumps([values]))
-        labels.append(names[int(first)].strip() if names is not None else first)
+        labels.append(about.names[int(first)] if about.names is not None else first)
     columns: dict[str, Any] = {"boxes": boxes, "box_labels": labels, "_shares": True}
+    if about.keypoints:
+        columns["keypoints"] = points
     return columns | ({"segments": segments} if any(s != "[]" for s in segments) else {})
+
+
+def _fits(count: int, about: Description) -> bool:
+    """Whether so many numbers are a box, a polygon, or a box and its keypoints."""
+    if about.keypoints:
+        return count in (4, 4 + about.keypoints[0] * about.keypoints[1])
+    return count == 4 or (count > 4 and count % 2 == 0)
+
+
+def _further(about: Description) -> str:
+    return f"and {about.keypoints[0]} keypoints of {about.keypoints[1]}" if about.keypoints else "or a polygon"
+
+
+def _points(values: list[float], numbers: int) -> list[float]:
+    """x, y, visibility in turn, shares of the image; of points without a visibility those below 0 are not there, as Ultralytics has it."""
+    if numbers == 3:
+        return values
+    out: list[float] = []
+    for x, y in zip(values[::2], values[1::2], strict=True):
+        out += [x, y, SEEN] if x >= 0 and y >= 0 else [0.0, 0.0, ABSENT]
+    return out
