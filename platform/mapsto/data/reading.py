@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from ..core.errors import UserError
 from ..core.storage import Storage
 from .nifti import volume
 from .sources.item import Reference
+from .sources.manifest import resolved
 from .video import frames, library
 from .zips import opened
 
@@ -60,14 +62,7 @@ def fetch(references: Sequence[Reference], storage: Storage) -> Iterator[tuple[R
 
 def _objects(_: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
     def read(reference: Reference) -> bytes | str:
-        try:
-            return storage.read(reference.uri)
-        except UserError as error:
-            if isinstance(error.__cause__, (FileNotFoundError, IsADirectoryError)):
-                return "not found"
-            raise
-        except ValueError as error:  # a zero byte, or what is no Unicode
-            return f"no file can have this name: {error}"
+        return _object(reference.uri, storage)
 
     if "://" not in references[0].uri or references[0].uri.startswith("file://"):
         for reference in references:
@@ -79,6 +74,17 @@ def _objects(_: str, references: list[Reference], storage: Storage) -> Iterator[
             yield reference, under_way.popleft().result()
             if following is not None:
                 under_way.append(pool.submit(read, following))
+
+
+def _object(uri: str, storage: Storage) -> bytes | str:
+    try:
+        return storage.read(uri)
+    except UserError as error:
+        if isinstance(error.__cause__, (FileNotFoundError, IsADirectoryError)):
+            return "not found"
+        raise
+    except ValueError as error:  # a zero byte, or what is no Unicode
+        return f"no file can have this name: {error}"
 
 
 def _ranges(uri: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:
@@ -143,9 +149,7 @@ def _cells(uri: str, references: list[Reference], storage: Storage) -> Iterator[
         where = {id(r): r.member.rsplit(":", 2) for r in references}
         references.sort(key=lambda r: (int(where[id(r)][1]), int(where[id(r)][2])))
         for (column, group), members in groupby(references, key=lambda r: tuple(where[id(r)][:2])):
-            cells, masks = file.read_row_group(int(group), columns=[column]).column(0), None
-            if "." in column:  # a struct's field
-                cells = cells.combine_chunks().field(column.split(".", 1)[1])
+            cells, masks, paths = _column(file, int(group), column), None, None
             for reference in members:
                 row = int(where[id(reference)][2])
                 value = cells[row].as_py()
@@ -158,7 +162,20 @@ def _cells(uri: str, references: list[Reference], storage: Storage) -> Iterator[
                         yield reference, f"its mask has a path here, and no bytes: {str(mask['path'])[:80]}"
                         continue
                     reference.columns["_mask_bytes"] = data
+                if value is None and "." in column:  # Hugging Face's: bytes or a path
+                    paths = _column(file, int(group), f"{column.split('.')[0]}.path") if paths is None else paths
+                    if len(paths) and (path := paths[row].as_py()):
+                        value = _object(resolved(uri.rsplit("/", 1)[0], path), storage)
                 yield reference, value if value is not None else "the row holds no image"
+
+
+def _column(file: Any, group: int, name: str) -> Any:
+    """A column of a row group, or a struct's field (`image.bytes`); no cell where there is none of that name."""
+    table = file.read_row_group(group, columns=[name])
+    if not table.num_columns:
+        return ()
+    column = table.column(0)
+    return column.combine_chunks().field(name.split(".", 1)[1]) if "." in name else column
 
 
 def _slices(uri: str, references: list[Reference], storage: Storage) -> Iterator[tuple[Reference, bytes | str]]:

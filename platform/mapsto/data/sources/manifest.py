@@ -7,6 +7,8 @@ files' names give the splits that their rows do not."""
 from __future__ import annotations
 
 import csv
+import datetime
+import decimal
 import difflib
 import io
 import json
@@ -17,9 +19,12 @@ from typing import Any
 from ...core.errors import UserError, nearest
 from ...core.sample import Split
 from ...core.storage import Storage, join
-from .item import SPLIT_NAMES, Reference, hidden, is_image, is_manifest
+from .item import SPLIT_NAMES, Reference, Told, hidden, is_image, is_manifest
 from .look import Look
 
+SETTINGS = ("told",)
+LARGEST_CELL = 64 * 2**20
+"""Characters of a CSV file's cell; Python's own limit, 131,072, is less than the polygons of a large image take."""
 IMAGE = ("image", "uri", "bytes")
 LISTS = ("boxes", "box_labels", "labels", "crowd", "difficult", "area", "segments", "keypoints")
 FURTHER = ("mask", *LISTS, "value", "caption", "identity", "license", "consent")
@@ -35,16 +40,18 @@ def recognise(look: Look) -> str | None:
     return None
 
 
-def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
-    """Raises UserError for a manifest without an image column, a broken line or an unknown split, with its number."""
+def listing(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Reference]:
+    """Raises UserError for a manifest without an image column, a broken line or an unknown split, with its number. The classes that
+    Hugging Face's features of a Parquet file name are all the data set's, in their order."""
     if is_manifest(uri):
-        yield from _rows(uri, storage, None)
+        yield from _rows(uri, storage, None, told)
         return
     files = _files(storage.names(uri))
     if not files:
         raise UserError(f"{uri}: no manifest (.csv, .jsonl, .parquet), and no folder of Parquet files")
     for name in files:
-        yield from _rows(join(uri, name), storage, SPLIT_NAMES.get(re.split(r"[-_.]", name, maxsplit=1)[0].lower()))
+        split = SPLIT_NAMES.get(re.split(r"[-_.]", name, maxsplit=1)[0].lower())
+        yield from _rows(join(uri, name), storage, split, told)
 
 
 def _files(names: Iterable[str]) -> list[str]:
@@ -64,11 +71,12 @@ def _holds_images(uri: str, storage: Storage) -> bool:
     return any(schema.names.count(name) == 1 and _bytes_in(name, schema.field(name).type) for name in IMAGE)
 
 
-def _rows(uri: str, storage: Storage, split: Split | None) -> Iterator[Reference]:
+def _rows(uri: str, storage: Storage, split: Split | None, told: Told) -> Iterator[Reference]:
     """`split`: of rows that give none."""
-    rows = {"csv": _csv, "parquet": _parquet}.get(uri.lower().rsplit(".", 1)[-1], _jsonl)
+    kind = uri.lower().rsplit(".", 1)[-1]
+    found = _parquet(uri, storage, told) if kind == "parquet" else (_csv if kind == "csv" else _jsonl)(uri, storage)
     folder = uri.rsplit("/", 1)[0] if "/" in uri else "."
-    for number, (where, row) in enumerate(rows(uri, storage), 1):
+    for number, (where, row) in enumerate(found, 1):
         yield _reference(f"{uri}: row {number}", folder, where, row, split)
 
 
@@ -91,7 +99,7 @@ def _reference(
         example = '["cat"]' if wrong[0] in ("labels", "box_labels") else "[[10, 20, 50, 80]]"
         raise UserError(f"{at}: {wrong[0]} is a list, such as {example}, not {str(columns[wrong[0]])[:40]}")
     if "mask" in columns:
-        columns["mask"] = _resolved(folder, str(columns["mask"]))
+        columns["mask"] = resolved(folder, str(columns["mask"]))
     label = str(given["label"]) if "label" in given else None
     if where is not None:
         columns |= {"_mask_cell": row["_mask_cell"]} if "_mask_cell" in row else {}
@@ -101,11 +109,12 @@ def _reference(
         return Reference(at, reason="the row names no image", label=label, split=split)
     if not isinstance(image, str):
         raise UserError(f"{at}: an image is a path or a URI, not {str(image)[:40]}")
-    uri = _resolved(folder, image)
+    uri = resolved(folder, image)
     return Reference(uri, uri, label=label, split=split, columns=columns)
 
 
-def _resolved(folder: str, path: str) -> str:
+def resolved(folder: str, path: str) -> str:
+    """The URI of what a manifest in a folder names: a URI, an absolute path, or one from the folder."""
     return path if "://" in path or path.startswith("/") else join(folder, path)
 
 
@@ -120,13 +129,23 @@ def _check(uri: str, columns: list[str]) -> None:
         raise UserError(f"{uri}: two columns are called {twice[0]}")
 
 
+def _check_text(uri: str, columns: list[str]) -> None:
+    """Of a manifest of text, whose rows name files."""
+    _check(uri, columns)
+    if not {"image", "uri"} & set(columns):
+        raise UserError(
+            f"{uri}: a column bytes is read in Parquet alone; name the image's file in a column image, or write the rows as Parquet"
+        )
+
+
 def _csv(uri: str, storage: Storage) -> Iterator[tuple[None, dict[str, Any]]]:
     fs, path = storage.fs(uri)
     with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
         text = io.TextIOWrapper(raw, "utf-8-sig", newline="")
         try:
+            csv.field_size_limit(LARGEST_CELL)
             reader = csv.DictReader(text)
-            _check(uri, list(reader.fieldnames or ()))
+            _check_text(uri, list(reader.fieldnames or ()))
             for row in reader:
                 if None in row:
                     raise UserError(f"{uri}:{reader.line_num}: more fields than the header has")
@@ -147,11 +166,11 @@ def _jsonl(uri: str, storage: Storage) -> Iterator[tuple[None, dict[str, Any]]]:
                 raise UserError(f"{uri}:{number}: not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise UserError(f'{uri}:{number}: each line is an object, such as {{"image": "a.jpg", "label": "cat"}}')
-            _check(f"{uri}:{number}", list(row))
+            _check_text(f"{uri}:{number}", list(row))
             yield None, row
 
 
-def _parquet(uri: str, storage: Storage) -> Iterator[tuple[tuple[str, str] | None, dict[str, Any]]]:
+def _parquet(uri: str, storage: Storage, told: Told) -> Iterator[tuple[tuple[str, str] | None, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -163,7 +182,8 @@ def _parquet(uri: str, storage: Storage) -> Iterator[tuple[tuple[str, str] | Non
     with file:
         names = file.schema_arrow.names
         _check(uri, names)
-        classes = _class_names(file.schema_arrow.metadata)
+        classes = _class_names(file.schema_arrow.metadata) if "label" in names else []
+        told.classes.update(dict.fromkeys(classes))
         kinds = {name: file.schema_arrow.field(name).type for name in IMAGE if name in names}
         inside = next((path for name, kind in kinds.items() if (path := _bytes_in(name, kind))), None)
         masks = _bytes_in("mask", file.schema_arrow.field("mask").type) if "mask" in names else None
@@ -176,12 +196,32 @@ def _parquet(uri: str, storage: Storage) -> Iterator[tuple[tuple[str, str] | Non
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             table = file.read_row_group(group, columns=columns).to_pylist() if columns else [{}] * rows
-            for k, row in enumerate(table):
+            for k, cells in enumerate(table):
+                row = {name: _plain(f"{uri}: row {k} of row group {group}: {name}", v) for name, v in cells.items()}
                 if classes and isinstance(row.get("label"), int):
                     row["label"] = _class_name(f"{uri}: row {k} of row group {group}", classes, row["label"])
                 if masks:
                     row["_mask_cell"] = masks
                 yield ((uri, f"{inside}:{group}:{k}") if inside else None), row
+
+
+def _plain(at: str, value: Any) -> Any:
+    """A cell as JSON has it: dates and times as ISO 8601 writes them, decimals as numbers, bytes as the text that they are. Raises UserError
+    for bytes that are none."""
+    if isinstance(value, list | tuple):
+        return [_plain(at, each) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(at, each) for name, each in value.items()}
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{at}: bytes that are no text in UTF-8") from error
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _bytes_in(name: str, kind: Any) -> str | None:
