@@ -84,7 +84,7 @@ def test_no_group_straddles_two_splits(sizes, seed):
         for k, size in enumerate(sizes)
         for i in range(size)
     ]
-    chooser = Grouped(Counter(f"={r.columns['identity']}" for r in people), 0.2, 0.2, seed, "identity")
+    chooser = Grouped(Counter(r.columns["identity"] for r in people), 0.2, 0.2, seed, "identity")
     of: dict[str, set[str]] = {}
     got = Counter()
     for each in people:
@@ -109,6 +109,32 @@ def test_groups_reach_the_chunks_and_a_column_that_is_not_there_is_told(tmp_path
     assert all(len(s) == 1 for s in where.values())
     with pytest.raises(UserError, match="no row has the column identity"):
         cut(references({"a": 5}), Storage(), str(tmp_path / "b"), {"val": 0.2}, 0, None, "identity")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 30), max_size=9), st.integers(1, 300), st.integers(0, 99))
+def test_rows_of_no_group_reach_the_share_that_groups_cannot(sizes, single, seed):
+    chooser = Grouped({str(k): size for k, size in enumerate(sizes)}, 0.2, 0.1, seed, "identity", single)
+    rows = [Reference(f"{k}-{i}", columns={"identity": str(k)}) for k, size in enumerate(sizes) for i in range(size)]
+    rows += [Reference(f"nobody {k}") for k in range(single)]
+    got = Counter(chooser.split(each) for each in rows)
+    for split, share in (("val", 0.2), ("test", 0.1)):
+        enough = share * single > 15  # half of the largest group
+        assert abs(got[split] - share * len(rows)) <= (1 if enough else 1 + max(sizes, default=0) / 2)
+
+
+def test_names_of_rows_without_a_group_are_not_counted(tmp_path, monkeypatch):
+    seen: list[dict[str, int]] = []
+
+    class Spied(Grouped):
+        def __init__(self, counts, *rest):
+            seen.append(dict(counts))
+            super().__init__(counts, *rest)
+
+    monkeypatch.setattr(chunks, "Grouped", Spied)
+    rows = [Reference(f"{k}", size=9, columns={"identity": "ann"} if k < 3 else {}) for k in range(50)]
+    cut(rows, Storage(), str(tmp_path), {"val": 0.2}, 0, None, "identity")
+    assert seen == [{"ann": 3}]
 
 
 def test_groups_that_the_source_s_own_splits_part_are_counted(tmp_path):

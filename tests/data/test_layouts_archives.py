@@ -13,6 +13,7 @@ import pytest
 from mapsto.core.codecs import decode
 from mapsto.core.errors import UserError
 from mapsto.data.sources import listing
+from mapsto.data.sources.archive import NO_END
 
 from .layouts import HEIGHT, STORE, WIDTH, ingested, mask, picture, put, tar
 
@@ -114,3 +115,50 @@ def test_a_truncated_shard_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"x\.tar: the archive is broken") as told:
         list(listing("webdataset", str(tmp_path / "t"), STORE, ""))
     assert "\n" not in str(told.value)
+
+
+def test_npz_of_several_labels(tmp_path):
+    """As ChestMNIST has them: a column per finding; no finding is an empty list, not no answer."""
+    pixels = np.zeros((3, 8, 8), np.uint8)
+    np.savez(
+        tmp_path / "chest.npz", train_images=pixels, train_labels=np.array([[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]])
+    )
+    rows, _, _, classes = ingested(tmp_path / "chest.npz", tmp_path, "raw")
+    assert classes == ("0", "1", "2", "3")
+    assert [rows[f"chest.npz!train!{k}"]["labels"] for k in range(3)] == [[0, 3], [], [1]]
+    assert all(row["label"] == -1 for row in rows.values())
+
+
+@pytest.mark.parametrize("cut", ["between classes", "between a class's members"])
+def test_an_imagenet_tar_that_is_cut_between_two_members_is_told_of(tmp_path, cut):
+    members = {f"n00000001_{k}.JPEG": picture(k) for k in (1, 2)}
+    first, second = tar(members), tar({"n00000002_1.JPEG": picture(3)})
+    name = "ILSVRC2012_img_train.tar"
+    if cut == "between classes":
+        outer, where, rows = tar({"n00000001.tar": first, "n00000002.tar": second})[: 512 + len(first)], name, 2
+    else:
+        size = 512 + -(-len(picture(1)) // 512) * 512
+        outer = tar({"n00000001.tar": first[:size], "n00000002.tar": second})
+        where, rows = f"{name}!n00000001.tar", 2
+    put(tmp_path / name, outer)
+    found = list(listing("imagenet", str(tmp_path), STORE, ""))
+    assert [(r.name.rsplit("/", 1)[-1], r.reason) for r in found if r.reason] == [(where, NO_END)]
+    assert len(found) == rows + 1
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tgz"])
+def test_compressed_shards_of_webdataset(tmp_path, suffix):
+    members = {"1.jpg": picture(1), "1.cls": b"4", "2.jpg": picture(2), "2.cls": b"", "3.jpg": picture(3)}
+    members["3.json"] = b'{"label": ""}'
+    put(tmp_path / f"in/val-000.{suffix}", gzip.compress(tar(members)))
+    rows, reasons, _, classes = ingested(tmp_path / "in", tmp_path, "webdataset")
+    assert classes == ("4",) and not reasons
+    assert {name.rsplit("!", 1)[1]: row["label"] for name, row in rows.items()} == {
+        "1.jpg": 0,
+        "2.jpg": -1,
+        "3.jpg": -1,
+    }
+    assert all(row["image"] == members[name.rsplit("!", 1)[1]] and row["split"] == "val" for name, row in rows.items())
+    broken = put(tmp_path / f"b/x.{suffix}", gzip.compress(tar(members))[:-9])
+    with pytest.raises(UserError, match="the archive is broken"):
+        list(listing("webdataset", str(broken), STORE, str(tmp_path / "w")))

@@ -77,7 +77,7 @@ def cut(
     names: set[str] = set()
     columns: set[str] = set()
     given: set[Split] = set()
-    rows = grouped = 0
+    rows = grouped = single = 0
     where: dict[str, set[Split]] = {}
     with tempfile.TemporaryFile(prefix="mapsto-listing-") as spool:
         with gzip.open(spool, "wt", compresslevel=1) as out:
@@ -96,14 +96,19 @@ def cut(
                 if reference.split:
                     given.add(reference.split)
                 if reference.split in (None, "train") and not reference.reason:
-                    counts[_member(reference, group) if group else reference.label or ""] += 1
-                    grouped += group is not None and _has(reference, group)
+                    if group is None:
+                        counts[reference.label or ""] += 1
+                    elif (member := _member(reference, group)) is not None:
+                        counts[member] += 1
+                        grouped += 1
+                    else:
+                        single += 1
                 out.write(json.dumps(_brief(reference)) + "\n")
         wanted = {name: share for name, share in fractions.items() if name not in given}
         if group and rows and not grouped:
             raise UserError(f"group: no row has the column {group}, by which the splits are to be kept apart")
         shares = wanted.get("val", 0.0), wanted.get("test", 0.0)
-        chooser = Grouped(counts, *shares, seed, group) if group else Chooser(counts, *shares, seed)
+        chooser = Grouped(counts, *shares, seed, group, single) if group else Chooser(counts, *shares, seed)
         spool.seek(0)
         with gzip.open(spool, "rt") as lines:
             ordered = _shuffled((Reference(**json.loads(line)) for line in lines), seed)
@@ -129,8 +134,8 @@ def _placed(
     """Each reference with its split; `where` gets the splits that each group is found in."""
     for reference in references:
         split = chooser.split(reference)
-        if group and not reference.reason and _has(reference, group):
-            where.setdefault(_member(reference, group), set()).add(split)
+        if group and not reference.reason and (member := _member(reference, group)) is not None:
+            where.setdefault(member, set()).add(split)
         yield reference, split
 
 
@@ -175,40 +180,56 @@ class Chooser:
         if (own := _own(reference)) is not None:
             return own
         name = reference.label or ""
-        need, left = self._need[name], self._left[name]
+        left = self._left[name]
         self._left[name] = left - 1
-        place = self._rng.random() * left
-        if place < need[0]:
-            need[0] -= 1
-            return "val"
-        if place < need[0] + need[1]:
-            need[1] -= 1
-            return "test"
-        return "train"
+        return _drawn(self._rng, self._need[name], left)
+
+
+def _drawn(rng: np.random.Generator, need: list[int], left: int) -> Split:
+    """The split of one of the `left` rows that are still to come; `need`: of them for val and for test, reduced by it."""
+    place = rng.random() * left
+    if place < need[0]:
+        need[0] -= 1
+        return "val"
+    if place < need[0] + need[1]:
+        need[1] -= 1
+        return "test"
+    return "train"
 
 
 class Grouped:
     """Splits that no group straddles: whole groups in random order go to test, then val, until its share of the rows is
-    reached as nearly as groups allow."""
+    reached as nearly as groups allow. Rows of no group are drawn one by one, and make up for what the groups could not reach."""
 
-    def __init__(self, counts: Mapping[str, int], val: float, test: float, seed: int, column: str) -> None:
+    def __init__(
+        self, counts: Mapping[str, int], val: float, test: float, seed: int, column: str, single: int = 0
+    ) -> None:
+        """`counts`: group → rows; `single`: rows of no group."""
         self._column = column
         self._of: dict[str, Split] = {}
+        self._rng = np.random.default_rng([seed, 1])
         rows = sum(counts.values())
         left: dict[Split, float] = {"test": test * rows, "val": val * rows}
         names = sorted(counts)
-        for k in np.random.default_rng([seed, 1]).permutation(len(names)):
+        for k in self._rng.permutation(len(names)):
             size = counts[names[k]]
             for split in left:
                 if left[split] >= size / 2:
                     left[split] -= size
                     self._of[names[k]] = split
                     break
+        to_val = min(single, max(0, round(val * single + left["val"])))
+        self._need = [to_val, min(single - to_val, max(0, round(test * single + left["test"])))]
+        self._single = single
 
     def split(self, reference: Reference) -> Split:
         if (own := _own(reference)) is not None:
             return own
-        return self._of.get(_member(reference, self._column), "train")
+        member = _member(reference, self._column)
+        if member is not None:
+            return self._of.get(member, "train")
+        self._single -= 1
+        return _drawn(self._rng, self._need, self._single + 1)
 
 
 def _own(reference: Reference) -> Split | None:
@@ -218,14 +239,10 @@ def _own(reference: Reference) -> Split | None:
     return "train" if reference.reason else None
 
 
-def _has(reference: Reference, column: str) -> bool:
-    return (reference.label if column == "label" else reference.columns.get(column)) is not None
-
-
-def _member(reference: Reference, column: str) -> str:
-    """The group of a reference; without one, it is a group of its own."""
+def _member(reference: Reference, column: str) -> str | None:
+    """The group of a reference; None where it has none."""
     value = reference.label if column == "label" else reference.columns.get(column)
-    return f"={value}" if value is not None else reference.name
+    return None if value is None else str(value)
 
 
 def _write(assigned: Iterable[tuple[Reference, Split]]) -> Iterator[tuple[Split, list[Reference]]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ...core.storage import Storage, join
-from .archive import ends_well, escapes
+from .archive import NO_END, ends_well, escapes
 from .item import Reference
 from .look import Look
 
@@ -42,6 +42,9 @@ def _train(uri: str, storage: Storage) -> Iterator[Reference]:
     fs, path = storage.fs(uri)
     with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
         for inner in _members(raw, uri, 0, None):
+            if inner is None:
+                yield Reference(uri, uri, reason=NO_END, split="train")
+                continue
             if not re.fullmatch(r"(.*/)?n\d{8}\.tar", inner.name):
                 yield Reference(
                     f"{uri}!{inner.name}", uri, reason="not a class's archive (n01440764.tar)", split="train"
@@ -49,6 +52,9 @@ def _train(uri: str, storage: Storage) -> Iterator[Reference]:
                 continue
             label = inner.name.rsplit("/", 1)[-1].removesuffix(".tar")
             for member in _members(raw, f"{uri}!{inner.name}", inner.offset_data, inner.size):
+                if member is None:
+                    yield Reference(f"{uri}!{inner.name}", uri, reason=NO_END, split="train")
+                    continue
                 known = f"{uri}!{inner.name}!{member.name}"
                 if not member.isreg() or escapes(member.name):
                     yield Reference(
@@ -65,6 +71,9 @@ def _val(root: str, storage: Storage) -> Iterator[Reference]:
     fs, path = storage.fs(uri)
     with storage.retry(uri, lambda: fs.open(path, "rb")) as raw:
         for member in _members(raw, uri, 0, None):
+            if member is None:
+                yield Reference(uri, uri, reason=NO_END, split="val")
+                continue
             known = f"{uri}!{member.name}"
             number = re.search(r"_(\d{8})\.JPEG$", member.name)
             if not member.isreg() or escapes(member.name) or number is None:
@@ -100,7 +109,8 @@ class _Part:
         return self.place
 
 
-def _members(raw: Any, uri: str, start: int, size: int | None) -> Iterator[tarfile.TarInfo]:
+def _members(raw: Any, uri: str, start: int, size: int | None) -> Iterator[tarfile.TarInfo | None]:
+    """A tar's members; None at last where it has no end mark: it may be cut short between two of them."""
     part: Any = _Part(raw, start, size)
     try:
         with tarfile.open(fileobj=part, mode="r:") as archive:
@@ -108,7 +118,8 @@ def _members(raw: Any, uri: str, start: int, size: int | None) -> Iterator[tarfi
                 setattr(archive, "members", [])  # noqa: B010  a million members are not held
                 if not member.isdir():
                     yield member
-            ends_well(archive)
+            if not ends_well(archive):
+                yield None
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{uri}: the archive is broken ({error})") from error
 

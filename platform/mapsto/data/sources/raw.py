@@ -19,9 +19,10 @@ from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage, join
 from .expand import gunzipped, unzipped
-from .item import Reference
+from .item import Reference, Told
 from .look import Look
 
+SETTINGS = ("told",)
 IDX_SPLITS: dict[str, Split] = {"train": "train", "t10k": "test", "test": "test"}
 CIFAR_PIXELS = 3 * 32 * 32
 CIFAR_SPLITS: dict[str, Split] = {"test_batch.bin": "test", "test.bin": "test", "train.bin": "train"} | {
@@ -39,10 +40,10 @@ def recognise(look: Look) -> str | None:
     return None
 
 
-def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
+def listing(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Reference]:
     """Raises UserError for a header that is none, sizes that do not fit it, and labels that differ in number."""
     if uri.endswith(".npz"):
-        yield from _npz(uri, storage, work)
+        yield from _npz(uri, storage, work, told)
         return
     top = storage.names(uri)
     if any(name in CIFAR_SPLITS for name in top):
@@ -123,7 +124,9 @@ def _cifar(root: str, top: Sequence[str], storage: Storage) -> Iterator[Referenc
             )
 
 
-def _npz(uri: str, storage: Storage, work: str) -> Iterator[Reference]:
+def _npz(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Reference]:
+    """MedMNIST's: labels N x 1 are classes; N x L with L over 1 say of each of L classes whether it is there (ChestMNIST), none of them
+    perhaps."""
     fs, path = storage.fs(uri)
     try:
         with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, zipfile.ZipFile(raw) as archive:
@@ -138,7 +141,7 @@ def _npz(uri: str, storage: Storage, work: str) -> Iterator[Reference]:
         plain = unzipped(uri, f"{name}_images.npy", storage, work)
         shape, offset = _array(uri, storage.read_range(plain, 0, 4096))
         count = shape[0]
-        labels: list[Any] = [None] * count
+        values = np.empty((count, 0), np.int64)
         if f"{name}_labels.npy" in members:
             data = storage.read(unzipped(uri, f"{name}_labels.npy", storage, work))
             try:
@@ -148,9 +151,12 @@ def _npz(uri: str, storage: Storage, work: str) -> Iterator[Reference]:
             values = values.reshape(len(values), -1)
             if len(values) != count:
                 raise UserError(f"{uri}: {len(values)} {name} labels for {count} images")
-            labels = [str(v[0]) if len(v) == 1 else "+".join(str(i) for i in np.flatnonzero(v)) for v in values]
-        for k in range(count):
-            yield _picture(f"{uri}!{name}", plain, k, offset, shape[1:], labels[k], split)
+        several = values.shape[1] > 1
+        told.classes.update(dict.fromkeys(str(k) for k in range(values.shape[1]) if several))
+        for k, own in enumerate(values):
+            columns = {"labels": [str(found) for found in np.flatnonzero(own)]} if several else {}
+            label = str(own[0]) if len(own) == 1 else None
+            yield _picture(f"{uri}!{name}", plain, k, offset, shape[1:], label, split, columns)
 
 
 def _array(uri: str, head: bytes) -> tuple[tuple[int, ...], int]:
@@ -168,9 +174,16 @@ def _array(uri: str, head: bytes) -> tuple[tuple[int, ...], int]:
 
 
 def _picture(
-    name: str, plain: str, k: int, begin: int, shape: Sequence[int], label: str | None, split: Split | None
+    name: str,
+    plain: str,
+    k: int,
+    begin: int,
+    shape: Sequence[int],
+    label: str | None,
+    split: Split | None,
+    columns: dict[str, Any] | None = None,
 ) -> Reference:
     height, width, channels = shape
     size = height * width * channels
     member = f"{height},{width},{channels},pixels"
-    return Reference(f"{name}!{k}", plain, "raw", begin + k * size, size, member=member, label=label, split=split)
+    return Reference(f"{name}!{k}", plain, "raw", begin + k * size, size, member, label, split, columns or {})

@@ -3,14 +3,17 @@
 `.cls` and `.label` are its class, `.txt` and `.caption` its caption, `.json` may have `label`, `class`, `caption`,
 `boxes`, `box_labels`, `crowd`, `difficult`, `segments`, `keypoints`, `identity`, `license`, `consent`; `.mask.png` its mask. The split comes
 from the shard's name (`train-000000.tar`).
+Compressed shards (`.tar.gz`, `.tgz`) are written out plain once, below the artifact. An empty `.cls` is no class.
 Source: https://github.com/webdataset/webdataset#the-webdataset-format
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +21,7 @@ from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage
 from .archive import NO_END, ends_well, escapes
+from .expand import gunzipped
 from .item import SPLIT_NAMES, Reference, is_image
 from .look import Look, relative
 
@@ -32,7 +36,7 @@ _SPLIT = re.compile(r"(?:^|[-_/])(train|training|val|valid|validation|dev|test)(
 
 def recognise(look: Look) -> str | None:
     """By the first shard's first members: an image and a text of one key."""
-    first = look.uri if look.uri.endswith(".tar") else next((n for n in look.names if n.endswith(".tar")), None)
+    first = look.uri if _is_shard(look.uri) else next(filter(_is_shard, look.names), None)
     if first is None:
         return None
     uri = first if first == look.uri else f"{look.uri.rstrip('/')}/{first}"
@@ -41,7 +45,7 @@ def recognise(look: Look) -> str | None:
     try:
         with (
             look.storage.retry(uri, lambda: fs.open(path, "rb")) as raw,
-            tarfile.open(fileobj=raw, mode="r:") as archive,
+            tarfile.open(fileobj=raw, mode="r:*") as archive,
         ):
             for _ in range(8):
                 member = archive.next()
@@ -49,7 +53,7 @@ def recognise(look: Look) -> str | None:
                     break
                 key, kind = split_key(member.name)
                 seen.setdefault(key, set()).add(kind)
-    except tarfile.TarError:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile):
         return None
     for key, kinds in seen.items():
         if any(kind in TEXTS for kind in kinds) and any(is_image(f"x.{kind}") for kind in kinds):
@@ -59,17 +63,22 @@ def recognise(look: Look) -> str | None:
 
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
     """Raises UserError for a broken shard. A sample without an image, and one that cannot be read, is reported."""
-    if uri.endswith(".tar"):
+    if _is_shard(uri):
         shards = [uri]
     else:
-        shards = sorted(f"{uri.rstrip('/')}/{name}" for name, _ in relative(uri, storage) if name.endswith(".tar"))
+        shards = sorted(f"{uri.rstrip('/')}/{name}" for name, _ in relative(uri, storage) if _is_shard(name))
     if not shards:
-        raise UserError(f"{uri}: no shard (.tar) below it")
+        raise UserError(f"{uri}: no shard (.tar, .tar.gz, .tgz) below it")
     for shard in shards:
+        plain = shard if shard.endswith(".tar") else gunzipped(shard, storage, work)
         try:
-            yield from _shard(shard, storage)
+            yield from _shard(shard, plain, storage)
         except tarfile.TarError as error:
             raise UserError(f"{shard}: the archive is broken ({error})") from error
+
+
+def _is_shard(name: str) -> bool:
+    return name.endswith((".tar", ".tar.gz", ".tgz"))
 
 
 def split_key(name: str) -> tuple[str, str]:
@@ -79,8 +88,9 @@ def split_key(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), kind.lower()
 
 
-def _shard(uri: str, storage: Storage) -> Iterator[Reference]:
-    found = _SPLIT.search(uri.rsplit("/", 1)[-1].lower())
+def _shard(name: str, uri: str, storage: Storage) -> Iterator[Reference]:
+    """`name`: the shard's URI; `uri`: of its plain bytes."""
+    found = _SPLIT.search(name.rsplit("/", 1)[-1].lower())
     split = SPLIT_NAMES[found[1]] if found else None
     fs, path = storage.fs(uri)
     with storage.retry(uri, lambda: fs.open(path, "rb")) as raw, tarfile.open(fileobj=raw, mode="r:") as archive:
@@ -91,15 +101,15 @@ def _shard(uri: str, storage: Storage) -> Iterator[Reference]:
             setattr(archive, "members", [])  # noqa: B010  a shard's members are not held
             if not member.isreg():
                 if not member.isdir():
-                    yield Reference(f"{uri}!{member.name}", uri, reason="a link or device, not a file", split=split)
+                    yield Reference(f"{name}!{member.name}", uri, reason="a link or device, not a file", split=split)
                 continue
             if escapes(member.name):
-                yield Reference(f"{uri}!{member.name}", uri, reason="its path leaves the archive", split=split)
+                yield Reference(f"{name}!{member.name}", uri, reason="its path leaves the archive", split=split)
                 continue
             own, kind = split_key(member.name)
             if own != key:
                 if key is not None:
-                    yield _sample(uri, key, held, split, twice)
+                    yield _sample(name, uri, key, held, split, twice)
                 key, held, twice = own, {}, set()
             if kind in held:
                 twice.add(kind)
@@ -109,14 +119,14 @@ def _shard(uri: str, storage: Storage) -> Iterator[Reference]:
             elif is_image(f"x.{kind}"):
                 held[kind] = (member.offset_data, member.size)
         if key is not None:
-            yield _sample(uri, key, held, split, twice)
+            yield _sample(name, uri, key, held, split, twice)
         if not ends_well(archive):
-            yield Reference(uri, uri, reason=NO_END, split=split)
+            yield Reference(name, uri, reason=NO_END, split=split)
 
 
-def _sample(uri: str, key: str, held: dict[str, Any], split: Split | None, twice: set[str]) -> Reference:
+def _sample(shard: str, uri: str, key: str, held: dict[str, Any], split: Split | None, twice: set[str]) -> Reference:
     """`twice`: kinds of which it has several members, one of which would be lost."""
-    name = f"{uri}!{key}"
+    name = f"{shard}!{key}"
     if twice:
         return Reference(
             name, uri, reason=f"a sample with several members of one kind ({', '.join(sorted(twice))})", split=split
@@ -144,9 +154,9 @@ def _sample(uri: str, key: str, held: dict[str, Any], split: Split | None, twice
                     if not all(isinstance(given.get(field) or [], list) for field in ("boxes", "box_labels")):
                         raise ValueError("boxes and box_labels are lists")
                     columns |= {field: given[field] for field in FIELDS if given.get(field) is not None}
-                    label = next((str(given[f]) for f in ("label", "class") if given.get(f) is not None), label)
+                    label = next((str(given[f]) for f in ("label", "class") if given.get(f) not in (None, "")), label)
             elif kind in ("cls", "label"):
-                label = text
+                label = text or label
             else:
                 columns["caption"] = text
     except (ValueError, RecursionError) as error:
