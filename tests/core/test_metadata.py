@@ -210,7 +210,7 @@ def test_a_file_without_metadata_stays_as_it_is(format):
     assert stripped(out.getvalue(), MOST) == out.getvalue()
 
 
-@pytest.mark.parametrize("format", ["TIFF", "GIF", "JPEG2000", "AVIF", "BMP"])
+@pytest.mark.parametrize("format", ["GIF", "JPEG2000", "BMP"])
 def test_other_formats_are_not_touched(format):
     out = io.BytesIO()
     picture().save(out, format)

@@ -1,7 +1,7 @@
 """Metadata that an image does not need for its pixels, taken out without decoding them: places, people, cameras, texts.
 
 What stays is a list of what decoding needs, colour profile and orientation with it; the compressed pixels are the same
-bytes. Specifications: JPEG, ITU-T T.81; PNG, third edition (W3C); WebP, RFC 9649; Exif, CIPA DC-008.
+bytes. In HEIC, AVIF and TIFF, whose parts point to each other's places, it is overwritten where it lies. Specifications: JPEG, ITU-T T.81; PNG, third edition (W3C); WebP, RFC 9649; Exif, CIPA DC-008.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import struct
 import zlib
 
-from .codecs import header
+from .codecs import HEIF_BRANDS, header
+from .errors import UserError
 from .jpeg import EXIF, ICC, content, picture_end, segments
+from .metadata_heif import heif
+from .metadata_tiff import tiff
 
 FREE = ("bmp", "dib", "ppm", "pcx", "ico", "tga", "qoi", "dds")
 """Formats, by `Header.format`, that hold no such metadata."""
@@ -39,15 +42,30 @@ PNG, EXIF_FLAG, XMP_FLAG = b"\x89PNG\r\n\x1a\n", 8, 4
 
 def stripped(data: bytes, max_pixels: int) -> bytes | None:
     """A JPEG, PNG or WebP without Exif (but its orientation), XMP, IPTC, maker notes, comments, thumbnails, further
-    pictures and whatever follows its end; it decodes to the same pixels. None where that cannot be done: other formats,
-    and files whose structure is broken. Raises UserError for what `codecs.header` refuses."""
+    pictures and whatever follows its end; a HEIC, AVIF or TIFF with Exif, XMP, IPTC and texts overwritten. It decodes to the same pixels.
+    None where that cannot be done: other formats, and files whose structure is broken. Raises UserError for what `codecs.header` refuses."""
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data, max_pixels)
     if data[:8] == PNG:
         return _png(data, max_pixels)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data, max_pixels)
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return _same(data, tiff(data), max_pixels)
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", *HEIF_BRANDS):
+        return _same(data, heif(data, exif(1)), max_pixels)
     return None
+
+
+def _same(data: bytes, bare: bytes | None, max_pixels: int) -> bytes | None:
+    """What is left of a file that was overwritten; None where it does not say the same of its pixels."""
+    if bare is None or bare == data:
+        return bare
+    before = header(data, max_pixels)
+    try:
+        return bare if header(bare, max_pixels) == before else None
+    except UserError:
+        return None
 
 
 def exif(orientation: int) -> bytes:
