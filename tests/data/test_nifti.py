@@ -151,3 +151,11 @@ def test_damaged_headers_are_read_or_refused(seed):
     with suppress(UserError):
         count, _ = slices(bytes(data))
         assert len(volume(bytes(data))) == count
+
+
+def test_a_folder_that_encloses_all_volumes_is_no_class(tmp_path):
+    for name in ("set/train/a/1.nii", "set/val/b/2.nii"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(file(ramp()))
+    found = {(r.label, r.split, r.columns["identity"]) for r in listing("nifti", str(tmp_path), STORE, "")}
+    assert found == {("a", "train", "set/train/a/1.nii"), ("b", "val", "set/val/b/2.nii")}

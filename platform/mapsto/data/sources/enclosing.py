@@ -4,7 +4,7 @@ lay at the top."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -40,8 +40,11 @@ class _Shared:
         return folders[:-1] if len(folders) == self.least else folders
 
 
-def below(found: Iterable[tuple[str, Reference]], told: Told) -> Iterator[Reference]:
-    """References with label and split by their paths (`item.placed`), in their order, without the folders that all images by name share.
+def below(
+    found: Iterable[tuple[str, Reference]], told: Told, counts: Callable[[str], bool] = is_image
+) -> Iterator[Reference]:
+    """References with label and split by their paths (`item.placed`), in their order, without the folders that all images by name share
+    (or volumes, or videos: what `counts`).
 
     `found`: (path, or "" where it says nothing; reference). A split of its own stays. They are put by on disk for as long as all lie in
     one folder that may enclose them: until a second class comes, in most sources.
@@ -49,7 +52,7 @@ def below(found: Iterable[tuple[str, Reference]], told: Told) -> Iterator[Refere
     rest, shared, held = iter(found), _Shared(), DiskIndex()
     for part in parts(rest, PART):
         for path, _ in part:
-            if is_image(path) and not hidden(path.removeprefix("./")):
+            if counts(path) and not hidden(path.removeprefix("./")):
                 shared.see(path)
         held.extend((path, json.dumps(vars(reference)), 0) for path, reference in part)
         if shared.folders is not None and not shared.enclosing:

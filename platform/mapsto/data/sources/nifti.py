@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from ...core.errors import UserError
 from ...core.storage import Storage
 from ..nifti import HEAD_BYTES, slices
-from .item import Reference, is_image, is_volume, placed
+from .enclosing import below
+from .item import Reference, Told, is_image, is_volume
 from .look import Look, files
+
+SETTINGS = ("told",)
 
 
 def recognise(look: Look) -> str | None:
@@ -23,22 +26,25 @@ def recognise(look: Look) -> str | None:
     )
 
 
-def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
+def listing(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Reference]:
     """Reads each volume's header. One that cannot be used is one reference with the reason, as is any other file."""
+    yield from below(_found(uri, storage), told, is_volume)
+
+
+def _found(uri: str, storage: Storage) -> Iterator[tuple[str, Reference]]:
     found = 0
     for at, name in files(uri, storage, is_volume(uri)):
-        label, split = placed(name)
         if not is_volume(name):
-            yield Reference(at, at, label=label, split=split, reason="not a volume (.nii, .nii.gz)")
+            yield name, Reference(at, at, reason="not a volume (.nii, .nii.gz)")
             continue
         found += 1
         head = storage.read_range(at, 0, HEAD_BYTES)
         try:
             count, size = slices(head)
         except UserError as error:
-            yield Reference(at, at, label=label, split=split, reason=str(error))
+            yield name, Reference(at, at, reason=str(error))
             continue
         for k in range(count):
-            yield Reference(f"{at}#{k}", at, "slice", k, size, label=label, split=split, columns={"identity": name})
+            yield name, Reference(f"{at}#{k}", at, "slice", k, size, columns={"identity": name})
     if not found:
         raise UserError(f"{uri}: no volume (.nii, .nii.gz) below it")

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from ...core.errors import UserError
 from ...core.storage import Storage
 from ..video import library, windows
-from .item import Reference, is_image, is_video, placed
+from .enclosing import below
+from .item import Reference, Told, is_image, is_video
 from .look import Look, files
 
-SETTINGS = ("frames_per_s",)
+SETTINGS = ("frames_per_s", "told")
 
 
 def recognise(look: Look) -> str | None:
@@ -23,15 +24,18 @@ def recognise(look: Look) -> str | None:
     return f"videos among its files: {videos}, images: none" if videos and not any(map(is_image, look.names)) else None
 
 
-def listing(uri: str, storage: Storage, work: str = "", frames_per_s: float | None = 1.0) -> Iterator[Reference]:
+def listing(uri: str, storage: Storage, work: str, told: Told, frames_per_s: float | None = 1.0) -> Iterator[Reference]:
     """Reads each video's header; all of it, undecoded, where every frame is wanted or the header has no length. One that
     cannot be read is one reference with the reason, as is any other file. Raises UserError without PyAV."""
     library()
+    yield from below(_found(uri, storage, frames_per_s), told, is_video)
+
+
+def _found(uri: str, storage: Storage, frames_per_s: float | None) -> Iterator[tuple[str, Reference]]:
     found = 0
     for at, name in files(uri, storage, is_video(uri)):
-        label, split = placed(name)
         if not is_video(name):
-            yield Reference(at, at, label=label, split=split, reason="not a video")
+            yield name, Reference(at, at, reason="not a video")
             continue
         found += 1
         fs, path = storage.fs(at)
@@ -42,8 +46,8 @@ def listing(uri: str, storage: Storage, work: str = "", frames_per_s: float | No
                 wanted, wrong = [], str(error)
         columns = {"identity": name}
         for k, (begin, end) in enumerate(wanted):
-            yield Reference(f"{at}#{k}", at, "frame", begin, member=str(end), label=label, split=split, columns=columns)
+            yield name, Reference(f"{at}#{k}", at, "frame", begin, member=str(end), columns=columns)
         if wrong or not wanted:
-            yield Reference(at, at, label=label, split=split, reason=wrong or "a video without a frame")
+            yield name, Reference(at, at, reason=wrong or "a video without a frame")
     if not found:
         raise UserError(f"{uri}: no video below it")
