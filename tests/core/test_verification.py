@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.sparse.csgraph
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from mapsto.core.errors import UserError
 from mapsto.core.metrics import verification
 from mapsto.core.metrics.folds import (
+    apart,
     best_threshold,
     drawn_folds,
     file_key,
@@ -173,6 +175,38 @@ def test_a_list_of_pairs_with_folds_and_without():
     assert file_key("7.pgm") == -1
 
 
+@given(seed=st.integers(0, 2**32 - 1), people=st.integers(2, 60), count=st.integers(1, 60))
+@settings(max_examples=50, deadline=None)
+def test_a_list_without_folds_is_parted_by_people(seed, people, count):
+    rng = np.random.default_rng(seed)
+    alike = [(name, name) for name in rng.integers(0, people, count).astype(str).tolist()]
+    pairs = alike + [tuple(rng.choice(people, 2, replace=False).astype(str).tolist()) for _ in range(count)]
+    folds = apart(pairs)
+    held = [{person for number in fold for person in pairs[number]} for fold in folds]
+    assert sum(map(len, held)) == len(set().union(*held))  # nobody is in two
+    assert sorted(number for fold in folds for number in fold) == list(range(2 * count))
+    joined = joined_people(pairs)
+    assert len(folds) == min(10, len(joined)) and all(folds)
+    lines = [f"p{a} 1 2" if a == b else f"p{a} 1 p{b} 1" for a, b in pairs]
+    listed = parse_pairs("\n".join([str(count), *lines]), "dev.txt")
+    assert [len(fold) for fold in listed.folds] == [len(fold) for fold in folds]
+
+
+def joined_people(pairs):
+    """The groups of people whom pairs join, by SciPy."""
+    names = sorted({person for pair in pairs for person in pair})
+    ends = np.array([[names.index(a), names.index(b)] for a, b in pairs])
+    graph = scipy.sparse.coo_matrix((np.ones(len(ends)), ends.T), (len(names),) * 2)
+    count, label = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    return [{names[i] for i in np.flatnonzero(label == k)} for k in range(count)]
+
+
+def test_parted_folds_hold_as_many_pairs_of_either_kind():
+    pairs = [(f"{k}", f"{k}") for k in range(100)] + [(f"{k}", f"{k + 1}") for k in range(0, 100, 2)]
+    kinds = [[pairs[number][0] == pairs[number][1] for number in fold] for fold in apart(pairs)]
+    assert [(sum(kind), len(kind) - sum(kind)) for kind in kinds] == [(10, 5)] * 10
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -203,7 +237,8 @@ def test_pairs_of_absent_people_are_counted():
     assert (values["fold_accuracy"], values["pairs_missing"]) == (1.0, 2.0)
     none = metrics.state({"embedding": embedding}, batch | {"picture": np.full(3, -1)})
     assert "fold_accuracy" not in metrics.compute(none) and metrics.compute(none)["pairs_missing"] == 4.0
-    assert metrics.tables(none)["folds"]["missing"] == 4
+    with pytest.raises(UserError, match=r"pairs.txt: of its 4 pairs none has both pictures among the 3 rows"):
+        metrics.tables(none)
 
 
 def test_a_split_without_pairs_says_so():

@@ -28,25 +28,52 @@ class Pairs:
 
 def parse_pairs(text: str, uri: str) -> Pairs:
     """LFW's pairs.txt (`folds pairs`, then per fold so many of one person, `name i j`, and of two, `name i other j`) and
-    pairsDevTest.txt (`pairs` alone: no folds, so the pairs are dealt to ten). UserError with the line of a mistake."""
+    pairsDevTest.txt (`pairs` alone: no folds, so that people are parted into ten). UserError with the line of a mistake."""
     lines = [line.split() for line in text.splitlines() if line.strip()]
     if not lines or len(lines[0]) > 2 or not all(v.isdigit() and int(v) for v in lines[0]):
         raise UserError(f"{uri}:1: a list of pairs begins with the number of folds and of pairs, or of pairs")
     count, each = (int(v) for v in (lines[0] if len(lines[0]) == 2 else ["1", *lines[0]]))
     if len(lines) - 1 != 2 * count * each:
         raise UserError(f"{uri}: {len(lines) - 1} pairs, its first line says {2 * count * each}")
-    rows = []
+    rows, people = [], []
     for number, words in enumerate(lines[1:], 2):
         same = len(words) == 3
         expected = (number - 2) // each % 2 == 0
         if len(words) not in (3, 4) or same != expected or not all(w.isdigit() for w in (words[1], words[-1])):
             form = "name i j" if expected else "name i other j"
             raise UserError(f"{uri}:{number}: '{' '.join(words)}' is no pair; here it is `{form}`")
-        rows.append((picture_key(words[0], words[1]), picture_key(words[0 if same else 2], words[-1]), same))
+        people.append((words[0], words[0 if same else 2]))
+        rows.append((picture_key(people[-1][0], words[1]), picture_key(people[-1][1], words[-1]), same))
     keys = np.array(rows, np.int64)
-    if count > 1:
-        return Pairs(uri, tuple(np.split(keys, count)))
-    return Pairs(uri, tuple(part for k in range(FOLDS) if len(part := keys[k::FOLDS])))
+    return Pairs(uri, tuple(np.split(keys, count)) if count > 1 else tuple(keys[part] for part in apart(people)))
+
+
+def apart(people: Sequence[tuple[str, str]]) -> list[list[int]]:
+    """The numbers of the pairs in up to ten folds, no person in two of them; `people`: the two of each pair, often one twice.
+    People whom a chain of pairs joins stay together; such groups go, the largest first, to the fold where the pairs of
+    one person or those of two, whichever are more, are then fewest. Fewer folds where there are fewer groups."""
+    leader: dict[str, str] = {}
+
+    def first(person: str) -> str:
+        while (above := leader.setdefault(person, person)) != person:
+            leader[person] = leader[above]
+            person = above
+        return person
+
+    for one, other in people:
+        leader[first(other)] = first(one)
+    groups: dict[str, list[int]] = {}
+    for number, (one, _) in enumerate(people):
+        groups.setdefault(first(one), []).append(number)
+    folds: list[list[int]] = [[] for _ in range(min(FOLDS, len(groups)))]
+    held = np.zeros((len(folds), 2), np.int64)
+    for numbers in sorted(groups.values(), key=len, reverse=True):
+        same = sum(people[number][0] == people[number][1] for number in numbers)
+        kinds = np.array([same, len(numbers) - same])
+        fold = min(range(len(folds)), key=lambda k: (int((held[k] + kinds).max()), len(folds[k]), k))
+        held[fold] += kinds
+        folds[fold] += numbers
+    return [sorted(fold) for fold in folds]
 
 
 def picture_key(person: str, number: int | str) -> int:

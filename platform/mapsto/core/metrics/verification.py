@@ -48,7 +48,7 @@ class VerificationMetrics:
 
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
         """UserError where no two rows are of one identity, or all are. `pairs_missing`: listed pairs of which a picture
-        is not among the rows; where that is all, there is no fold_accuracy."""
+        is not among the rows; where that is all, as it may be of training's own `val`, there is no fold_accuracy."""
         genuine, impostor = self._scores(states)
         out = {
             "auc": roc_auc(genuine, impostor),
@@ -64,8 +64,14 @@ class VerificationMetrics:
         return out | ({"pairs_missing": float(missing)} if self.pairs else {})
 
     def tables(self, states: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """UserError where of a list of pairs none is among the rows: it is of other pictures."""
         genuine, impostor = self._scores(states)
         folds, missing = self._folds(states)
+        if self.pairs and not folds:
+            raise UserError(
+                f"{self.pairs.uri}: of its {missing:,} pairs none has both pictures among the {len(states['picture']):,} rows of this split "
+                "(files are named <person>_<number>); set evaluate.split, or task.pairs to a list of these pictures"
+            )
         accuracies = fold_accuracies(folds) if folds else np.empty(0)
         low, high = interval(accuracies)[1] if folds else (None, None)
         edges = np.linspace(-1, 1, 41)
