@@ -2,11 +2,11 @@
 
 import pytest
 
-from mapsto.config.load import load
+from mapsto.config.load import load, override
 from mapsto.core.errors import UserError
 from mapsto.stages import report
 from mapsto.stages.ingest import Ingest
-from mapsto.stages.pipeline import Pipeline
+from mapsto.stages.pipeline import Pipeline, produce
 
 RECIPE = """
 name: short
@@ -42,6 +42,40 @@ def test_a_run_ends_after_the_stage_asked_for(made, until, stages):
 def test_a_stage_that_is_none_is_told_before_anything_is_made(made):
     with pytest.raises(UserError, match="--until compres: no stage of a run, did you mean 'compress'"):
         Pipeline(load(RECIPE, []), lambda line: None).run("compres")
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "{kind: detect, model: {name: fasterrcnn}}",
+        "{kind: detect, model: {name: maskrcnn}}",
+        "{kind: detect, model: {name: rtdetr, channels: 256, hidden: 1024}}",
+        "{kind: stylize, method: optimise}",
+    ],
+)
+def test_a_model_that_cannot_be_compressed_is_refused_before_anything_is_made(made, task):
+    said = r"compress is not supported for (detect|stylize): .*set compress to null"
+    recipe = load(RECIPE.replace("{kind: classify}", task), [])
+    with pytest.raises(UserError, match=said):
+        Pipeline(recipe, lambda line: None).run()
+    for stage, options in (
+        ("compress", {}),
+        ("serve", {"deploy": False}),
+        ("predict", {"inputs": "x"}),
+        ("evaluate", {"model": "compress"}),
+    ):
+        with pytest.raises(UserError, match=said):
+            produce(recipe, stage, options)
+    produce(recipe, "evaluate")
+    Pipeline(recipe, lambda line: None).run("evaluate")
+    Pipeline(override(recipe, {"compress": None}), lambda line: None).run()
+    assert made == ["evaluate", "ingest", "train", "evaluate", "ingest", "train", "evaluate", "serve"]
+
+
+def test_compress_without_a_section_is_refused_before_anything_is_made(made):
+    with pytest.raises(UserError, match="compress: the recipe says null"):
+        produce(load(RECIPE + "compress: null", []), "compress")
     assert made == []
 
 

@@ -129,6 +129,21 @@ def test_windows_of_the_inputs_size_give_each_pixel_its_own_answer() -> None:
     assert task.metrics().compute(state)["mIoU"] == 1.0
 
 
+def test_windows_larger_than_the_input_draw_outlines_without_stairs() -> None:
+    """Logits that are linear in place: their boundary is a straight line, which enlarging them must not break."""
+    task = segment({"size": 128, "overlap": 0.25})
+    place, scale = Geometry(np.eye(3), 256, 256), 128 / 32
+    inner = (np.arange(32) + 0.5) * scale
+    rows = []
+    for window in task.windows.cut(256, 256):
+        slope = (window.left + inner)[None] - 0.5 * (window.top + inner)[:, None] - 70
+        rows.append(np.stack([-slope, slope, np.full_like(slope, -999)]))
+    (mask,) = task.answers({"logits": np.stack(rows).astype(np.float32)}, [place])
+    y, x = np.mgrid[:256, :256] + 0.5
+    wrong = mask != (x - 0.5 * y - 70 > 0)
+    assert wrong.mean() < 1e-3  # by the nearest logits 0.004
+
+
 def test_logits_weigh_less_near_a_windows_edge() -> None:
     task = segment({"size": 32, "overlap": 0.5})
     windows = task.windows.cut(32, 48)

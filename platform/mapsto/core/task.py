@@ -53,6 +53,10 @@ class TaskConfig(Section):
         only then, `build` finds them in `parents`, under `task.` and that path."""
         return {}
 
+    def unexported(self) -> str:
+        """Why no model of these settings can be exported, which the settings alone tell; empty where one may be."""
+        return ""
+
 
 class Transform(Protocol):
     """(samples, generator) → sample: pure, picklable, numpy only. The first sample is the row itself, the others its

@@ -35,13 +35,19 @@ class Compress:
     answers: ClassVar[bool] = True
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        if recipe.compress is None:
-            raise UserError("compress: the recipe says null; give it a section, or leave the stage out")
+        self.ready(recipe, options)
         return {"compress": recipe.compress.model_dump(mode="json")}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
         roles = datasets_of(recipe)
         return {"model": ("train", {}), **roles}
+
+    def ready(self, recipe: Any, options: Mapping[str, Any]) -> None:
+        """UserError without a section, and for a model that its settings alone say cannot be exported."""
+        if recipe.compress is None:
+            raise UserError("compress: the recipe says null; give it a section, or leave the stage out")
+        if reason := recipe.task.unexported():
+            raise UserError(f"compress is not supported for {recipe.task.kind}: {reason}")
 
     def run(self, job: Job) -> Done:
         with threads_kept():

@@ -59,10 +59,15 @@ class Pipeline:
         return replace(artifact, answers=self.recipe.task.answers()) if name in MODELS else artifact
 
     def ready(self, name: str, options: Mapping[str, Any] | None = None) -> None:
-        """Let a stage refuse what it will not be able to do, before hours go into what it needs. Raises UserError."""
-        check = getattr(stage(name), "ready", None)
-        if check is not None and name not in task_class(self.recipe.task.kind).unsupported:
-            check(self.recipe, dict(options or {}))
+        """Let a stage, and the one whose model it works with, refuse what it will not be able to do, before hours go into
+        what it needs. Raises UserError."""
+        what, options = stage(name), dict(options or {})
+        if name in task_class(self.recipe.task.kind).unsupported:
+            return
+        if check := getattr(what, "ready", None):
+            check(self.recipe, options)
+        if self._trains(name, options) and (model := what.needs(self.recipe, options).get("model")):
+            self.ready(*model)
 
     def parents(self, name: str, options: Mapping[str, Any]) -> dict[str, Artifact]:
         """What a stage needs, made where it is missing."""
@@ -139,7 +144,8 @@ class Pipeline:
             raise UserError(f"--until {until}: no stage of a run{nearest(until, ORDER)}")
         asked = ORDER[: ORDER.index(until) + 1] if until else ORDER
         for name in asked:
-            self.ready(name)
+            if name != "compress" or self.recipe.compress is not None:
+                self.ready(name)
         found: dict[str, Artifact] = {}
         for name in asked:
             if name == "ingest" or (name == "clean" and self.recipe.clean is not None):

@@ -231,17 +231,8 @@ class Detect(Task):
         return Signature((Field("image", "image"),), outputs)
 
     def export(self) -> ExportSpec | Unsupported:
-        name = self.config.model.name
-        if name in ("fasterrcnn", "maskrcnn"):
-            return Unsupported(
-                f"{name} picks its regions by their values, which ONNX's tracer cannot follow; set compress to null, "
-                "and the float model is served, or take yolo, retinanet or ssd"
-            )
-        if name == "rtdetr":
-            return Unsupported(
-                "rtdetr's code in transformers fixes the number of a batch's rows when ONNX's tracer follows it; set compress to "
-                "null, and the float model is served, or take yolo, retinanet or ssd"
-            )
+        if reason := self.config.unexported():
+            return Unsupported(reason)
         size = self.config.image_size
         return ExportSpec({"image": np.zeros((2, size, size, 3), np.uint8)}, ("deltas", "logits"))
 

@@ -126,6 +126,15 @@ class DetectConfig(TaskConfig):
             )
         return self
 
+    def unexported(self) -> str:
+        why = {
+            "fasterrcnn": "picks its regions by their values, which ONNX's tracer cannot follow",
+            "maskrcnn": "picks its regions by their values, which ONNX's tracer cannot follow",
+            "rtdetr": "has code in transformers that fixes the number of a batch's rows when ONNX's tracer follows it",
+        }.get(self.model.name)
+        served = "set compress to null, and the float model is served, or take yolo, retinanet or ssd"
+        return f"{self.model.name} {why}; {served}" if why else ""
+
     @property
     def overlap(self) -> float:
         """IoU above which the worse of two boxes goes: none where each object has one query, and one view."""

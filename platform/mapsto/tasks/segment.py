@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -265,31 +265,22 @@ BAND = 512
 
 
 def _to_original(logits: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """C×S×S logits of a stretched input → the original's class ids, H×W uint8: the logits are enlarged, bilinearly, before the largest
-    is taken, so that outlines are no staircases."""
-    import cv2
-
-    height, width, side = geometry.height, geometry.width, logits.shape[1]
+    """C×S×S logits of a stretched input → the original's class ids, H×W uint8: the logits are enlarged before the largest is
+    taken, so that outlines are no staircases."""
+    height, width = geometry.height, geometry.width
     out = np.zeros((height, width), np.uint8)
-    at = ((np.arange(height) + 0.5) * (side / height) - 0.5).clip(0, side - 1)
-    low = np.floor(at).astype(int)
-    high, share = np.minimum(low + 1, side - 1), (at - low).astype(np.float32)[:, None]
     for top in range(0, height, BAND):
-        rows = slice(top, min(height, top + BAND))
-        ids = out[rows]
+        ids = out[top : top + BAND]
         best = np.full(ids.shape, -np.inf, np.float32)
-        for k, each in enumerate(logits):
-            first, last = each[low[rows]].astype(np.float32), each[high[rows]].astype(np.float32)
-            down = first + (last - first) * share[rows]
-            seen = cv2.resize(down, (width, len(down)), interpolation=cv2.INTER_LINEAR)
+        for k, seen in enumerate(_enlarged(logits, height, width, np.arange(top, top + len(ids)))):
             np.copyto(ids, np.uint8(k), where=seen > best)
             np.maximum(best, seen, out=best)
     return out
 
 
 def _blended(parts: Sequence[np.ndarray], windows: Sequence[Window], height: int, width: int) -> np.ndarray:
-    """H×W uint8 class ids: at each pixel the largest of the mean logits of the windows that see it, which weigh the less
-    the nearer the pixel is to their edges."""
+    """H×W uint8 class ids: at each pixel the largest of the mean logits, enlarged, of the windows that see it, which weigh
+    the less the nearer the pixel is to their edges."""
     out = np.empty((height, width), np.uint8)
     for top in range(0, height, BAND):
         rows = np.arange(top, min(height, top + BAND))
@@ -298,14 +289,25 @@ def _blended(parts: Sequence[np.ndarray], windows: Sequence[Window], height: int
             mine = rows[(rows >= window.top) & (rows < window.top + window.height)]
             if not len(mine):
                 continue
-            down, across = mine - window.top, np.arange(window.width)
-            weight = _tent(down, window.height)[:, None] * _tent(across, window.width)
-            y = (down + 0.5) * logits.shape[1] // window.height
-            x = (across + 0.5) * logits.shape[2] // window.width
-            seen = logits[:, y.astype(int)[:, None], x.astype(int)] * weight
-            total[:, mine - top, window.left : window.left + window.width] += seen
+            down, columns = mine - window.top, slice(window.left, window.left + window.width)
+            weight = _tent(down, window.height)[:, None] * _tent(np.arange(window.width), window.width)
+            for sums, seen in zip(total, _enlarged(logits, window.height, window.width, down), strict=True):
+                sums[mine[0] - top : mine[-1] + 1 - top, columns] += seen * weight
         out[top : top + len(rows)] = total.argmax(0)
     return out
+
+
+def _enlarged(logits: np.ndarray, height: int, width: int, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Of C×S×S logits, class by class, the given rows of what bilinear interpolation makes of them at height × width."""
+    import cv2
+
+    side = logits.shape[1]
+    at = ((rows + 0.5) * (side / height) - 0.5).clip(0, side - 1)
+    low = np.floor(at).astype(int)
+    high, share = np.minimum(low + 1, side - 1), (at - low).astype(np.float32)[:, None]
+    for each in logits:
+        first, last = each[low].astype(np.float32), each[high].astype(np.float32)
+        yield cv2.resize(first + (last - first) * share, (width, len(rows)), interpolation=cv2.INTER_LINEAR)
 
 
 def _tent(at: np.ndarray, length: int) -> np.ndarray:

@@ -83,6 +83,11 @@ class StylizeConfig(TaskConfig):
     def artifacts(self) -> Mapping[str, str]:
         return self.features.artifacts()
 
+    def unexported(self) -> str:
+        if self.method == "optimise":
+            return "an optimisation over each picture's pixels is no fixed graph; set compress to null"
+        return ""
+
 
 class Stylize(Task):
     Config = StylizeConfig
@@ -281,8 +286,8 @@ class Stylize(Task):
 
     def export(self) -> ExportSpec | Unsupported:
         config = self.config
-        if config.method == "optimise":
-            return Unsupported("an optimisation over each picture's pixels is no fixed graph; set compress to null")
+        if reason := config.unexported():
+            return Unsupported(reason)
         size, floats = config.image_size, np.zeros(2, np.float32)
         inputs = {"image": np.zeros((2, size, size, 3), np.uint8), "shared": floats, "alpha": floats + 1}
         if config.method == "adain":
