@@ -6,6 +6,7 @@ import scipy.spatial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mapsto.core.errors import UserError
 from mapsto.core.metrics import kernel
 from mapsto.core.metrics.frechet import frechet
 from mapsto.core.metrics.generation import GenerationMetrics, ReconstructionMetrics, pixels8
@@ -40,6 +41,12 @@ def test_all_pairs_give_the_same(seed, rows, others, k):
     assert kernel_distance(a, b) == pytest.approx(mmd_by_pairs(a.astype(float), b.astype(float)), rel=1e-6, abs=1e-9)
     expected = share_covered(b, a, k), share_covered(a, b, k)
     assert precision_recall(a, b, k) == pytest.approx(expected)
+
+
+def test_too_few_rows_are_refused():
+    metrics, rows = GenerationMetrics("pixels8", pixels8), np.eye(3, dtype=np.float32)
+    with pytest.raises(UserError, match=r"3 rows are too few .* need 4 or more"):
+        metrics.compute({"real": rows, "generated": rows})
 
 
 def test_many_rows_go_in_parts(monkeypatch):

@@ -1,4 +1,5 @@
 import errno
+import math
 import os
 import pickle
 
@@ -188,6 +189,13 @@ def test_paths_become_absolute_and_uris_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute("x/y") == str(tmp_path / "x/y")
     assert absolute("s3://a/b") == "s3://a/b"
+
+
+def test_what_is_no_finite_number_is_written_as_null(tmp_path):
+    storage, uri = Storage(), str(tmp_path / "x.json")
+    storage.write_json(uri, {"a": [math.nan, 1.5, (math.inf, {"b": -math.inf})], "c": "NaN", "d": True})
+    assert b"NaN," not in storage.read(uri).replace(b'"NaN"', b"")
+    assert storage.read_json(uri) == {"a": [None, 1.5, [None, {"b": None}]], "c": "NaN", "d": True}
 
 
 def test_an_artifact_counts_only_when_finished(tmp_path):

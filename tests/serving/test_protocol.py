@@ -22,6 +22,7 @@ from mapsto.serving import protocol
 
 IMAGE = Signature((Field("image", "image"),), ())
 SEED = Signature((Field("seed", "seed"),), ())
+NUMBER = Signature((Field("n", "number"),), ())
 STYLE = Signature((Field("content", "image"), Field("style", "image"), Field("strength", "number", required=False)), ())
 
 
@@ -90,6 +91,11 @@ def test_json_instances() -> None:
         ("application/json", b'{"instances": [{"seed": 1}, {}]}', SEED, "instance 1: input 'seed' is missing"),
         ("application/json", b'{"instances": [{"seed": true}]}', SEED, "'seed' must be a seed, not true"),
         ("application/json", b'{"instances": [{"seed": 1.5}]}', SEED, "'seed' must be a seed"),
+        ("application/json", b'{"instances": [{"seed": "--5"}]}', SEED, "'seed' must be a seed"),
+        ("application/json", '{"instances": [{"seed": "²"}]}'.encode(), SEED, "'seed' must be a seed"),
+        ("application/json", b'{"instances": [{"seed": "' + b"9" * 5000 + b'"}]}', SEED, "'seed' must be a seed"),
+        ("application/json", b'{"instances": [{"n": ' + b"9" * 400 + b"}]}", NUMBER, "'n' must be a number"),
+        ("application/json", b'{"instances": [{"n": true}]}', NUMBER, "'n' must be a number, not true"),
         ("application/json", b'{"instances": [{"image": "abc"}]}', IMAGE, "b64"),
         ("application/json", b'{"instances": [{"image": {"b64": "!"}}]}', IMAGE, "not valid base64"),
         ("multipart/form-data", b"x", IMAGE, "multipart body cannot be parsed"),
@@ -122,6 +128,18 @@ def test_uneven_multipart_is_refused() -> None:
 def test_any_body_is_parsed_or_refused(kind: str, body: bytes) -> None:
     with suppress(UserError):
         assert protocol.parse(kind, body, IMAGE)
+
+
+@given(st.text(max_size=9) | st.floats() | st.integers() | st.booleans() | st.lists(st.integers(), max_size=2))
+def test_any_seed_or_number_is_read_or_refused(value: Any) -> None:
+    for signature, name, kind in ((SEED, "seed", int), (NUMBER, "n", float)):
+        with suppress(UserError):
+            (found,) = protocol.parse(*multipart((name, str(value))), signature)
+            assert type(found[name]) is kind
+        with suppress(UserError):
+            body = json.dumps({"instances": [{name: value}]}).encode()
+            (found,) = protocol.parse("application/json", body, signature)
+            assert type(found[name]) is kind
 
 
 @given(st.lists(st.binary(min_size=0, max_size=300), min_size=1, max_size=5))

@@ -55,3 +55,10 @@ def test_the_best_is_one_that_came_to_its_end(tmp_path: Path) -> None:
     assert best is not None
     assert best.number == 3
     assert [t["state"] for t in trials.rows()] == ["complete", "stopped early", "complete", "failed"]
+
+
+def test_a_value_that_is_no_number_comes_back_from_the_record(tmp_path: Path) -> None:
+    trials = Trials(Artifact(str(tmp_path), Storage()), {"loss": "min"}, lambda line: None, 3)
+    trials.save(Trial(1, {}, 2, {"loss": math.nan}, "a", curve=[(1, 0.5), (2, math.nan)]))
+    (again,) = Trials(trials.artifact, {"loss": "min"}, lambda line: None, 3).load()
+    assert math.isnan(again.values["loss"]) and again.curve[0] == (1, 0.5) and math.isnan(again.curve[1][1])

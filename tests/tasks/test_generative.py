@@ -136,6 +136,39 @@ def test_a_class_is_a_name_or_a_number_or_the_seeds():
     assert [field.name for field in make("gan").signature().inputs] == ["seed"]
 
 
+@pytest.mark.parametrize("seed", ["--5", "²", "", "-", "1.5", "x" * 999, "9" * 5000, 1.5, True, None])
+def test_a_seed_that_is_no_integer_is_refused(seed):
+    with pytest.raises(UserError, match="`seed` must be an integer") as told:
+        make("gan").prepare({"seed": seed})
+    assert len(str(told.value)) < 120
+
+
+@pytest.mark.parametrize("given", ["²", "2", "-1", 2, True, "9" * 5000])
+def test_a_class_that_is_none_is_refused(given):
+    with pytest.raises(UserError, match="is none of the 2 classes"):
+        make("gan", conditional=True).prepare({"seed": "-3", "class": given})
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_a_split_too_small_for_the_neighbours_is_refused_before_training(kind):
+    for split in ("val", "test"):
+        info = replace(INFO, rows={"train": 9, split: 3})
+        with pytest.raises(UserError, match=rf"s3://b/data: its 3 rows in '{split}' .* need 4 or more"):
+            make(kind, info).check()
+        make(kind, info, neighbours=2).check()
+        make(kind, replace(INFO, rows={"train": 9, split: 4})).check()
+
+
+def test_an_extractor_that_cannot_be_had_is_refused_before_training(tmp_path):
+    for extractor, said in (
+        ({"name": "inception", "weights": str(tmp_path / "none.pth")}, "none.pth"),
+        ({"name": "resnet999"}, "task.extractor.name"),
+        ({"name": "mine", "artifact": str(tmp_path / "none")}, r"task\.extractor\.artifact: .*no finished"),
+    ):
+        with pytest.raises(UserError, match=said):
+            make("gan", extractor=extractor).check()
+
+
 def test_a_vae_copies_draws_and_goes_between():
     task = make("vae")
     a, b = picture(3), picture(4)

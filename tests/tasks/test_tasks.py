@@ -10,7 +10,7 @@ from mapsto.core.codecs import encode
 from mapsto.core.errors import UserError
 from mapsto.core.registry import TASKS, load_task, save_task, task_class
 from mapsto.core.sample import DatasetInfo, Geometry
-from mapsto.core.task import Context, rows, stack
+from mapsto.core.task import Context, direct, rows, stack
 
 INFO = DatasetInfo(
     "s3://b/data", "f:1", ("cat", "dog", "fox"), {"train": 9}, ("image", "label", "mask", "boxes", "box_labels", "value"),
@@ -103,6 +103,31 @@ def test_a_saved_task_comes_back_whole(kind, tmp_path):
     assert back.config == task.config
     assert back.datasets == task.datasets
     assert back.build({}).load_state_dict(task.build({}).state_dict()).missing_keys == []
+
+
+@pytest.mark.parametrize("kind", sorted(TASKS))
+def test_weights_that_are_not_finite_answer_nothing_and_are_not_measured(kind):
+    task = make(kind)
+    model = task.build({}).eval()
+    for parameter in model.parameters():
+        parameter.data.fill_(float("nan"))
+    drawn = encode(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), "png")
+    sample, geometry = task.prepare({"seed": 1} if kind in ("gan", "diffusion") else {"image": drawn})
+    request = task.inputs(task.collate([sample]))
+    seen, _ = batch(task, "test")
+    said = r"(logits|answers|pixels|embedding|scores|deltas) are not finite \(row 0 of its batch\)"
+    with torch.no_grad(), pytest.raises(UserError, match=said):
+        task.decode(numbers(direct(task).forward(model, tensors(request))), [geometry])
+    with torch.no_grad(), pytest.raises(UserError, match=said):
+        task.metrics().state(numbers(direct(task).forward(model, tensors(task.inputs(seen)))), seen)
+
+
+def tensors(batch):
+    return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+
+def numbers(output):
+    return {name: value.numpy() for name, value in output.items()}
 
 
 def test_classification_loss_is_cross_entropy_with_smoothing():

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from .errors import UserError
+
 Sample: TypeAlias = dict[str, Any]
 """Column name → value. Terms: `image` (encoded bytes, or H×W×3 uint8 RGB after decoding), `label` (int class id),
 `boxes` (N×4 float32, xyxy, pixels), `mask` (encoded bytes, or H×W uint8 class ids; 255 is void), `caption` (str),
@@ -44,6 +46,15 @@ class Geometry:
         corners = boxes.reshape(-1, 2, 2) @ self.matrix[:2, :2].T + self.matrix[:2, 2]
         limits = np.array([self.width, self.height], corners.dtype)
         return np.clip(corners, 0, limits).reshape(-1, 4)
+
+
+def finite(values: np.ndarray, what: str) -> np.ndarray:
+    """The values, N×…, of `what`, such as "detect: the model's scores"; UserError with the row where one is no finite number."""
+    good = np.isfinite(values)
+    if not good.all():
+        row = int(np.flatnonzero(~good.reshape(len(values), -1).all(1))[0])
+        raise UserError(f"{what} are not finite (row {row} of its batch): it is broken")
+    return values
 
 
 def places_of(batch: Arrays) -> list[Geometry]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import s3
+from .as_json import as_json
 from .errors import UserError
 from .local import walk_files
 
@@ -168,7 +169,8 @@ class Storage:
         return json.loads(self.read(uri))
 
     def write_json(self, uri: str, value: Any) -> None:
-        self.write(uri, json.dumps(value, indent=1, ensure_ascii=False).encode())
+        """What is no finite number is written as null."""
+        self.write(uri, as_json(value, indent=1).encode())
 
     def exists(self, uri: str) -> bool:
         """Whether an object (not a folder) is there; refused or unreachable storage raises UserError."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .gan import rounded
 from .perceptual import Perceptual, content_loss, roughness, style_loss
 
 LUMA = (0.299, 0.587, 0.114)
@@ -38,12 +39,12 @@ class Stylizer(nn.Module):
         return answer
 
     def finish(self, result: torch.Tensor, content: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
-        """N×H×W×3 floats in about 0..255 to pixels; where `alpha` is given the content's pixels have the rest."""
+        """N×H×W×3 floats in about 0..255 to pixels, UserError where they are not finite; where `alpha` is given the content's pixels have the rest."""
         if self.luminance:
             result = content + luma(result) - luma(content)  # the differences to the luma, the colour, stay
         if alpha is not None:
             result = content + alpha.clamp(0, 1).view(-1, 1, 1, 1) * (result - content)
-        return result.round().clamp(0, 255).to(torch.uint8)
+        return rounded(result)
 
 
 class FeedForward(Stylizer):

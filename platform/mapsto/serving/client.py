@@ -74,7 +74,7 @@ class Client:
             if response.status_code != 503 or attempt == self.retries:
                 break
             asked = response.headers.get("Retry-After", "")
-            time.sleep(float(asked) if asked.isdigit() else min(0.25 * 2**attempt, 5.0))
+            time.sleep(float(asked) if asked.isdecimal() else min(0.25 * 2**attempt, 5.0))
         return _document(response)["predictions"][0]
 
     def _get(self, url: str) -> dict[str, Any]:

@@ -140,22 +140,24 @@ def _value(field: Field, value: Any, where: str) -> Any:
         case "text":
             good = isinstance(value, str)
         case "seed":
-            good = (isinstance(value, int) and not isinstance(value, bool)) or (
-                isinstance(value, str) and value.lstrip("-").isdigit()
-            )
-            value = int(value) if good else value
+            value, good = _read(int, value, int | str)
         case "class":
             good = isinstance(value, str | int) and not isinstance(value, bool)
         case "number":
-            try:
-                value, good = float(value), not isinstance(value, bool)
-            except (TypeError, ValueError):
-                good = False
+            value, good = _read(float, value, int | float | str)
         case _:
             good = True
     if not good:
         raise UserError(f"{where}: '{field.name}' must be a {field.kind}, not {json.dumps(value, default=str)[:80]}")
     return value
+
+
+def _read(kind: type, value: Any, of: Any) -> tuple[Any, bool]:
+    """The value as a number of the kind, and whether it is one: text that none is made of and integers beyond floats are not."""
+    try:
+        return (kind(value), True) if isinstance(value, of) and not isinstance(value, bool) else (value, False)
+    except (ValueError, OverflowError):
+        return value, False
 
 
 def _image(value: Any, name: str, where: str) -> bytes:

@@ -131,7 +131,7 @@ class Web:
         """The whole body; 413 from its announced length, or as soon as more has come than is allowed."""
         announced = request.headers.get("content-length", "0")
         too_large = HTTPException(413, f"the body is over the limit of {self.options.max_body_mb:g} MB (max_body_mb)")
-        if announced.isdigit() and int(announced) > self._limit:
+        if announced.isdecimal() and int(announced) > self._limit:
             raise too_large
         parts, size = [], 0
         async for part in request.stream():

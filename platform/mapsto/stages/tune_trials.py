@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import isnan
+from math import isnan, nan
 from typing import Any
 
 from ..core.artifact import Artifact
@@ -62,7 +62,8 @@ class Trials:
         """The trials of an earlier, interrupted run of this sweep."""
         for name in self.artifact.storage.names(self.artifact.path("trials")):
             saved = Trial(**self.artifact.read_json("trials", name))
-            saved.curve = [(int(epoch), float(value)) for epoch, value in saved.curve]
+            saved.values = {name: _number(value) for name, value in saved.values.items()}
+            saved.curve = [(int(epoch), _number(value)) for epoch, value in saved.curve]
             self.found[saved.number] = saved
         return self.all()
 
@@ -201,6 +202,11 @@ def pareto(losses: Sequence[Sequence[float]]) -> list[int]:
             all(a <= b for a, b in zip(other, mine, strict=True)) and list(other) != list(mine) for other in losses
         )
     ]
+
+
+def _number(value: float | None) -> float:
+    """As it was before it was written as JSON, where NaN is null."""
+    return nan if value is None else float(value)
 
 
 def _short(overrides: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.metrics.classification import ClassificationMetrics, softmax
 from ..core.picture import banner
-from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample
+from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, finite
 from ..core.task import Context, Field, Phase, Signature, Stream
 from ..data.transforms import Compose
 from . import whole
@@ -97,7 +97,7 @@ class Classify(whole.WholeImage):
         return (each * valid).sum(), valid.sum(), {"train_top1": (right * valid).sum()}
 
     def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
-        probability = softmax(np.asarray(output["logits"]))
+        probability = softmax(finite(np.asarray(output["logits"]), "classify: the model's logits"))
         best = np.argsort(-probability, axis=1, kind="stable")[:, :5]
         return [
             {

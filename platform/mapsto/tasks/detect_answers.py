@@ -9,11 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from ..core.boxes import areas, intersections, nms
-from ..core.errors import UserError
 from ..core.instances import pasted
 from ..core.metrics.detection import Found
 from ..core.preprocess import Preprocess
-from ..core.sample import Arrays, Geometry
+from ..core.sample import Arrays, Geometry, finite
 from ..core.windows import Window
 from ..models import anchors
 from .detect_config import DetectConfig
@@ -50,7 +49,8 @@ class Answers:
         """Every image's detections in the original's pixels, best first: suppressed, clipped, at most max_boxes. What
         lies wholly outside the image (in a letterbox's border) is no detection. With windows `output` has a row for each
         of them, image by image."""
-        _finite(output)
+        for name, value in output.items():
+            finite(value, f"detect: the model's {name}")
         rows, windows = self._candidates(output, least), self.config.windows
         if windows is None:
             return [self._found(next(rows), place) for place in geometry]
@@ -143,13 +143,6 @@ class Answers:
         if view.mirrored:
             boxes[:, [0, 2]] = self.config.image_size - boxes[:, [2, 0]]
         return boxes
-
-
-def _finite(output: Arrays) -> None:
-    for name, value in output.items():
-        if not np.isfinite(value).all():
-            row = int(np.flatnonzero(~np.isfinite(value).all(axis=tuple(range(1, value.ndim))))[0])
-            raise UserError(f"detect: the model's {name} are not finite (row {row} of its batch): it is broken")
 
 
 def _cut(boxes: np.ndarray, window: Window, image: Geometry) -> np.ndarray:

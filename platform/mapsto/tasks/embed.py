@@ -16,7 +16,7 @@ from ..core.errors import UserError
 from ..core.metrics.folds import Pairs, parse_pairs
 from ..core.metrics.verification import VerificationMetrics
 from ..core.preprocess import Preprocess
-from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
+from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split, finite
 from ..core.section import Section
 from ..core.storage import Storage
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
@@ -241,7 +241,10 @@ class Embed(Task):
         return each.sum(), counted.sum().float(), {"train_active": active}
 
     def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
-        return [{"embedding": [round(float(v), 6) for v in row]} for row in np.asarray(output["embedding"])]
+        return [
+            {"embedding": [round(float(v), 6) for v in row]}
+            for row in finite(np.asarray(output["embedding"]), "embed: the model's embedding")
+        ]
 
     def metrics(self) -> VerificationMetrics:
         return VerificationMetrics(self.config.column, self._pairs)

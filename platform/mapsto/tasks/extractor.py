@@ -39,6 +39,10 @@ class Extractor(Section):
             )
         return self
 
+    def check(self) -> None:
+        """UserError where network or weights cannot be had: they are opened."""
+        _opened(self)
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """N×H×W×3 uint8 → N×D float32. UserError where network or weights cannot be had."""
         return _opened(self)(images)

@@ -87,6 +87,14 @@ class Generative(Task):
         info = self.datasets[self.config.role]
         if getattr(self.config, "conditional", False) and not info.classes:
             raise UserError(f"{info.uri}: no labels, which task.conditional needs; set it to false")
+        for split in ("val", "test"):
+            rows, least = info.rows.get(split, 0), self.config.neighbours + 1
+            if 0 < rows < least:
+                raise UserError(
+                    f"{info.uri}: its {rows} rows in '{split}' cannot be measured: precision and recall by {self.config.neighbours} neighbours "
+                    f"(task.neighbours) need {least} or more; set data.{self.config.role}.splits.{split} larger or to 0"
+                )
+        self.config.extractor.check()
 
     def steps(self, split: Split) -> tuple[Step, ...]:
         """What is done to a prepared sample before its columns are kept."""
@@ -146,15 +154,21 @@ class Generative(Task):
 
 def seed_of(request: Mapping[str, Any]) -> int:
     seed = request.get("seed")
-    if isinstance(seed, bool) or not isinstance(seed, int | str) or not str(seed).lstrip("-").isdigit():
-        raise UserError(f"`seed` must be an integer, not {seed!r}")
-    return int(seed)
+    try:
+        if isinstance(seed, int | str) and not isinstance(seed, bool):
+            return int(seed)
+    except ValueError:
+        pass
+    raise UserError(f"`seed` must be an integer, not {repr(seed)[:80]}")
 
 
 def class_of(given: Any, classes: Sequence[str]) -> int:
     """A class's number by its name, or by its number from 0."""
     if isinstance(given, str) and given in classes:
         return classes.index(given)
-    if isinstance(given, int | str) and str(given).isdigit() and int(given) < len(classes):
-        return int(given)
-    raise UserError(f"`class` {given!r} is none of the {len(classes)} classes{nearest(str(given), list(classes))}")
+    numbers = [str(number) for number in range(len(classes))]
+    if isinstance(given, int | str) and str(given) in numbers:
+        return numbers.index(str(given))
+    raise UserError(
+        f"`class` {repr(given)[:80]} is none of the {len(classes)} classes{nearest(str(given), list(classes))}"
+    )

@@ -12,7 +12,7 @@ from pydantic import Field as Setting
 from ..core.errors import UserError
 from ..core.metrics.multilabel import UNKNOWN, MultiLabelMetrics, sigmoid
 from ..core.picture import banner
-from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample
+from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, finite
 from ..core.section import Section
 from ..core.task import Context, Field, Signature
 from ..data.transforms import Step
@@ -93,7 +93,7 @@ class MultiLabel(WholeImage):
         return (rows * valid).sum(), valid.sum(), {}
 
     def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
-        probability = sigmoid(np.asarray(output["logits"]))
+        probability = sigmoid(finite(np.asarray(output["logits"]), "multilabel: the model's logits"))
         order = np.argsort(-probability, axis=1, kind="stable")
         return [
             {

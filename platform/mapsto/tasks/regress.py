@@ -12,7 +12,7 @@ from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.metrics.regression import RegressionMetrics
 from ..core.picture import banner
-from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample
+from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, finite
 from ..core.task import Context, ExportSpec, Field, Signature
 from .whole import WholeConfig, WholeImage
 
@@ -80,7 +80,10 @@ class Regress(WholeImage):
         return {"value": model(**self.inputs(batch))}
 
     def decode(self, output: Arrays, geometry: Sequence[Geometry]) -> list[Prediction]:
-        return [{"value": float(value)} for value in np.asarray(output["value"], np.float64)]
+        return [
+            {"value": float(value)}
+            for value in finite(np.asarray(output["value"], np.float64), "regress: the model's answers")
+        ]
 
     def metrics(self) -> RegressionMetrics:
         return RegressionMetrics()

@@ -13,10 +13,10 @@ from pydantic import field_validator, model_validator
 
 from ..core.artifact import Artifact
 from ..core.errors import UserError
-from ..core.metrics.segmentation import VOID, SegmentationMetrics, finite
+from ..core.metrics.segmentation import VOID, SegmentationMetrics
 from ..core.picture import overlay
 from ..core.preprocess import Preprocess
-from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
+from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split, finite
 from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig
 from ..core.windows import Window, Windows
 from ..data.transforms import (
@@ -218,7 +218,7 @@ class Segment(Task):
     def answers(self, output: Arrays, geometry: Sequence[Geometry]) -> list[np.ndarray]:
         """Each image's class ids in the original's pixels, H×W uint8; with windows `output` has a row for each of them,
         image by image."""
-        rows = iter(finite(np.asarray(output["logits"])))
+        rows = iter(finite(np.asarray(output["logits"]), "segment: the model's logits"))
         if self.windows is None:
             return [_to_original(logits, place) for logits, place in zip(rows, geometry, strict=True)]
         found = []

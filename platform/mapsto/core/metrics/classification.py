@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..page import Page
-from ..sample import Arrays
+from ..sample import Arrays, finite
 
 BINS = 15
 
@@ -24,7 +24,10 @@ class ClassificationMetrics:
         self.classes = tuple(classes)
 
     def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
-        return {"logits": np.asarray(output["logits"], np.float32), "label": np.asarray(batch["label"], np.int64)}
+        return {
+            "logits": finite(np.asarray(output["logits"], np.float32), "classify: the model's logits"),
+            "label": np.asarray(batch["label"], np.int64),
+        }
 
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
         logits, label = states["logits"], states["label"]

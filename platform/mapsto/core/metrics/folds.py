@@ -30,7 +30,7 @@ def parse_pairs(text: str, uri: str) -> Pairs:
     """LFW's pairs.txt (`folds pairs`, then per fold so many of one person, `name i j`, and of two, `name i other j`) and
     pairsDevTest.txt (`pairs` alone: no folds, so that people are parted into ten). UserError with the line of a mistake."""
     lines = [line.split() for line in text.splitlines() if line.strip()]
-    if not lines or len(lines[0]) > 2 or not all(v.isdigit() and int(v) for v in lines[0]):
+    if not lines or len(lines[0]) > 2 or not all(v.isdecimal() and int(v) for v in lines[0]):
         raise UserError(f"{uri}:1: a list of pairs begins with the number of folds and of pairs, or of pairs")
     count, each = (int(v) for v in (lines[0] if len(lines[0]) == 2 else ["1", *lines[0]]))
     if len(lines) - 1 != 2 * count * each:
@@ -39,7 +39,7 @@ def parse_pairs(text: str, uri: str) -> Pairs:
     for number, words in enumerate(lines[1:], 2):
         same = len(words) == 3
         expected = (number - 2) // each % 2 == 0
-        if len(words) not in (3, 4) or same != expected or not all(w.isdigit() for w in (words[1], words[-1])):
+        if len(words) not in (3, 4) or same != expected or not all(w.isdecimal() for w in (words[1], words[-1])):
             form = "name i j" if expected else "name i other j"
             raise UserError(f"{uri}:{number}: '{' '.join(words)}' is no pair; here it is `{form}`")
         people.append((words[0], words[0 if same else 2]))

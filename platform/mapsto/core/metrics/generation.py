@@ -8,6 +8,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from ..errors import UserError
 from ..page import Page
 from ..sample import Arrays
 from .frechet import frechet
@@ -40,7 +41,13 @@ class GenerationMetrics:
         return {"real": self.features(real), "generated": self.features(generated)}
 
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """UserError for rows that have no `neighbours` others."""
         real, generated = states["real"], states["generated"]
+        if len(real) <= self.neighbours:
+            raise UserError(
+                f"{len(real)} rows are too few to measure generated images by: {self.neighbours} neighbours (task.neighbours) need "
+                f"{self.neighbours + 1} or more; set data.<role>.splits larger"
+            )
         precision, recall = precision_recall(real, generated, self.neighbours)
         return {
             self.primary: frechet(real, generated),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..page import Page
-from ..sample import Arrays
+from ..sample import Arrays, finite
 
 UNKNOWN = -1
 
@@ -26,7 +26,10 @@ class MultiLabelMetrics:
 
     def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
         """`target`: N×C int8, 1, 0 or -1 (unknown)."""
-        return {"logits": np.asarray(output["logits"], np.float32), "target": np.asarray(batch["target"], np.int8)}
+        return {
+            "logits": finite(np.asarray(output["logits"], np.float32), "multilabel: the model's logits"),
+            "target": np.asarray(batch["target"], np.int8),
+        }
 
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
         target, named = states["target"], self._named(states)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..page import Page
-from ..sample import Arrays
+from ..sample import Arrays, finite
 
 SHOWN = 1000
 """Points of the page's chart."""
@@ -22,7 +22,10 @@ class RegressionMetrics:
     mode: Literal["max", "min"] = "max"
 
     def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
-        return {"answer": np.asarray(output["value"], np.float64), "value": np.asarray(batch["value"], np.float64)}
+        return {
+            "answer": finite(np.asarray(output["value"], np.float64), "regress: the model's answers"),
+            "value": np.asarray(batch["value"], np.float64),
+        }
 
     def compute(self, states: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Where all values are equal, r2 is 1 for answers without error and 0 for others, as in scikit-learn."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..page import Page
-from ..sample import Arrays, Geometry, places_of
+from ..sample import Arrays, Geometry, finite, places_of
 from ..task import pieces
 from .boundary import boundary_f
 from .classification import confusion
@@ -47,7 +47,7 @@ class SegmentationMetrics:
             predicted = self.answers(output, places)
             truth = [mask.reshape(place.height, place.width) for mask, place in flat]
         else:
-            logits = finite(np.asarray(output["logits"]))
+            logits = finite(np.asarray(output["logits"]), "segment: the model's logits")
             predicted, truth = logits.argmax(1), np.asarray(batch["mask"])
         size, pairs = len(self.classes), list(zip(predicted, truth, strict=True))
         return {
@@ -130,11 +130,3 @@ class SegmentationMetrics:
         matrices = states["confusion"]
         right = np.trace(matrices, axis1=1, axis2=2)
         return 1 - right / np.maximum(matrices.sum((1, 2)), 1)
-
-
-def finite(logits: np.ndarray) -> np.ndarray:
-    """The logits; UserError where they are not numbers."""
-    if not np.isfinite(logits).all():
-        row = int(np.flatnonzero(~np.isfinite(logits).reshape(len(logits), -1).all(1))[0])
-        raise UserError(f"segment: the model's logits are not finite (row {row} of its batch): it is broken")
-    return logits

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..page import Page
-from ..sample import Arrays
+from ..sample import Arrays, finite
 from .folds import Pairs, drawn_folds, fold_accuracies, interval, listed_folds
 from .identification import FPIR, dir_at_fpir, probes
 
@@ -41,7 +41,7 @@ class VerificationMetrics:
 
     def state(self, output: Arrays, batch: Arrays) -> dict[str, np.ndarray]:
         state = {
-            "embedding": np.asarray(output["embedding"], np.float32),
+            "embedding": finite(np.asarray(output["embedding"], np.float32), "embed: the model's embedding"),
             "identity": np.asarray(batch[self.key], np.int64),
         }
         return state | ({"picture": np.asarray(batch["picture"], np.int64)} if self.pairs else {})
