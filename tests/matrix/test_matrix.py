@@ -6,8 +6,10 @@ stages and application."""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +140,12 @@ def test_all_stages_leave_complete_artifacts(chain, bucket):
     assert np.isfinite(found["evaluate"].meta()["metrics"][primary])
     assert found["evaluate"].meta()["metrics"]["rows"] == rows["test"]["rows"]
     report = pipeline.recipe.storage.open().read(f"{pipeline.recipe.root}/matrix/report.html").decode()
-    assert "<img" in report
+    page = found["evaluate"].read("report.html").decode()
+    pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page)]
+    assert pictures and all(
+        decode(data).std() > 5 for data in pictures
+    )  # what the task draws, beside charts, which are SVG
+    assert set(pictures) <= {base64.b64decode(data) for data in re.findall(r'base64,([^"]+)"', report)}
     assert found["train"].fingerprint in report
 
 
@@ -233,7 +240,6 @@ def test_actors_measure_what_this_process_does(chain):
         assert found["evaluate"].meta()["metrics"][name] == pytest.approx(value, rel=1e-6), name
 
 
-@pytest.mark.parametrize("chain", ["detect", "segment"], indirect=True)
 def test_one_two_and_three_workers_measure_the_same_to_the_last_digit(chain, monkeypatch):
     _, _, found, recipe = chain
     monkeypatch.setattr(states, "IN_PROCESS", 0)
@@ -242,7 +248,9 @@ def test_one_two_and_three_workers_measure_the_same_to_the_last_digit(chain, mon
     for workers in (1, 2, 3):
         config = recipe.evaluate.model_copy(update={"workers": workers, "batch_size": 5})
         gathered = states.collect(found["train"], task, data, "test", config)
-        seen.append((task.metrics().compute(gathered), task.metrics().tables(gathered)))
+        values = task.metrics().compute(gathered)
+        values.pop("s_per_megapixel", None)  # of stylize: a clock's
+        seen.append((values, task.metrics().tables(gathered)))
     assert seen[0] == seen[1] == seen[2]
 
 

@@ -33,6 +33,7 @@ def task(kind: str = "classify", **config: Any) -> Task:
                 "style": ("layers.1", "layers.4"),
             },
         },
+        "embed": {"image_size": 32, "model": {"name": "resnet10t", "dimensions": 8}},
         "vae": {"image_size": 16, "latent": 8, "width": 8},
         "diffusion": {"image_size": 16, "widths": (4, 8), "blocks": 1, "steps": 2},
     }

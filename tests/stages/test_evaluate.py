@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from importlib.machinery import SourceFileLoader
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,28 @@ def test_states_that_are_not_of_every_row_once_are_an_error() -> None:
     for found, count in ((parts, 4), ([*parts, parts[1]], 4)):
         with pytest.raises(RuntimeError, match=r"measured \d rows, 3 different, of a split of 4"):
             complete(found, count)
+
+
+def test_a_mistaken_row_is_shown_beside_those_likest_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows 10 to 15 of three people in turn; row 11's likest is 12, of another, then 14, of its own."""
+    data, task = models.dataset(tmp_path, {"train": 10, "test": 6}), models.task("embed")
+    angle = np.radians([0.0, 90.0, 94.0, 0.0, 96.0, 180.0])
+    states = {"row_id": np.arange(10, 16), "identity": np.arange(10, 16) % 3}
+    states["embedding"] = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
+    assert [k for k, _ in task.metrics().nearest(states, 1)] == [2, 4, 0, 3]
+    monkeypatch.setattr(evaluate, "collect", lambda *_: states)
+    artifact = Artifact(str(tmp_path / "a" / "evaluate" / "00"), Storage())
+    parents = {"model": models.train_artifact(tmp_path, task), "data.train": data}
+    job: Any = SimpleNamespace(
+        parents=parents, section={"split": "test", "worst": 2}, recipe=SimpleNamespace(evaluate=None), artifact=artifact
+    )
+    Evaluate().run(job)
+    page = artifact.read("report.html").decode().partition("Worst mistakes")[2]
+    found = re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page)
+    pictures = [cv2.imdecode(np.frombuffer(base64.b64decode(each), np.uint8), cv2.IMREAD_COLOR) for each in found]
+    assert [picture.shape for picture in pictures] == [(192 + 22, 5 * 192, 3)] * 2  # with the four likest
+    strips = [pictures[0][:180, k * 192 : (k + 1) * 192].astype(int) for k in range(5)]
+    assert all(np.abs(a - b).mean() > 5 for a, b in pairwise(strips))
 
 
 def test_a_classifiers_page_shows_curves_confusion_and_the_worst_mistakes(

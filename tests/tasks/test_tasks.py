@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from mapsto.core.errors import UserError
 from mapsto.core.registry import TASKS, load_task, save_task, task_class
 from mapsto.core.sample import DatasetInfo, Geometry
 from mapsto.core.task import Context, direct, rows, stack
+from mapsto.engine.evaluate import in_row_order
 
 INFO = DatasetInfo(
     "s3://b/data", "f:1", ("cat", "dog", "fox"), {"train": 9}, ("image", "label", "mask", "boxes", "box_labels", "value"),
@@ -103,6 +106,27 @@ def test_a_saved_task_comes_back_whole(kind, tmp_path):
     assert back.config == task.config
     assert back.datasets == task.datasets
     assert back.build({}).load_state_dict(task.build({}).state_dict()).missing_keys == []
+
+
+@pytest.mark.parametrize("kind", sorted(TASKS))
+def test_however_batches_are_shared_out_the_numbers_are_the_same_to_the_last_digit(kind):
+    task = make(kind)
+    torch.manual_seed(0)
+    model, metrics = task.build({}).eval(), task.metrics()
+    whole, _ = batch(task, "test", 12)
+    states = []
+    for start in range(0, 12, 3):
+        part = rows(whole, range(start, start + 3))
+        with torch.no_grad():
+            output = numbers(direct(task).forward(model, tensors(task.inputs(part))))
+        states.append({**metrics.state(output, part), "row_id": part["row_id"]})
+    seen = []
+    for workers in (1, 2, 3):
+        gathered = in_row_order([state for rank in range(workers) for state in states[rank::workers][::-1]])
+        values = metrics.compute(gathered)
+        values.pop("s_per_megapixel", None)  # of stylize: a clock's
+        seen.append(json.dumps([values, metrics.tables(gathered)]))
+    assert seen[0] == seen[1] == seen[2]
 
 
 @pytest.mark.parametrize("kind", sorted(TASKS))

@@ -154,7 +154,8 @@ class Phase:
 class Metrics(Protocol):
     """States are gathered by row and computed once, in row order: the same number on any number of workers.
 
-    Those that compare rows with each other have `pairwise = True`: a row that is drawn twice would be its own likeness.
+    Those that compare rows with each other have `pairwise = True`: a row that is drawn twice would be its own likeness. They may
+    have `nearest(states, row)`, too: (row, likeness) of those that the page shows beside a mistaken one.
     """
 
     primary: str

@@ -12,7 +12,7 @@ import numpy as np
 from ..core.artifact import digest
 from ..core.errors import UserError
 from ..core.page import Page
-from ..core.picture import wall
+from ..core.picture import banner, wall
 from ..core.registry import load_task
 from ..core.stage import Done, Job, datasets_of
 from ..core.task import Metrics, Task
@@ -94,8 +94,9 @@ class Evaluate:
     def _mistakes(
         self, page: Page, job: Job, task: Task, datasets: Mapping[str, Dataset], states: Mapping[str, np.ndarray]
     ) -> None:
-        """The rows that are most wrong, as the task draws them."""
-        badness = task.metrics().badness(states)
+        """The rows that are most wrong, as the task draws them; where rows are compared, beside those likest to each."""
+        metrics = task.metrics()
+        badness = metrics.badness(states)
         order = [i for i in np.argsort(-badness, kind="stable")[: job.section["worst"]] if badness[i] > 0]
         if not order or task.preprocess is None:
             return
@@ -103,17 +104,23 @@ class Evaluate:
 
         stream = next(iter(task.streams(job.section["split"]).values()))
         columns = [c for c in stream.columns if c in datasets[stream.role].info().columns]
-        samples = Rows([datasets[stream.role].split(job.section["split"])]).samples(
-            states["row_id"][order].tolist(), columns
-        )
+        rows = Rows([datasets[stream.role].split(job.section["split"])])
+        samples = rows.samples(states["row_id"][order].tolist(), columns)
         runtime = open_runtime(job.parents["model"])
         page.heading("Worst mistakes")
         pictures = []
-        for sample in samples:
+        for number, sample in zip(order, samples, strict=True):
             (picture,) = drawn(runtime, [{"image": sample["image"]}])
             truth = task.truth(sample)
+            if near := getattr(metrics, "nearest", None):
+                found = near(states, int(number))
+                others = rows.samples([int(states["row_id"][k]) for k, _ in found], columns)
+                texts = [f"{like:.2f} {task.truth(other)}" for other, (_, like) in zip(others, found, strict=True)]
+                inputs = [task.prepare({"image": other["image"]})[0]["image"] for other in others]
+                beside = [banner(image, text) for image, text in zip(inputs, texts, strict=True)]
+                picture = np.concatenate([banner(picture, truth), *beside], axis=1)
             pictures.append((picture, f"row {sample['row_id']}" + (f", in truth {truth}" if truth else "")))
-        page.pictures(pictures)
+        page.pictures(pictures, small=not hasattr(metrics, "nearest"))
 
     def _showcase(
         self, page: Page, job: Job, task: Task, datasets: Mapping[str, Dataset], states: Mapping[str, np.ndarray]

@@ -19,6 +19,8 @@ BLOCK = 1024
 FAR = (1e-2, 1e-3)
 TABLED = (0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """False acceptance rates of the page's table."""
+NEAREST = 4
+"""Rows that the page shows beside one that is mistaken."""
 POINTS = 200
 """Most points of the ROC curve."""
 
@@ -160,6 +162,12 @@ class VerificationMetrics:
             known = np.isfinite(best) & np.isfinite(wrong)
             out.append(np.where(known, np.maximum(wrong, -1) - np.maximum(best, -1), 0.0).clip(min=0))
         return np.concatenate(out)
+
+    def nearest(self, states: Mapping[str, np.ndarray], row: int) -> list[tuple[int, float]]:
+        """The `NEAREST` other rows that are likest to one, the likest first, with their likeness."""
+        like = states["embedding"] @ states["embedding"][row]
+        order = [k for k in np.argsort(-like, kind="stable").tolist() if k != row][:NEAREST]
+        return [(k, float(like[k])) for k in order]
 
     def _scores(self, states: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         genuine, impostor = pair_scores(states["embedding"], states["identity"])
