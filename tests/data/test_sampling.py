@@ -350,3 +350,35 @@ def test_a_row_drawn_again_in_an_epoch_is_augmented_otherwise_and_alike_in_any_w
     assert one == other and len(one) == 151
     twice = [row for row, draw in one if draw == 1]
     assert len(twice) > 30 and np.mean([one[row, 0] != one[row, 1] for row in twice]) > 0.95
+
+
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 60), share=st.sampled_from([1.0, 0.5]))
+@settings(max_examples=20, deadline=None)
+def test_rows_of_several_classes_weigh_as_their_rarest(tmp_path_factory, seed, rows, share):
+    rng = np.random.default_rng(seed)
+    lists = [rng.choice(5, rng.integers(0, 4), p=[0.5, 0.3, 0.1, 0.07, 0.03]).tolist() for _ in range(rows)]
+    lists[0] = None
+    index = listed(tmp_path_factory.mktemp("lists"), pa.array(lists, pa.list_(pa.int64())))
+    stream = Stream("train", "train", Compose(), (), sampling="balanced", by="labels", share=share)
+    found = strata(stream, index)
+    assert found is not None
+    chosen = part(rows, share) if share < 1 else np.ones(rows, bool)
+    held = [set(ids or ()) for ids, kept in zip(lists, chosen, strict=True) if kept]
+    counts = [sum(k in ids for ids in held) for k in range(5)]
+    for stratum, ids, kept in zip(found[0], lists, chosen, strict=True):
+        wanted = max((np.sqrt(max(counts) / counts[k]) for k in ids or () if counts[k]), default=1.0) if kept else 0.0
+        assert found[1][stratum] == pytest.approx(wanted)
+
+
+def test_lists_of_words_are_no_classes(tmp_path):
+    stream = Stream("train", "train", Compose(), (), sampling="balanced", by="labels")
+    with pytest.raises(
+        UserError, match=r"split 'train' of data.train: balanced sampling needs class ids, and labels is list"
+    ):
+        strata(stream, listed(tmp_path, pa.array([["a"], ["b"]])))
+
+
+def listed(folder, labels) -> SplitIndex:
+    path, rows = folder / "part.parquet", len(labels)
+    pq.write_table(pa.table({"row_id": list(range(rows)), "labels": labels}), path)
+    return SplitIndex("train", (ShardFile(str(path), rows, (rows,), path.stat().st_size),), Storage())

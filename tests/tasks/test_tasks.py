@@ -276,6 +276,16 @@ def test_data_that_does_not_fit_is_refused_in_one_line():
         make("classify", model={"name": "resnet81"}).build({})
 
 
+@pytest.mark.parametrize(
+    ("kind", "by"), [("detect", "box_labels"), ("multilabel", "box_labels"), ("classify", "label")]
+)
+def test_training_rows_can_be_drawn_by_their_classes(kind, by):
+    task = make(kind, sampling="balanced")
+    (train,), (val,) = task.streams("train").values(), task.streams("val").values()
+    assert (train.sampling, train.by, val.sampling) == ("balanced", by, "sequential")
+    assert next(iter(make(kind).streams("train").values())).sampling == "shuffled"
+
+
 def test_stack_keeps_bytes_small():
     samples = [{"image": np.zeros((2, 2, 3), np.uint8), "label": 1, "score": 0.5}] * 3
     stacked = stack(samples)

@@ -67,7 +67,8 @@ class Transform(Protocol):
 
 Sampling = Literal["shuffled", "sequential", "balanced", "weighted", "identities", "poisson"]
 """How an epoch draws a split's rows. `shuffled`, `sequential`: each once. `balanced`, `weighted`: as many draws, of which
-every class, or every row by its weight, has its expected number, to within one draw for a row; in shuffled order.
+every class, or every row by its weight, has its expected number, to within one draw for a row; in shuffled order. Of rows that hold
+several classes `balanced` weighs each by its rarest one (repeat factors; Gupta et al., LVIS, arXiv 1908.03195).
 `identities`: each once, up to `together` rows of one identity after each other, so that a batch holds several of each (P×K;
 Hermans et al., In Defense of the Triplet Loss, arXiv 1703.07737).
 `poisson`: each optimizer step takes every row with the same probability, batch size over rows, whatever the others do
@@ -90,7 +91,7 @@ class Stream:
     ratio: float = 1.0
     """Rows of this stream per row of the batch size."""
     by: str = "label"
-    """Of `balanced`, the column of class ids; of `identities`, that or a column of text; of `weighted`, the column of weights, or of class ids where `weights`
+    """Of `balanced`, the column of class ids, or of lists of them; of `identities`, that or a column of text; of `weighted`, the column of weights, or of class ids where `weights`
     says what each weighs."""
     weights: tuple[float, ...] = ()
     """Of `weighted`, by class id: how often a row of the class is drawn, beside the others."""

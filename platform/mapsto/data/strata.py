@@ -34,7 +34,9 @@ def strata(stream: Stream, index: SplitIndex) -> Strata | None:
         raise UserError(f"{where}: a share of {stream.share} of its rows; it must be above 0 and at most 1")
     found: Strata | None = None
     if stream.sampling == "balanced":
-        found = _balanced(_column(index, stream.by), stream.share, where, stream.by)
+        found = _rarest(index, stream.by, stream.share, where)
+        if found is None:
+            found = _balanced(_column(index, stream.by), stream.share, where, stream.by)
     elif stream.sampling == "weighted":
         found = _weighted(_column(index, stream.by), stream.weights, where, stream.by)
     elif stream.sampling == "identities":
@@ -72,6 +74,38 @@ def _balanced(classes: np.ndarray, share: float, where: str, by: str) -> Strata:
     return _small(classes, len(weights)), weights
 
 
+@lru_cache(maxsize=4)
+def _rarest(index: SplitIndex, by: str, share: float, where: str) -> Strata | None:
+    """Of a column of lists of class ids: a row weighs as its rarest class, which weighs √(rows that hold the commonest class /
+    rows that hold it), and 1 where it holds none (repeat factors whose threshold is the commonest class's share; Gupta et
+    al., LVIS, arXiv 1908.03195). None for a column of another type."""
+    import pyarrow as pa
+
+    kind = _values(index.files[0], index, by).type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return None
+    with ThreadPoolExecutor(READERS) as pool:
+        files = list(pool.map(lambda file: _values(file, index, by), index.files))
+    lengths = np.concatenate([values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) for values in files])
+    inner = [values.flatten() for values in files]
+    if any(ids.null_count or not (pa.types.is_integer(ids.type) or pa.types.is_null(ids.type)) for ids in inner):
+        raise UserError(f"{where}: balanced sampling needs class ids, and {by} is {kind}")
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    ids = np.concatenate([values.to_numpy(zero_copy_only=False).astype(np.int64) for values in inner])
+    if not len(ids):
+        return np.zeros(len(lengths), np.int16), np.ones(1)
+    counted = np.ones(len(lengths), bool) if share == 1 else part(len(lengths), share)
+    held = np.unique(np.stack([rows, ids], 1)[counted[rows]], axis=0)
+    counts = np.bincount(held[:, 1], minlength=int(ids.max()) + 1)
+    factors = np.sqrt(np.divide(counts.max(), counts, out=np.ones(len(counts)), where=counts > 0))
+    order = np.argsort(factors, kind="stable")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    rarest = np.zeros(len(lengths), np.int64)
+    np.maximum.at(rarest, rows, rank[ids])
+    return _small(rarest, len(order) + 1), np.concatenate([[1.0], factors[order]])
+
+
 def _weighted(values: np.ndarray, weights: tuple[float, ...], where: str, by: str) -> Strata:
     if not weights:
         table, inverse = np.unique(values.astype(np.float64), return_inverse=True)
@@ -104,6 +138,20 @@ def _file_column(file: ShardFile, index: SplitIndex, column: str, words: bool) -
     """One column of a file, whole; its numbers as small as they go. With `words` text is welcome: an int64 that is equal for
     equal text."""
     import pyarrow as pa
+
+    values = _values(file, index, column)
+    if words and not values.null_count and pa.types.is_string(values.type):
+        return np.array([text_key(text) for text in values.to_pylist()], np.int64)
+    if values.null_count or not _is_number(values.type):
+        raise UserError(
+            f"{file.uri}: column {column} must be a number{' or text' if words else ''} in every row; it is {values.type}"
+        )
+    array = values.to_numpy(zero_copy_only=False)
+    return array.astype(np.int32) if array.dtype.kind in "iu" else array.astype(np.float32)
+
+
+def _values(file: ShardFile, index: SplitIndex, column: str) -> pa.Array:
+    """One column of a file, whole, as it is stored."""
     import pyarrow.parquet as pq
 
     filesystem, path = index.storage.arrow(file.uri)
@@ -118,15 +166,7 @@ def _file_column(file: ShardFile, index: SplitIndex, column: str, words: bool) -
                 raise UserError(f"{file.uri}: no column {column}, by which its rows are to be drawn")
             return parquet.read(columns=[column]).column(column)
 
-    values = whole(index, file, read).combine_chunks()
-    if words and not values.null_count and pa.types.is_string(values.type):
-        return np.array([text_key(text) for text in values.to_pylist()], np.int64)
-    if values.null_count or not _is_number(values.type):
-        raise UserError(
-            f"{file.uri}: column {column} must be a number{' or text' if words else ''} in every row; it is {values.type}"
-        )
-    array = values.to_numpy(zero_copy_only=False)
-    return array.astype(np.int32) if array.dtype.kind in "iu" else array.astype(np.float32)
+    return whole(index, file, read).combine_chunks()
 
 
 def _is_number(kind: pa.DataType) -> bool:

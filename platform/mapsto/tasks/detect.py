@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -154,9 +155,8 @@ class Detect(Task):
         if augment.brightness or augment.contrast or augment.saturation:
             steps.append(ColorJitter(augment.brightness, augment.contrast, augment.saturation))
         steps += [*pack, Keep("image", "boxes", "box_labels", *masks)]
-        return {
-            "": Stream(config.role, split, Compose(*steps), columns, partners=3 if augment.mosaic else 0, beside=beside)
-        }
+        drawn = Stream(config.role, split, Compose(*steps), columns, config.sampling, by="box_labels")
+        return {"": replace(drawn, partners=3 if augment.mosaic else 0, beside=beside)}
 
     def phases(self, model: nn.Module) -> tuple[Phase, ...]:
         return (Phase("train", self._loss),)

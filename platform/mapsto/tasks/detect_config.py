@@ -93,6 +93,8 @@ class DetectConfig(TaskConfig):
     resize: Literal["letterbox", "stretch"] = "letterbox"
     """`letterbox` keeps the image's proportions and fills up with grey."""
     augment: DetectAugment = DetectAugment()
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """`balanced`: an image is drawn the more often, the rarer its rarest class is (repeat factors, arXiv 1908.03195)."""
     min_score: float = Setting(0.3, ge=0, lt=1)
     """Lowest score of an answer. The metrics count detections from 0.01, as COCO's curves need."""
     nms_iou: float = Setting(0.6, gt=0, le=1)

@@ -14,8 +14,8 @@ from ..core.metrics.multilabel import UNKNOWN, MultiLabelMetrics, sigmoid
 from ..core.picture import banner
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, finite
 from ..core.section import Section
-from ..core.task import Context, Field, Signature
-from ..data.transforms import Step
+from ..core.task import Context, Field, Signature, Stream
+from ..data.transforms import Compose, Step
 from .whole import WholeConfig, WholeImage
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class MultiLabelConfig(WholeConfig):
     """Where an image's labels are: a list of their own, or those of its boxes, each once. Default: the first of the two that the
     data set has."""
     loss: Loss = Loss()
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """`balanced`: an image is drawn the more often, the rarer its rarest label is (repeat factors, arXiv 1908.03195)."""
     threshold: float = Setting(0.5, gt=0, lt=1)
     """Probability from which an answer names a class."""
 
@@ -70,6 +72,9 @@ class MultiLabel(WholeImage):
             )
         if not info.classes:
             raise UserError(f"{info.uri}: no image has a label")
+
+    def training(self, transform: Compose, columns: tuple[str, ...]) -> Stream:
+        return Stream(self.config.role, "train", transform, columns, self.config.sampling, by=self.column)
 
     def targets(self) -> tuple[Step, ...]:
         return (MultiHot(self.column, len(self.info.classes)),)
