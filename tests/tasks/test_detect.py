@@ -271,7 +271,9 @@ def test_what_does_not_fit_is_one_line():
             task_class("detect").Config(kind="detect", **options)
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn", "maskrcnn", "ssd"])  # yolo goes through the matrix, int8 too
+@pytest.mark.parametrize(
+    "name", ["fasterrcnn", "maskrcnn", "ssd", "retinanet"]
+)  # yolo goes through the matrix, int8 too
 def test_what_is_exported_answers_as_torch_does(name):
     from mapsto.compress.export import to_onnx
     from mapsto.serving.runtimes import OnnxRuntime, direct

@@ -137,12 +137,22 @@ def test_every_network_trains_is_saved_whole_and_answers(model):
     assert task.export().quantize == ("crf" not in model)
 
 
-def test_the_crf_exports_as_it_answers():
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"widths": [4, 8], "crf": {"iterations": 2, "window": 3}},
+        {"name": "segnet", "widths": [4, 8]},
+        {"name": "deeplabv3plus", "backbone": "resnet10t", "decoder": 8},
+        {"name": "segformer", "widths": [32, 32, 32, 32], "decoder": 8},
+    ],
+    ids=lambda model: model.get("name", "crf"),
+)  # the U-Net goes through the matrix, int8 too
+def test_every_network_exports_as_it_answers(model):
     import onnxruntime
 
     from mapsto.compress.export import random_inputs, to_onnx
 
-    task = make(model={"widths": [4, 8], "crf": {"iterations": 2, "window": 3}})
+    task = make(model=model)
     net, spec = task.build({}).eval(), task.export()
     inputs = random_inputs(spec, 3)
     theirs = onnxruntime.InferenceSession(to_onnx(task.forward, net, spec)).run(None, inputs)[0]
