@@ -1,9 +1,12 @@
 """Index and search: every row once, neighbours as exact search has them, a killed run goes on, and clear refusals."""
 
+import io
 import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save
@@ -13,6 +16,7 @@ from mapsto.config.load import load
 from mapsto.core.artifact import Artifact
 from mapsto.core.codecs import decode, encode
 from mapsto.core.errors import UserError
+from mapsto.core.metrics.identification import FPIR, dir_at_fpir, probes
 from mapsto.core.preprocess import Preprocess
 from mapsto.core.registry import save_task
 from mapsto.core.sample import DatasetInfo
@@ -21,7 +25,7 @@ from mapsto.curate.features import CLASSICAL, colour
 from mapsto.data.dataset import Dataset
 from mapsto.data.scenes import numbered
 from mapsto.stages import index, ingest
-from mapsto.stages.index import recall
+from mapsto.stages.index import build, recall
 from mapsto.stages.index_vectors import read_columns, vectors_of
 from mapsto.stages.pipeline import Pipeline
 from mapsto.stages.search import Searcher, indexed, search
@@ -335,3 +339,32 @@ def test_settings_that_do_not_fit_are_refused(file):
         with pytest.raises(UserError, match="model gives no vector for an image; use colour, hog, lbp, or a timm"):
             made(file)
     assert colour(np.zeros((4, 4, 3), np.uint8)).any()  # black is a colour
+
+
+def test_the_graph_identifies_whom_the_evaluation_does_at_its_threshold(tmp_path):
+    """Open-set identification of 400 people, 200 of them known by one picture: by all products, and by the index."""
+    rng = np.random.default_rng(0)
+    identity = np.repeat(np.arange(400), 4)
+    embedding = (rng.normal(size=(400, 32))[identity] + 0.6 * rng.normal(size=(1600, 32))).astype(np.float32)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    found = probes(embedding, identity)
+    names, first = np.unique(identity, return_index=True)
+    drawn = np.sort(np.random.default_rng(0).permutation(400)[: found.gallery])
+    gallery, known = np.sort(first[drawn]), np.isin(identity, names[drawn])
+    artifact, data = Artifact(str(tmp_path / "index"), Storage()), io.BytesIO()
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embedding[gallery].astype(np.float16).ravel()), 32)
+    pq.write_table(pa.table({"row_id": gallery, "vector": vectors}), data)
+    artifact.write(data.getvalue(), "vectors", "000000.parquet")
+    graph, _, _ = build(artifact, [found.gallery])
+    asked = np.setdiff1d(np.arange(1600), gallery)
+    matches = [graph.search(embedding[row], 1) for row in asked]
+    likeness = np.array([1 - float(match.distances[0]) for match in matches])
+    named = identity[gallery[[int(match.keys[0]) for match in matches]]]
+    np.testing.assert_allclose(likeness[known[asked]], found.mated, atol=2e-3)
+    np.testing.assert_allclose(likeness[~known[asked]], found.others, atol=2e-3)
+    assert ((named == identity[asked])[known[asked]] == found.right).mean() > 0.995  # ties within float16
+    for fpir in FPIR:
+        rate, least = dir_at_fpir(found, fpir)
+        ours = ((likeness > least) & (named == identity[asked]))[known[asked]].mean()
+        assert ours == pytest.approx(rate, abs=0.01)
+        assert (likeness > least)[~known[asked]].mean() == pytest.approx(fpir, abs=0.01)
