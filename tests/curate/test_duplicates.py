@@ -1,5 +1,7 @@
 """Duplicates: copies are found through what copies go through, other pictures are not, and codes do what they say."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -101,8 +103,53 @@ def test_the_chunk_does_not_matter(photographs, monkeypatch):
     thumbs = np.stack([thumbnail(np.ascontiguousarray(i)) for p in photographs[:12] for i in (p, copies(p)["cropped"])])
     whole = near_pairs(thumbs)
     monkeypatch.setattr(duplicates, "CHUNK", 5)
+    monkeypatch.setattr(duplicates, "LOOKED_UP", 5)
     parts = near_pairs(thumbs)
     assert len(whole) >= 11 and (whole.first == parts.first).all() and (whole.second == parts.second).all()
+
+
+def test_some_rows_of_a_larger_file_are_looked_at_where_they_lie(photographs, tmp_path):
+    """What is handed in is never copied whole: the pictures of a million images take 4 GB."""
+    thumbs = np.stack([thumbnail(np.ascontiguousarray(i)) for p in photographs[:8] for i in (p, copies(p)["cropped"])])
+    rows = np.array([1, 2, 3, 6, 7, 9, 12, 13])
+    mapped = np.memmap(tmp_path / "thumbs", np.uint8, "w+", shape=(20_000, THUMB_BYTES))
+    mapped[: len(thumbs)] = thumbs
+    tracemalloc.start()
+    pairs, alone = near_pairs(mapped, rows=rows), near_pairs(np.ascontiguousarray(thumbs[rows]))
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == [(1, 2), (3, 4), (6, 7)]
+    for name in ("first", "second", "score", "mirrored"):
+        np.testing.assert_array_equal(getattr(pairs, name), getattr(alone, name))
+    assert held < mapped.nbytes / 4
+
+
+def test_many_frames_of_one_scene_are_one_cluster_of_few_pairs(photographs, monkeypatch):
+    """Three scenes of a still camera; of each a few frames lie in another split, and every frame is paired with one of them."""
+    monkeypatch.setattr(duplicates, "MOST", 5)
+    rng, count = np.random.default_rng(5), 108
+    noise = rng.normal(0, 6, (count, *photographs[0].shape))
+    frames = [np.clip(photographs[k % 3][:120, :150] + noise[k, :120, :150], 0, 255).astype(np.uint8) for k in range(count)]  # fmt: skip
+    kinds = (np.arange(count) % 24 < 3).astype(np.uint8)
+    pairs = near_pairs(np.stack([thumbnail(frame) for frame in frames]), kinds=kinds)
+    cluster = groups(count, pairs.first, pairs.second).reshape(-1, 3)
+    assert (cluster == cluster[0]).all() and len(set(cluster[0])) == 3
+    assert len(pairs) <= count * 5 * 2 + count < 0.7 * 3 * 36 * 35 / 2
+    across = kinds[pairs.first] != kinds[pairs.second]
+    assert set(pairs.first[across]) | set(pairs.second[across]) == set(range(count))
+
+
+def test_a_pair_that_joins_two_full_clusters_is_looked_at():
+    bound = duplicates._Bound(np.zeros(100, np.uint8))
+    for low in (0, 50):
+        for k in range(low + 1, low + duplicates.MOST + 1):
+            for other in range(low, k):
+                assert not bound.reached(other, k)
+                bound.count(other, k)
+    assert bound.reached(0, 5) and bound.reached(50, 55)
+    assert not bound.reached(0, 50)  # two clusters yet
+    bound.count(0, 50)
+    assert bound.reached(1, 51) and not bound.reached(0, 99)
 
 
 def test_a_full_bucket_is_counted(monkeypatch):

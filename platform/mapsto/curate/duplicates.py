@@ -9,8 +9,8 @@ agree in their shapes and in their colours, whole or one as a part of the other:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from .agreement import SURE, agreement
 from .fingerprints import BITS, VIEWS, WHOLE, View, fine_rises, halved, likeness, packed, rises
 
 CHUNK = 1 << 14
-"""Pictures looked up at once: bounds the memory beside the index."""
+"""Pictures read at once."""
+LOOKED_UP = 1 << 11
+"""Pictures looked up at once: bounds the memory beside the index, of their candidates."""
 FURTHEST = 32
 """Bits of 128 in which a candidate's code may differ. Of 4,320 planted copies one differed in as many, one in 29, the others in fewer."""
 LIKE = 0.45
@@ -31,7 +33,11 @@ photographs none was above 0.27, nine in ten of the garments' below 0.31, of the
 AT_ONCE = 4096
 """Candidates that are sifted at once: bounds the memory."""
 FULLEST = 256
-"""Candidates of one look-up in one band: of a fuller bucket the rest is passed over, and counted."""
+"""Candidates of one look-up in one band: of a fuller bucket the rest is passed over, and counted. So many of each kind are sifted of
+what a picture's bands hold together, those of the nearest codes; the rest is counted, too."""
+MOST = 16
+"""Pairs of a picture with those of each kind. Two pictures that both have so many of the other's kind make a further pair only where it
+joins clusters."""
 FLIPS = 3
 """Least certain bits of a band that are tried both ways."""
 SAME = 0.8
@@ -60,28 +66,77 @@ class Pairs:
 NO_PAIRS = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, bool), 0)
 
 
-def near_pairs(thumbs: np.ndarray, least: float = SAME) -> Pairs:
-    """The near duplicates among N small pictures (`fingerprints.thumbnail`: N×4,296 uint8; a memory map will do), none of them
-    equal to another.
+def near_pairs(
+    thumbs: np.ndarray, least: float = SAME, rows: np.ndarray | None = None, kinds: np.ndarray | None = None
+) -> Pairs:
+    """The near duplicates among N small pictures, `rows` of `thumbs` (M×4,296 uint8, of `fingerprints.thumbnail`; a memory map
+    will do; None: all of them), none equal to another. `kinds`: N uint8, what a picture counts as, its splits, for one.
 
-    Holds about 300 bytes a picture besides the pictures.
+    Of a picture with many near duplicates not every pair comes back: the clusters are those of all pairs, and a picture that is near
+    to any of a kind is in a pair with one, in up to 16 of them (`MOST`). Holds about 300 bytes a picture besides the pictures, and 21
+    for each pair, of which there are at most 16 a picture and kind, and one a picture more.
     """
-    index = _Index(thumbs)
-    found: dict[tuple[int, int], tuple[float, bool]] = {}
-    for start in range(0, len(thumbs), CHUNK):
-        part = np.ascontiguousarray(thumbs[start : start + CHUNK])
-        for first, second, mirrored in index.candidates(part, start):
+    rows = np.arange(len(thumbs)) if rows is None else rows
+    kinds = np.zeros(len(rows), np.uint8) if kinds is None else kinds
+    index, bound, parts = _Index(thumbs, rows, kinds), _Bound(kinds), [NO_PAIRS]
+    for start in range(0, len(rows), LOOKED_UP):
+        found: dict[tuple[int, int], tuple[float, bool]] = {}
+        for first, second, mirrored in index.candidates(start):
             for i, j in zip(first.tolist(), second.tolist(), strict=True):
-                known = found.get((i, j), (least, False))
-                if known[0] < SURE:
-                    score = agreement(np.asarray(thumbs[i]), np.asarray(thumbs[j]), mirrored, least)
-                    if score >= known[0]:
+                known = found.get((i, j))
+                if known is None and bound.reached(i, j):
+                    continue
+                if known is None or known[0] < SURE:
+                    floor = known[0] if known else least
+                    score = agreement(np.asarray(thumbs[rows[i]]), np.asarray(thumbs[rows[j]]), mirrored, floor)
+                    if score >= floor:
                         found[i, j] = score, mirrored
-    pairs = sorted(found)
-    columns = np.array(pairs, np.int64).reshape(-1, 2).T
-    scores = np.array([found[pair][0] for pair in pairs], np.float32)
-    flags = np.array([found[pair][1] for pair in pairs], bool)
-    return Pairs(columns[0], columns[1], scores, flags, index.passed_over)
+                        if known is None:
+                            bound.count(i, j)
+        i_j, seen = np.array([*found], np.int64).reshape(-1, 2), [*found.values()]
+        scores, flags = (np.array([each[k] for each in seen], kind) for k, kind in ((0, np.float32), (1, bool)))
+        parts.append(Pairs(i_j[:, 0], i_j[:, 1], scores, flags, 0))
+    return replace(joined(parts), passed_over=index.passed_over)
+
+
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """All pairs, in order; of one that several have that of the best score."""
+    first, second, score, mirrored = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("first", "second", "score", "mirrored")
+    )
+    order = np.lexsort((-score, second, first))
+    first, second = first[order], second[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    passed_over = sum(part.passed_over for part in parts)
+    return Pairs(first[new], second[new], score[order][new], mirrored[order][new], passed_over)
+
+
+class _Bound:
+    """Which pairs need no look: clusters as a forest (Tarjan, Efficiency of a Good But Not Linear Set Union Algorithm, 1975), and how
+    many pairs a picture has with each kind."""
+
+    def __init__(self, kinds: np.ndarray) -> None:
+        self.kinds = kinds
+        self.parent = np.arange(len(kinds))
+        self.pairs = np.zeros((len(kinds), int(kinds.max(initial=0)) + 1), np.uint8)
+
+    def reached(self, i: int, j: int) -> bool:
+        full = self.pairs[i, self.kinds[j]] >= MOST and self.pairs[j, self.kinds[i]] >= MOST
+        return bool(full) and self._root(i) == self._root(j)
+
+    def count(self, i: int, j: int) -> None:
+        for one, other in ((i, j), (j, i)):
+            held = int(self.pairs[one, self.kinds[other]])
+            self.pairs[one, self.kinds[other]] = min(held + 1, MOST)
+        self.parent[self._root(j)] = self._root(i)
+
+    def _root(self, i: int) -> int:
+        parent = self.parent
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = int(parent[i])
+        return i
 
 
 def groups(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -96,9 +151,9 @@ def groups(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 class _Index:
     """Codes sorted by each band's bits, and where the codes of each key begin in that order."""
 
-    def __init__(self, thumbs: np.ndarray) -> None:
-        count = len(thumbs)
-        self.thumbs = thumbs
+    def __init__(self, thumbs: np.ndarray, pictures: np.ndarray, kinds: np.ndarray) -> None:
+        count = len(pictures)
+        self.thumbs, self.pictures, self.kinds = thumbs, pictures, kinds
         self.width = int(np.clip(np.ceil(np.log2(max(count, 2))), 14, 24))
         self.bands = BITS // self.width
         self.powers = (1 << np.arange(self.width)).astype(np.uint32)
@@ -106,23 +161,24 @@ class _Index:
         self.rises = np.empty((count, BITS), np.int8)
         keys = np.empty((self.bands, count), np.uint32)
         for start in range(0, count, CHUNK):
-            rise = rises(halved(thumbs[start : start + CHUNK]))
+            rise = rises(halved(thumbs[pictures[start : start + CHUNK]]))
             self.rises[start : start + len(rise)], bits = rise, rise > 0
             self.packed[start : start + len(bits)] = packed(bits)
             for band in range(self.bands):
                 keys[band, start : start + len(bits)] = self._key(bits, band)
-        self.order = np.argsort(keys, axis=1, kind="stable").astype(np.int32)
+        shuffled = np.random.default_rng(2007).permutation(count)  # of a full bucket, some of every kind are looked at
+        self.order = shuffled[np.argsort(keys[:, shuffled], axis=1, kind="stable")].astype(np.int32)
         self.starts = np.zeros((self.bands, (1 << self.width) + 1), np.int32)
         for band in range(self.bands):
             np.cumsum(np.bincount(keys[band], minlength=1 << self.width), out=self.starts[band, 1:])
         self.passed_over = 0
 
-    def candidates(self, part: np.ndarray, start: int) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    def candidates(self, start: int) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
         """For pictures numbered from `start`, first as they are, then mirrored: (numbers, greater numbers, whether mirrored) of
         pairs that are looked at, each once."""
         count = len(self.packed)
         near: dict[bool, list[np.ndarray]] = {False: [], True: []}
-        small = halved(part)
+        small = halved(self.thumbs[self.pictures[start : start + LOOKED_UP]])
         for view in VIEWS:
             rise = rises(small, view)
             bits, margins = rise > 0, np.abs(rise)
@@ -132,7 +188,7 @@ class _Index:
                 for band in range(self.bands)
                 for keys in self._probes(bits, margins, band, sure=view != WHOLE)
             ]
-            rows, others = np.divmod(np.unique(np.concatenate(hits)), count)
+            rows, others = self._nearest(own, *np.divmod(np.unique(np.concatenate(hits)), count))
             if view == WHOLE:  # the same look-up from either side finds the same pairs
                 rows, others = rows[others > rows + start], others[others > rows + start]
             like = self._alike(rise, small, view, rows, others)
@@ -163,9 +219,22 @@ class _Index:
             some = np.arange(start, min(start + AT_ONCE, len(rows)))
             some = some[likeness(rise[rows[some]], self.rises[others[some]]) >= LIKE]
             if len(some):
-                theirs = fine_rises(halved(np.asarray(self.thumbs[others[some]])))
+                theirs = fine_rises(halved(self.thumbs[self.pictures[others[some]]]))
                 like[some] = likeness(fine_rises(small[rows[some]], view), theirs) >= FINELY_LIKE
         return like
+
+    def _nearest(self, own: np.ndarray, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of pairs (numbers in the part, ascending; numbers of all), those of the nearest codes, `FULLEST` of each kind for a
+        picture."""
+        if len(rows) <= FULLEST:
+            return rows, others
+        kind = rows * (int(self.kinds.max()) + 1) + self.kinds[others]
+        apart = np.bitwise_count(own[rows] ^ self.packed[others]).sum(1)
+        order = np.lexsort((apart, kind))
+        first = np.searchsorted(kind[order], kind[order])  # where each one's kind begins
+        kept = np.sort(order[np.arange(len(order)) - first < FULLEST])
+        self.passed_over += len(rows) - len(kept)
+        return rows[kept], others[kept]
 
     def _near(self, keys: np.ndarray, band: int, own: np.ndarray, start: int) -> np.ndarray:
         """Pairs (number in the part, of all: `first * count + second`) whose bands are these keys, and whose codes are near."""

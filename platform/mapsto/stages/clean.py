@@ -207,8 +207,9 @@ def alike(
     wanted = [chosen[name].threshold for name in ("near_duplicate", "leakage") if chosen[name].policy != "off"]
     if wanted and min(wanted) < 1:
         heads = heads_of(equal)
-        pairs = near_pairs(thumbs if len(heads) == len(facts) else np.ascontiguousarray(thumbs[heads]), min(wanted))
-        pairs = sure(heads, pairs)
+        splits = np.zeros(len(heads), np.uint8)
+        np.bitwise_or.at(splits, equal, np.uint8(1) << facts.split)  # those that a group has rows in, as bits
+        pairs = sure(heads, near_pairs(thumbs, min(wanted), heads, splits))
         near = with_near(equal, pairs)
     return near, pairs, equal
 
