@@ -34,7 +34,13 @@ OFF = {name: {"policy": "off"} for name in ("near_duplicate", "leakage", "blank"
 
 
 def cleaned(
-    before: Dataset, folder: Path, *files: Path, rules: Any = OFF, classes: int = 0, add: tuple[str, ...] = ()
+    before: Dataset,
+    folder: Path,
+    *files: Path,
+    rules: Any = OFF,
+    classes: int = 0,
+    add: tuple[str, ...] = (),
+    void: tuple[int, ...] = (),
 ) -> tuple[Dataset, Any]:
     names = [f"c{k}" for k in range(classes)]
     recipe = SimpleNamespace(
@@ -43,7 +49,7 @@ def cleaned(
         clean=CleanConfig.model_validate(
             {"rules": rules, "corrections": [str(file) for file in files], "add_classes": add}
         ),
-        task=SimpleNamespace(kind="segment" if classes else "classify", classes=names),
+        task=SimpleNamespace(kind="segment" if classes else "classify", classes=names, void=void),
         storage=SimpleNamespace(open=Storage),
     )
     dataset, done, _ = made(folder, Clean(), recipe, {"data": before.artifact})
@@ -177,6 +183,22 @@ def test_pixels_of_masks_that_leave_are_not_counted(rich, tmp_path):  # noqa: F8
     assert metrics["quarantined"] == len(old) - len(entries)
     assert not any("4" in found for found in dataset.manifest["mask_pixels"].values())
     check_totals(dataset)
+
+
+def test_void_ids_of_the_task_are_no_unknown_classes(rich, tmp_path):  # noqa: F811
+    """Ids 0..4 are in all masks, as CamVid's 11 of 11 classes is; 5, in a corrected one, is neither a class nor void."""
+    row = rows_of(rich)[0]
+    shape = decode_mask(row["mask"]).shape
+    masks = {k: base64.b64encode(encode(np.full(shape, k, np.uint8), "png")).decode() for k in (4, 5)}
+    rules = OFF | {"mask_ids": {"policy": "report"}, "missing_label": {"policy": "off"}}
+
+    def findings(number: int, void: tuple[int, ...], k: int) -> int:
+        entry = {"row_id": 0, "content_sha256": row["content_sha256"], "mask_png": masks[k]}
+        file = lines(tmp_path / f"{number}.jsonl", entry)
+        return cleaned(rich, tmp_path / "clean" / str(number), file, rules=rules, classes=4, void=void)[1]["findings"]
+
+    assert findings(1, (4,), 4) == 0 and findings(2, (4,), 5) == 1
+    assert findings(3, (), 4) == 12
 
 
 def test_corrections_that_do_not_fit_say_where(rich, tmp_path):  # noqa: F811

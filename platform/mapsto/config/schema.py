@@ -86,7 +86,7 @@ class DataConfig(Section):
     """Rows that share it never lie in two of the drawn splits (a person, in faces): whole groups are drawn instead."""
     seed: int = Field(0, ge=0)
     max_pixels: int = Field(100_000_000, gt=0)
-    """Larger images go to quarantine undecoded."""
+    """Larger images go to quarantine undecoded; what is kept is read by every stage. Requests and files to predict may have 100 million."""
     min_side: int = Field(1, ge=1)
     limit: int | None = Field(None, ge=1)
     """At most so many files, drawn evenly from the whole listing: a quick try."""

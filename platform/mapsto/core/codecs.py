@@ -23,7 +23,8 @@ from .errors import UserError
 from .jpeg import EXIF, ICC, XMP, content, segments
 
 MAX_PIXELS = 100_000_000
-"""Images above this are refused before a pixel is decoded (a decompression bomb, or a mistake)."""
+"""Images above this are refused at the door, before a pixel is decoded (a decompression bomb, or a mistake): by `ingest` where the recipe has
+no other limit, by the endpoint, `predict` and `search`. What a data set holds has passed it, and is read whatever its size."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 
@@ -69,8 +70,8 @@ class Header:
     """EXIF orientation, 1..8; 1 when absent."""
 
 
-def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
-    """Read an image's header; raises UserError for empty, unknown or too large input."""
+def header(data: bytes, max_pixels: int | None = None) -> Header:
+    """Read an image's header; raises UserError for empty, unknown or too large input (None: of any size)."""
     if not data:
         raise UserError("empty file")
     if (plain := _jpeg_header(data)) is not None:
@@ -122,8 +123,8 @@ def quiet(data: bytes) -> Generator[None]:
         yield
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
+def _check_size(width: int, height: int, max_pixels: int | None) -> None:
+    if max_pixels is not None and width * height > max_pixels:
         raise UserError(
             f"too large: {width}x{height} is {width * height / 1e6:.0f} megapixels, over the limit of "
             f"{max_pixels / 1e6:.0f} (max_pixels)"
@@ -177,14 +178,14 @@ Part = tuple[int, int, int, int]
 
 
 def decode(
-    data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = None, part: Part | None = None
+    data: bytes, max_pixels: int | None = None, *, at_least: int | None = None, part: Part | None = None
 ) -> np.ndarray:
     """Decode any image to H×W×3 uint8 sRGB, upright (EXIF orientation applied), its colour profile applied, first
     frame, alpha over white.
 
     `at_least`: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at least so many
     pixels (the scaled DCT of libjpeg); None decodes at full size. `part`: only this part comes back, at the size at which
-    the image was decoded. Raises UserError for what cannot be decoded whole.
+    the image was decoded. Raises UserError for what cannot be decoded whole, and for more than `max_pixels`.
     """
     if data[:3] == b"\xff\xd8\xff":
         fast = _jpeg(data, max_pixels, at_least, part)
@@ -208,9 +209,9 @@ def decode(
         raise UserError(f"cannot be decoded: {_reason(error)}") from error
 
 
-def decode_mask(data: bytes) -> np.ndarray:
+def decode_mask(data: bytes, max_pixels: int | None = None) -> np.ndarray:
     """Decode a mask of class ids to H×W uint8: a palette's indices or grey values as they are, never its colours."""
-    head = header(data)
+    head = header(data, max_pixels)
     try:
         with quiet(data), Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -242,13 +243,14 @@ def window(part: Part, full: tuple[int, int], shape: tuple[int, ...]) -> tuple[i
     return y0, x0, max(y0 + 1, round((top + height) * down)), max(x0 + 1, round((left + width) * across))
 
 
-def _jpeg(data: bytes, max_pixels: int, at_least: int | None, part: Part | None) -> np.ndarray | None:
+def _jpeg(data: bytes, max_pixels: int | None, at_least: int | None, part: Part | None) -> np.ndarray | None:
     """The fast path; None hands CMYK, broken, oriented ones and grey ones with a colour profile to the careful path."""
     try:
         head: Any = simplejpeg.decode_jpeg_header(data)
         height, width, colorspace = head[:3]
-        if colorspace not in ("YCbCr", "RGB", "Gray") or width * height > max_pixels or data[-2:] != b"\xff\xd9":
+        if colorspace not in ("YCbCr", "RGB", "Gray") or data[-2:] != b"\xff\xd9":
             return None
+        _check_size(width, height, max_pixels)
         pieces = [
             (marker, content(data, begin, end)) for marker, begin, end in segments(data) if marker in (0xE1, 0xE2)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -42,7 +43,7 @@ class Facts:
     outside: np.ndarray
     """float32: pixels by which the furthest box lies outside the image; 0 without boxes."""
     largest_id: np.ndarray
-    """int16: of the mask, void (255) left aside; -1 without mask."""
+    """int16: of the mask, void (255, `task.void`) left aside; -1 without mask."""
     kinds: np.ndarray
     """uint8: number of the format in `formats`."""
     formats: tuple[str, ...]
@@ -70,16 +71,23 @@ def of_image(image: np.ndarray) -> dict[str, object]:
     }
 
 
-def of_annotations(width: int, height: int, boxes: np.ndarray | None, mask: np.ndarray | None) -> dict[str, object]:
-    """The facts of an image's annotations: `outside`, `largest_id`."""
+def of_annotations(
+    width: int, height: int, boxes: np.ndarray | None, mask: np.ndarray | None, void: Sequence[int] = ()
+) -> dict[str, object]:
+    """The facts of an image's annotations: `outside`, `largest_id`. `void`: ids of masks that mark no class, besides 255."""
     outside, largest = 0.0, -1
     if boxes is not None and len(boxes):
         over = np.maximum(boxes - np.array([width, height, width, height]), -boxes)
         outside = float(max(over.max(), 0))
     if mask is not None:
-        ids = mask[mask != 255]
-        largest = int(ids.max()) if ids.size else -1
+        largest = largest_id(mask, void)
     return {"outside": outside, "largest_id": largest}
+
+
+def largest_id(mask: np.ndarray, void: Sequence[int] = ()) -> int:
+    """Of an H×W mask of class ids; -1 where all of it is void (255, and `void`)."""
+    ids = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    return int(ids[~np.isin(ids, (255, *void))].max(initial=-1))
 
 
 def joined(parts: list[dict[str, np.ndarray]], splits: list[str]) -> Facts:

@@ -299,7 +299,7 @@ RULES: Mapping[str, Rule] = {
     "low_information": Rule("entropy of its grey levels below {t:g} of 8 bits", _outside("entropy", True), 0.3),
     "odd_mode": Rule("grey among colour or colour among grey, as less than {t:g} of the set", _odd_mode, 0.05),
     "boxes_outside": Rule("a box lies more than {t:g} pixels outside the image", _boxes_outside, 1.0, "repair", repairs="cut at the image's edge"),
-    "mask_ids": Rule("the mask names a class that the task does not", _mask_ids, 0.0),
+    "mask_ids": Rule("the mask names an id that is neither a class of the task nor void", _mask_ids, 0.0),
     "class_imbalance": Rule("of a class that the largest one outnumbers by more than {t:g} to 1 in training", _class_imbalance, 10.0),
 }  # fmt: skip
 """In the order in which a row's reason is looked for."""

@@ -216,7 +216,7 @@ def _mask(data: bytes, height: int, width: int) -> dict[str, Any]:
 
 def _ids(data: bytes, height: int, width: int) -> np.ndarray:
     """The ids of a mask of the image's size."""
-    mask = codecs.decode_mask(data)
+    mask = codecs.decode_mask(data, max(codecs.MAX_PIXELS, height * width))
     if mask.shape != (height, width):
         raise UserError(f"mask and image differ in size: {mask.shape[1]}x{mask.shape[0]}, {width}x{height}")
     return mask

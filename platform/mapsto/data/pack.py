@@ -63,7 +63,7 @@ def _segment(given: Any, x: float, y: float, old: tuple[int, int], new: tuple[in
     """COCO's segmentation in the new size: polygons, or a mask in run lengths (uncompressed ones come out)."""
     try:
         if isinstance(given, dict):
-            mask = run_mask(given)
+            mask = run_mask(given, max(codecs.MAX_PIXELS, old[0] * old[1]))
             if mask.shape != old:
                 raise ValueError(f"its run lengths are of {mask.shape[1]}x{mask.shape[0]} pixels")
             return run_lengths(_nearest(mask.astype(np.uint8), *new) > 0)
@@ -72,12 +72,12 @@ def _segment(given: Any, x: float, y: float, old: tuple[int, int], new: tuple[in
         raise UserError(f"its segmentation cannot be scaled: {str(error)[:80]}") from error
 
 
-def run_mask(runs: Mapping[str, Any]) -> np.ndarray:
+def run_mask(runs: Mapping[str, Any], max_pixels: int = codecs.MAX_PIXELS) -> np.ndarray:
     """COCO's run lengths, compressed or not → H×W bool (https://github.com/cocodataset/cocoapi, `maskApi.c`). Raises
-    ValueError where they do not fill the picture."""
+    ValueError where they do not fill the picture, or it is larger."""
     height, width = (int(side) for side in runs["size"])
     counts = _uncompressed(runs["counts"]) if isinstance(runs["counts"], str) else [int(n) for n in runs["counts"]]
-    if min(counts, default=0) < 0 or sum(counts) != height * width or height * width > codecs.MAX_PIXELS:
+    if min(counts, default=0) < 0 or sum(counts) != height * width or height * width > max_pixels:
         raise ValueError(f"run lengths of {sum(counts)} for {height} x {width} pixels")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 

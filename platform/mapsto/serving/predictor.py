@@ -34,7 +34,7 @@ class Asked:
     files: tuple[str, ...] = ()
     """Names in the request whose values are files to read, too."""
 
-    def fetch(self, storage: Storage) -> Mapping[str, Any]:
+    def fetch(self, storage: Storage) -> dict[str, Any]:
         image = {"image": storage.read(self.uri)} if self.uri is not None else {}
         return {**{k: storage.read(v) if k in self.files else v for k, v in self.request.items()}, **image}
 
@@ -76,7 +76,7 @@ class Predictor:
 
     def _prepare(self, asked: Asked) -> tuple[Sample, Geometry] | UserError:
         try:
-            return self.runtime.task.prepare(asked.fetch(self.storage))
+            return self.runtime.task.prepare(protocol.within_limits(asked.fetch(self.storage)))
         except UserError as error:
             return error
 

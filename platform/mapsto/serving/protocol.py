@@ -29,6 +29,14 @@ RAW = ("application/octet-stream", "application/x-www-form-urlencoded", "")
 """Content types taken for one encoded image, besides image/*: what `curl --data-binary` and bare clients send."""
 
 
+def within_limits(request: Request) -> Request:
+    """The request itself. Raises UserError for an encoded picture of more than 100 megapixels, before a pixel is decoded."""
+    for value in request.values():
+        if isinstance(value, bytes) and value:
+            codecs.header(value, codecs.MAX_PIXELS)
+    return request
+
+
 def parse(content_type: str, body: bytes, signature: Signature) -> list[Request]:
     """The requests in a body: one encoded image, multipart/form-data, or JSON `{"instances": [{...}, ...]}`.
 

@@ -156,7 +156,7 @@ class Web:
         prepared = []
         for number, one in enumerate(requests):
             try:
-                prepared.append(self.task.prepare(one))
+                prepared.append(self.task.prepare(protocol.within_limits(one)))
             except UserError as error:
                 raise UserError(f"{error}" if len(requests) == 1 else f"request {number}: {error}") from error
         return prepared

@@ -7,7 +7,6 @@ shards that nothing touched are shared.
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,11 +36,11 @@ from ..curate.rules import (
 from ..data.dataset import MANIFEST, Dataset, content_digest
 from ..data.execution import each
 from ..data.rewrite import Correction, Edit, Rewrite
-from ..data.tally import longest_side
 from ..data.values import of_dataset
 from .clean_corrections import Corrected, corrected, named
 from .clean_facts import columns_of, gather, shards
 from .clean_folds import predictions
+from .clean_manifest import manifest_of
 from .clean_page import Report, page
 from .clean_verify import confirmed
 from .given import given
@@ -67,6 +66,7 @@ class Clean:
             "rules": rules,
             "folds": config.folds,
             "mask_classes": _mask_classes(recipe),
+            **({"void": list(void)} if (void := _void(recipe)) else {}),
             **trained,
         }
         if config.corrections:
@@ -93,9 +93,11 @@ class Clean:
         chosen = settings(config)
         before = Dataset.open(job.parents["data"])
         with tempfile.TemporaryDirectory(prefix="mapsto-clean-") as folder:
-            stored, thumbs = gather(job.artifact, before, Path(folder), job.resume, job.say)
+            void = _void(job.recipe)
+            stored, thumbs = gather(job.artifact, before, Path(folder), job.resume, job.say, void)
             files = job.section.get("corrections", ())
-            by_hand = corrected(stored, files, job.storage, before.manifest, config.add_classes if files else ())
+            added = config.add_classes if files else ()
+            by_hand = corrected(stored, files, job.storage, before.manifest, added, void)
             for line in by_hand.told(before.manifest["classes"]):
                 job.say(f"clean: corrections: {line}")
             before = by_hand.widened(before)
@@ -180,7 +182,7 @@ class Clean:
                 raise UserError(
                     f"{before.artifact.uri}: cleaning would leave the {split} split without images; set a rule's policy to `report`"
                 )
-        manifest = _manifest(before, facts, verdict, files, results, chosen)
+        manifest = manifest_of(before, facts, verdict, files, results, chosen)
         if "values" in manifest:
             manifest["values"] = of_dataset(Dataset(job.artifact, manifest, ""))
         return manifest, results
@@ -260,79 +262,14 @@ def _edit(number: int, index: Any, facts: Facts, by_hand: Corrected, verdict: Ve
     )
 
 
-def _manifest(
-    before: Dataset,
-    facts: Facts,
-    verdict: Verdict,
-    files: Mapping[str, list[dict[str, Any]]],
-    results: list[dict[str, Any]],
-    chosen: Mapping[str, Setting],
-) -> dict[str, Any]:
-    old, kept = before.manifest, verdict.dropped == NONE
-    classes = old["classes"]
-    splits: dict[str, dict[str, Any]] = {
-        s: {"rows": sum(f["rows"] for f in files[s]), "files": files[s]} for s in SPLITS if s in files
-    }
-    total = sum(split["rows"] for split in splits.values())
-    assert total == int(kept.sum()) and len(facts) == old["rows_kept"], (total, int(kept.sum()), len(facts))
-    counts = {}
-    for split in splits:
-        labels = verdict.label[kept & (verdict.split == SPLITS.index(split))]
-        found = np.bincount(labels[labels >= 0], minlength=len(classes))
-        counts[split] = {name: int(found[k]) for k, name in enumerate(classes) if found[k]}
-    mean, std, trained = _pixels(old, facts, verdict, results)
-    reasons = Counter(list(RULES)[k] for k in verdict.dropped[~kept].tolist())
-    boxes = sum(result["boxes"] for result in results)
-    return old | {
-        "splits": splits, "counts": counts, "mean": mean, "std": std, "pixels_from": trained,
-        "rows_in": len(facts), "rows_kept": total, "rows_quarantined": int((~kept).sum()), "reasons": dict(reasons.most_common()),
-        "dropped": {"boxes without area after cutting": boxes} if boxes else {},
-        "objects": _objects(old, results, classes),
-        "mask_pixels": _mask_pixels(old, results),
-        "formats": dict(Counter(facts.formats[k] for k in facts.kinds[kept].tolist()).most_common()),
-        "longest_side": longest_side(np.maximum(facts.width, facts.height)[kept]),
-        "before": before.artifact.uri,
-        "rules": {n: {"policy": s.policy, "threshold": s.threshold, "found": len(verdict.found[n].rows)} for n, s in chosen.items() if n in verdict.found},
-    }  # fmt: skip
-
-
-def _pixels(
-    old: Mapping[str, Any], facts: Facts, verdict: Verdict, results: list[dict[str, Any]]
-) -> tuple[list[float], list[float], int]:
-    """Mean, standard deviation and number of the training images: the old sums, and what came and went."""
-    train = SPLITS.index("train")
-    count = int(((verdict.dropped == NONE) & (verdict.split == train)).sum())
-    mean, std = np.array(old["mean"]), np.array(old["std"])
-    sums = np.stack([mean, std**2 + mean**2]) * old["pixels_from"] + sum(np.array(r["pixels"]) for r in results)
-    if not count:
-        return old["mean"], old["std"], 0
-    mean, square = sums / count
-    return mean.round(6).tolist(), np.sqrt(np.maximum(square - mean**2, 0)).round(6).tolist(), count
-
-
-def _objects(old: Mapping[str, Any], results: list[dict[str, Any]], classes: list[str]) -> dict[str, dict[str, int]]:
-    totals = {split: Counter(found) for split, found in old["objects"].items()}
-    for result in results:
-        for split, change in result["objects"].items():
-            for k, count in change.items():
-                totals.setdefault(split, Counter())[classes[int(k)]] += count
-    return {split: {name: n for name, n in found.items() if n} for split, found in totals.items()}
-
-
-def _mask_pixels(old: Mapping[str, Any], results: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    totals = {split: Counter(found) for split, found in old.get("mask_pixels", {}).items()}
-    for result in results:
-        for split, change in result["mask_pixels"].items():
-            totals.setdefault(split, Counter()).update(change)
-    return {
-        split: {k: n for k, n in sorted(found.items(), key=lambda pair: int(pair[0])) if n}
-        for split, found in totals.items()
-    }
-
-
 def _mask_classes(recipe: Any) -> int | None:
     names = getattr(recipe.task, "classes", None)
     return len(names) if recipe.task.kind == "segment" and names else None
+
+
+def _void(recipe: Any) -> tuple[int, ...]:
+    """The mask ids that the task says mark no class."""
+    return tuple(getattr(recipe.task, "void", ()))
 
 
 def _write_table(artifact: Artifact, table: Any) -> None:

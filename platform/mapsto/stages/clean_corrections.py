@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..core.artifact import digest
-from ..core.codecs import decode_mask
+from ..core.codecs import MAX_PIXELS, decode_mask
 from ..core.errors import UserError, nearest
 from ..core.storage import Storage
 from ..curate.annotation.corrections import read_corrections
-from ..curate.facts import Facts
+from ..curate.facts import Facts, largest_id
 from ..data.annotations import column_types
 from ..data.dataset import Dataset
 from ..data.rewrite import Correction
@@ -71,10 +71,12 @@ def corrected(
     storage: Storage,
     manifest: Mapping[str, Any],
     add_classes: Sequence[str] = (),
+    void: Sequence[int] = (),
 ) -> Corrected:
     """Apply the files, as `named` has them, in their order; where two correct the same column of a row, the later one counts. A column
     that the data set lacks is added, and so are `add_classes`. Raises UserError for a row that is not in the data set (unless rows of it
-    were erased: those are counted) or is another image, for any other unknown class, and for a file that has changed since `named`."""
+    were erased: those are counted) or is another image, for any other unknown class, and for a file that has changed since `named`.
+    `void`: ids of masks that mark no class, besides 255."""
     columns, gone = manifest["columns"], 0
     new_classes = tuple(name for name in add_classes if name not in manifest["classes"])
     classes = [*manifest["classes"], *new_classes]
@@ -108,7 +110,9 @@ def corrected(
                 new |= {"boxes": entry["boxes"], "box_labels": ids, "origin": entry["origin"], "segments": segments}
                 outside[k] = _outside(entry["boxes"], int(facts.width[k]), int(facts.height[k]))
             if "mask_png" in entry:
-                new["mask"], largest[k] = _mask(entry["mask_png"], int(facts.width[k]), int(facts.height[k]), where)
+                new["mask"], largest[k] = _mask(
+                    entry["mask_png"], int(facts.width[k]), int(facts.height[k]), where, void
+                )
     for k, new in rows.items():
         given = {"label"} if label[k] != facts.label[k] else set()
         given |= {name for name in ("boxes", "box_labels", "mask") if new.get(name) is not None}
@@ -133,14 +137,13 @@ def _outside(boxes: Sequence[Sequence[float]], width: int, height: int) -> float
     return float(max(over.max(initial=0), 0))
 
 
-def _mask(text: str, width: int, height: int, where: str) -> tuple[bytes, int]:
+def _mask(text: str, width: int, height: int, where: str, void: Sequence[int]) -> tuple[bytes, int]:
     """The mask's bytes, and its largest id."""
     try:
         data = base64.b64decode(text, validate=True)
-        mask = decode_mask(data)
+        mask = decode_mask(data, max(MAX_PIXELS, width * height))
     except (binascii.Error, UserError) as error:
         raise UserError(f"{where}: mask_png: {error}") from error
     if mask.shape != (height, width):
         raise UserError(f"{where}: mask_png is {mask.shape[1]}x{mask.shape[0]}, the image {width}x{height}")
-    ids = mask[mask != 255]
-    return data, int(ids.max()) if ids.size else -1
+    return data, largest_id(mask, void)

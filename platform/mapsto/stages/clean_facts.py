@@ -46,6 +46,8 @@ class FactsJob:
 
     artifact: Artifact
     shards: tuple[SplitIndex, ...]
+    void: tuple[int, ...] = ()
+    """Mask ids that mark no class, besides 255."""
 
     def path(self, number: int) -> str:
         return self.artifact.path("work", "facts", f"{number:06d}.parquet")
@@ -58,7 +60,7 @@ class FactsJob:
         index = self.shards[number]
         rows: list[dict[str, Any]] = []
         for group in range(len(index.groups)):
-            rows += map(_row, read_group(index, group, COLUMNS).to_pylist())
+            rows += [_row(row, self.void) for row in read_group(index, group, COLUMNS).to_pylist()]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, _schema()), sink, compression="NONE")
         self.artifact.storage.write(self.path(number), sink.getvalue().to_pybytes())
@@ -80,11 +82,16 @@ class FactsJob:
 
 
 def gather(
-    artifact: Artifact, dataset: Dataset, folder: Path, resume: bool, say: Callable[[str], None]
+    artifact: Artifact,
+    dataset: Dataset,
+    folder: Path,
+    resume: bool,
+    say: Callable[[str], None],
+    void: tuple[int, ...] = (),
 ) -> tuple[Facts, np.ndarray]:
     """The facts of all rows, and their small pictures (N×4,296 uint8) in a file in `folder`. Finished shards are not done again."""
     found = shards(dataset)
-    job = FactsJob(artifact, tuple(found))
+    job = FactsJob(artifact, tuple(found), void)
     there = set(artifact.storage.names(artifact.path("work", "facts"))) if resume else set()
     missing = [k for k in range(len(found)) if f"{k:06d}.parquet" not in there]
     if len(missing) < len(found):
@@ -103,12 +110,12 @@ def gather(
     return joined(parts, [index.name for index in found]), thumbs
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def _row(row: dict[str, Any], void: tuple[int, ...]) -> dict[str, Any]:
     width, height = row["width"], row["height"]
     boxes = np.array(row["boxes"], np.float32).reshape(-1, 4) if row.get("boxes") else None
     mask = codecs.decode_mask(row["mask"]) if row.get("mask") else None
     known = {name: row[name] for name in ("row_id", "label", "width", "height", "format")}
-    seen = of_image(codecs.decode(row["image"])) | of_annotations(width, height, boxes, mask)
+    seen = of_image(codecs.decode(row["image"])) | of_annotations(width, height, boxes, mask, void)
     known["identity"] = code(row["identity"]) if row.get("identity") is not None else NO_IDENTITY
     return known | {"content": bytes.fromhex(row["content_sha256"])[:16]} | seen
 

@@ -132,6 +132,7 @@ def search(
         uri, own = absolute(image), None
         asked = storage.read(uri)
         try:
+            codecs.header(asked, codecs.MAX_PIXELS)
             vector, shown = searcher.features.of([asked])[0], thumb(asked)
         except UserError as error:
             raise UserError(f"{uri}: {error}") from error
