@@ -93,6 +93,18 @@ def test_samples_come_in_the_order_asked_for(rows):
     assert set(samples[0]) == {"image", "caption", "row_id"}
 
 
+def test_a_row_has_a_place_that_reads_no_column(rows):
+    found, _, files, artifact = rows
+    for row_id in (0, 3, 178, 250):
+        shard, place = found.place(row_id)
+        table = pq.read_table(io.BytesIO(artifact.storage.read(files[shard].uri)), columns=["row_id"])
+        assert table["row_id"][place].as_py() == row_id
+    Counted.asked.clear()
+    assert found.place(7) and Counted.asked == []  # the indexes are there
+    with pytest.raises(KeyError):
+        found.place(300)
+
+
 def test_an_unknown_row_reads_no_image(rows):
     found, _, _, _ = rows
     with pytest.raises(KeyError, match="no row with id 300 in train"):

@@ -102,6 +102,15 @@ def test_every_row_has_its_vector_once_and_neighbours_are_the_exact_ones(file, k
     assert metrics["recall_at_10"] == 1.0 and metrics["images"] == 24 and metrics["dimension"] == len(exact[0])
 
 
+def test_a_row_is_looked_up_in_the_row_index(file, monkeypatch):
+    _, artifact, _ = made(file)
+    searcher, truth = Searcher(artifact), rows_of(artifact)
+    monkeypatch.setattr("mapsto.stages.search.read_columns", None)  # the vectors' shards
+    assert sorted(searcher.place(row["row_id"]) for row in truth) == list(range(len(truth)))
+    with pytest.raises(UserError, match="--row 99999: no row of"):
+        searcher.place(99999)
+
+
 def test_search_by_image_finds_it_and_its_copy_with_their_places(file, source, tmp_path):
     recipe, artifact, _ = made(file)
     page = tmp_path / "page.html"

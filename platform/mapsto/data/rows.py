@@ -77,6 +77,13 @@ class Rows:
         """A row's encoded image, by one ranged read. Raises KeyError for an id that no shard holds."""
         return self._image(*self._find(row_id))
 
+    def place(self, row_id: int) -> tuple[int, int]:
+        """The number of a row's shard, counted over all splits in their order, and of the row in that. Raises KeyError for an id
+        that no shard holds."""
+        _, _, file, record = self._find(row_id)
+        shard = next(k for k, (_, _, each) in enumerate(self._files) if each.uri == file.uri)
+        return shard, sum(file.groups[: record["group"]]) + int(record["place"])
+
     def samples(self, row_ids: Sequence[int], columns: Sequence[str]) -> list[Sample]:
         """Rows in the given order; `row_id` always comes along. Raises KeyError for an id that no shard holds."""
         small = [name for name in dict.fromkeys([*columns, "row_id"]) if name != "image"]

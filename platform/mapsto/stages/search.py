@@ -18,6 +18,7 @@ from ..core.page import Page
 from ..core.stage import Stage
 from ..core.storage import Storage, absolute
 from ..data.dataset import Dataset, SplitIndex, read_group
+from ..data.rows import Rows
 from .clean_facts import shards
 from .index import ABOUT, EXPANSION_SEARCH, GRAPH, features_of
 from .index_vectors import Features, read_columns, vectors_of
@@ -53,6 +54,7 @@ class Searcher:
         parent = {name: Artifact(found["uri"], artifact.storage) for name, found in parents.items()}
         self._dataset = Dataset.open(parent["data"])
         self._shards: list[SplitIndex] = shards(self._dataset)
+        self._rows = Rows(self._shards)
         self._starts = np.cumsum([0, *(shard["rows"] for shard in about["shards"])])
         self.features: Features = features_of(IndexConfig(**about["features"]), parent.get("model"))
         data = artifact.read(GRAPH)
@@ -64,11 +66,11 @@ class Searcher:
 
     def place(self, row_id: int) -> int:
         """Row number of a `row_id`. Raises UserError for one that the data set does not hold."""
-        for number, start in enumerate(self._starts[:-1]):
-            hits = np.flatnonzero(read_columns(self._artifact, number, ("row_id",))["row_id"].to_numpy() == row_id)
-            if len(hits):
-                return int(start + hits[0])
-        raise UserError(f"--row {row_id}: no row of {self._dataset.artifact.uri} has this row_id")
+        try:
+            shard, place = self._rows.place(row_id)
+        except KeyError as error:
+            raise UserError(f"--row {row_id}: no row of {self._dataset.artifact.uri} has this row_id") from error
+        return int(self._starts[shard]) + place
 
     def vector(self, row: int) -> np.ndarray:
         """The vector of a row number: D float32."""
