@@ -1,10 +1,13 @@
 """Data sets shown, verified and compared, as the command line has them."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mapsto import cli
+from mapsto.core.codecs import encode
 from mapsto.core.errors import UserError
 from mapsto.stages.versions import diff, opened, show, verify
 
@@ -50,12 +53,35 @@ def test_diff_counts_every_image_once(here, tmp_path, dataset, capsys):  # noqa:
     images(new, {"stone": 1}, seed=9)
     other = run(new, tmp_path / "out2", splits={"val": 0.5})[0]
     found = diff(dataset, other)
-    assert (found.added, found.removed, found.relabelled) == (1, 1, 2)
+    assert (found.added, found.removed, found.changed, found.columns) == (1, 1, 2, {"label": 2})
     assert found.moved + found.same == 9
     assert cli.main(["data", "diff", dataset.artifact.uri, other.artifact.uri]) == 0
-    assert "relabelled 2" in capsys.readouterr().out
+    assert "changed    2 (label 2)" in capsys.readouterr().out
     same = diff(dataset, dataset)
-    assert same.same == 12 and same.added == same.removed == same.relabelled == same.moved == 0
+    assert same.same == 12 and same.added == same.removed == same.changed == same.moved == 0
+
+
+def test_diff_tells_which_annotations_have_changed(here, tmp_path):  # noqa: F811
+    rng, folder = np.random.default_rng(1), tmp_path / "images"
+    folder.mkdir()
+    for k in range(8):
+        (folder / f"{k}.png").write_bytes(encode(rng.integers(0, 256, (16, 20, 3), np.uint8), "png"))
+        (folder / f"mask-{k % 2}.png").write_bytes(encode(np.full((16, 20), k % 2, np.uint8), "png"))
+    every = {"boxes": [[1, 2, 9, 12]], "box_labels": ["cat"], "caption": "one", "identity": "p", "mask": "mask-0.png", "labels": ["a"], "value": 1.0}  # fmt: skip
+    first = [{"image": f"{k}.png", "split": "train"} | every for k in range(8)]
+    changes = (
+        {"boxes": [[1, 2, 9, 11]]}, {"mask": "mask-1.png"}, {"caption": "two", "value": 2.0}, {"labels": ["a", "b"]}, {"identity": "q"},
+        {"box_labels": ["dog"]}, {"split": "val"}, {},
+    )  # fmt: skip
+    datasets = []
+    for number, rows in enumerate((first, [row | change for row, change in zip(first, changes, strict=True)])):
+        file = folder / f"{number}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        datasets.append(run(file, tmp_path / str(number), splits={"val": 0, "test": 0})[0])
+    found = diff(*datasets)
+    assert (found.changed, found.moved, found.same, found.added, found.removed) == (6, 1, 1, 0, 0)
+    assert found.columns == dict.fromkeys(("labels", "value", "mask", "boxes", "box_labels", "caption", "identity"), 1)
+    assert "changed    6 (labels 1, value 1, mask 1, boxes 1, box_labels 1, caption 1, identity 1)" in found.lines()
 
 
 def test_what_is_no_data_set_says_so(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.storage import Storage, absolute
-from ..data.dataset import MANIFEST, Dataset, ShardFile, content_digest
+from ..data.annotations import column_types
+from ..data.dataset import MANIFEST, Dataset, ShardFile, content_digest, read_group
 from ..data.rows import Rows
 
 AT_ONCE = 8
@@ -100,46 +101,71 @@ class Difference:
 
     added: int
     removed: int
-    relabelled: int
+    changed: int
+    """With other annotations; whether or not in another split."""
     moved: int
-    """In another split."""
+    """In another split, and else the same."""
     same: int
+    columns: Mapping[str, int]
+    """Column → images that it has changed of; one whose boxes and labels have changed counts in both."""
 
     def lines(self) -> Iterator[str]:
-        for name in ("added", "removed", "relabelled", "moved", "same"):
-            yield f"{name:<10} {getattr(self, name):,}"
+        which = ", ".join(f"{name} {count:,}" for name, count in self.columns.items())
+        for name in ("added", "removed", "changed", "moved", "same"):
+            more = f" ({which})" if name == "changed" and which else ""
+            yield f"{name:<10} {getattr(self, name):,}{more}"
 
 
 def diff(old: Dataset, new: Dataset) -> Difference:
-    """How `new` differs from `old`. An image is its encoded bytes; a change of label counts before one of split."""
-    before, after = _contents(old), _contents(new)
-    counts = Counter(dict.fromkeys(("added", "removed", "relabelled", "moved", "same"), 0))
+    """How `new` differs from `old`. An image is its encoded bytes; a changed annotation counts before a change of split. Classes are
+    compared by their names; no value, an empty list and a column that is not there are the same."""
+    names = ("label", *column_types())
+    before, after = _contents(old, names), _contents(new, names)
+    counts = Counter(dict.fromkeys(("added", "removed", "changed", "moved", "same"), 0))
+    columns: Counter[str] = Counter()
     for content in before.keys() | after.keys():
         left, right = before.get(content, Counter()), after.get(content, Counter())
         same = left & right
         counts["same"] += same.total()
-        left, right = left - same, right - same
-        labels = Counter(k[0] for k in left.elements()) & Counter(k[0] for k in right.elements())
-        moved = labels.total()
-        paired = min(left.total(), right.total())
-        counts["moved"] += moved
-        counts["relabelled"] += paired - moved
-        counts["removed"] += left.total() - paired
-        counts["added"] += right.total() - paired
-    return Difference(**counts)
+        ones, others = [*(left - same).elements()], [*(right - same).elements()]
+        for one in ones[: len(others)]:
+            other = max(others, key=lambda row: sum(a == b for a, b in zip(one[1], row[1], strict=True)))
+            others.remove(other)
+            differ = [name for name, a, b in zip(names, one[1], other[1], strict=True) if a != b]
+            counts["changed" if differ else "moved"] += 1
+            columns.update(differ)
+        counts["removed"] += max(len(ones) - (right - same).total(), 0)
+        counts["added"] += len(others)
+    return Difference(**counts, columns={name: columns[name] for name in names if columns[name]})
 
 
-def _contents(dataset: Dataset) -> dict[str, Counter[tuple[Any, str]]]:
-    """Content hash → (class name, split) → how many."""
-    import pyarrow.parquet as pq
+Row = tuple[str, tuple[bytes, ...]]
+"""Split, and a digest of each column; empty for no value."""
 
+
+def _contents(dataset: Dataset, names: Sequence[str]) -> dict[bytes, Counter[Row]]:
+    """Content hash → (split, digests of the columns) → how many."""
     classes = dataset.manifest["classes"]
-    out: dict[str, Counter[tuple[Any, str]]] = {}
-    for name in dataset.manifest["splits"]:
-        for file in dataset.split(name).files:
-            filesystem, path = dataset.artifact.storage.arrow(file.uri)
-            table = pq.read_table(path, filesystem=filesystem, columns=["content_sha256", "label"])
-            hashes, labels = table.column("content_sha256").to_pylist(), table.column("label").to_pylist()
-            for content, label in zip(hashes, labels, strict=True):
-                out.setdefault(content, Counter())[classes[label] if label >= 0 else None, name] += 1
+    out: dict[bytes, Counter[Row]] = {}
+    for split in dataset.manifest["splits"]:
+        index = dataset.split(split)
+        for group in range(len(index.groups)):
+            for row in read_group(index, group, ("content_sha256", *names)).to_pylist():
+                told = tuple(_digest(_by_name(name, row.get(name), classes)) for name in names)
+                out.setdefault(bytes.fromhex(row["content_sha256"]), Counter())[split, told] += 1
     return out
+
+
+def _by_name(column: str, value: Any, classes: Sequence[str]) -> Any:
+    """Class ids as names."""
+    if column == "label":
+        return classes[value] if value is not None and value >= 0 else None
+    if column in ("labels", "box_labels") and value:
+        return [classes[k] if k >= 0 else None for k in value]
+    return value
+
+
+def _digest(value: Any) -> bytes:
+    if value is None or value == []:
+        return b""
+    return hashlib.sha256(value if isinstance(value, bytes) else repr(value).encode()).digest()[:8]
