@@ -17,6 +17,7 @@ from mapsto.core.codecs import decode, encode
 from mapsto.core.errors import UserError
 from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
+from mapsto.curate.annotation.queue import read_findings
 from mapsto.data.dataset import Dataset
 from mapsto.data.rows import Rows
 from mapsto.data.scenes import numbered
@@ -25,6 +26,7 @@ from mapsto.stages.clean import Clean
 from mapsto.stages.ingest import Ingest
 from mapsto.stages.versions import row as show_row
 from mapsto.stages.versions import verify
+from tests import pictures
 
 
 def here(work, numbers):
@@ -327,3 +329,31 @@ def test_classes_that_are_few_are_told_with_how_much_the_largest_outnumbers_them
     assert rare == [("few", counts["many"] / counts["few"])] * counts["few"] and "class_imbalance" in said
     html = (tmp_path / "two/report.html").read_text()
     assert "imbalanced: weigh classes" in html and "Set apart before" in html  # the broken file is counted there
+
+
+def test_files_that_ingest_refused_are_findings(tmp_path):
+    folder, image = tmp_path / "images", numbered(3, 0, (64, 64)).image
+    folder.mkdir()
+    for name, data in {
+        "good.jpg": encode(image), "more.jpg": encode(image[::-1]), "text.jpg": b"no image", "empty.jpg": b"", "cut.jpg": encode(image)[:900],
+        "bomb.png": pictures.bomb(), "small.png": encode(image[:2], "png"), "mask.png": encode(np.zeros((5, 5), np.uint8), "png"),
+    }.items():  # fmt: skip
+        (folder / name).write_bytes(data)
+    names = ("good.jpg", "text.jpg", "empty.jpg", "cut.jpg", "bomb.png", "small.png")
+    lines = [{"image": name, "split": "train"} for name in names]
+    lines += [{"image": "more.jpg", "split": "train", "mask": "mask.png"}]
+    lines += [{"image": "good.jpg", "split": "train", "boxes": [[1, 2]], "box_labels": ["a"]}]
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    given = recipe(folder / "m.jsonl")
+    given.data["train"] = DataConfig(source=str(folder / "m.jsonl"), min_side=4, splits={"val": 0, "test": 0})
+    before = made(tmp_path / "ingest" / "0", Ingest(), given, {})[0]
+    dataset, _, _ = made(tmp_path / "clean" / "0", Clean(), given, {"data": before.artifact})
+    table = pq.read_table(dataset.artifact.path("findings.parquet")).to_pylist()
+    refused = [row for row in table if row["row_id"] is None]
+    assert {(Path(row["source"]).name, row["rule"]) for row in refused} == {
+        ("text.jpg", "unreadable"), ("empty.jpg", "unreadable"), ("cut.jpg", "truncated"), ("bomb.png", "too_large"), ("small.png", "min_side"),
+        ("more.jpg", "mask_size"), ("good.jpg", "annotations"),
+    }  # fmt: skip
+    assert {(row["policy"], row["score"], row["split"]) for row in refused} == {("quarantine", 1.0, "train")}
+    with pytest.raises(UserError, match="no findings of unreadable"):  # they cannot be reviewed: they are no rows
+        read_findings(Path(dataset.artifact.path("findings.parquet")).read_bytes(), "f", "unreadable")

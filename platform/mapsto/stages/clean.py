@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..config.schema import CleanConfig
-from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.sample import SPLITS
 from ..core.stage import Done, Job
@@ -39,6 +38,7 @@ from ..data.rewrite import Correction, Edit, Rewrite
 from ..data.values import of_dataset
 from .clean_corrections import Corrected, corrected, named
 from .clean_facts import columns_of, gather, shards
+from .clean_findings import FINDINGS, encoded, findings, refused
 from .clean_folds import predictions
 from .clean_manifest import manifest_of
 from .clean_page import Report, page
@@ -46,8 +46,6 @@ from .clean_verify import confirmed
 from .given import given
 from .ingest import config_of
 from .train import Train
-
-FINDINGS = "findings.parquet"
 
 
 class Clean:
@@ -125,8 +123,8 @@ class Clean:
             if len(found.rows):
                 job.say(f"clean: {name}: {len(found.rows)} ({chosen[name].policy})")
         manifest, results = self._version(job, before, stored, by_hand, verdict, chosen)
-        table = findings(facts, verdict, chosen, classes)
-        _write_table(job.artifact, table)
+        table = findings(facts, verdict, chosen, classes, refused(before))
+        job.artifact.write(encoded(table), FINDINGS)
         report = Report(job.recipe.name, before, facts, verdict, chosen, manifest)
         job.artifact.write(page(report).encode(), "report.html")
         job.artifact.write_json(manifest, MANIFEST)
@@ -216,31 +214,6 @@ def alike(
     return near, pairs, equal
 
 
-def findings(facts: Facts, verdict: Verdict, chosen: Mapping[str, Setting], classes: list[str]) -> Any:
-    """A table of what was found, a row for each finding: row_id, split, rule, score, policy, other_row_id, label, new_label."""
-    import pyarrow as pa
-
-    def named(labels: np.ndarray) -> list[str | None]:
-        return [classes[k] if 0 <= k < len(classes) else None for k in labels.tolist()]
-
-    tables = []
-    for name, found in verdict.found.items():
-        rows, others = found.rows, found.others
-        tables.append(
-            pa.table({
-                "row_id": facts.row_id[rows],
-                "split": pa.array([SPLITS[k] for k in facts.split[rows]], pa.string()),
-                "rule": pa.array([name] * len(rows), pa.string()),
-                "score": found.scores,
-                "policy": pa.array([chosen[name].policy] * len(rows), pa.string()),
-                "other_row_id": pa.array(np.where(others == NONE, -1, facts.row_id[others]), mask=others == NONE),
-                "label": pa.array(named(facts.label[rows]), pa.string()),
-                "new_label": pa.array(named(found.labels), pa.string()),
-            })
-        )  # fmt: skip
-    return pa.concat_tables(tables)
-
-
 def _edit(number: int, index: Any, facts: Facts, by_hand: Corrected, verdict: Verdict) -> Edit:
     """`facts`: as the shard has them."""
     names = list(RULES)
@@ -270,12 +243,3 @@ def _mask_classes(recipe: Any) -> int | None:
 def _void(recipe: Any) -> tuple[int, ...]:
     """The mask ids that the task says mark no class."""
     return tuple(getattr(recipe.task, "void", ()))
-
-
-def _write_table(artifact: Artifact, table: Any) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    artifact.write(sink.getvalue().to_pybytes(), FINDINGS)

@@ -21,7 +21,7 @@ from ..core.errors import UserError
 from ..core.storage import Storage, join
 from ..data.dataset import MANIFEST
 from ..data.shards import write_shard
-from .clean import FINDINGS
+from .clean_findings import FINDINGS
 from .purge_manifest import Entry, groups, mended, mended_meta
 from .purge_pages import without_pictures
 from .purge_plan import Asked, Plan, Survey, above, lines, plan, quarantines, small, survey, taken_up, told
@@ -83,9 +83,10 @@ def _carry_out(found: Survey, work: Plan) -> Iterator[str]:
             version.artifact.write_json(meta, "artifact.json")
     for version in touched:
         _quarantine(version, work)
-        _findings(version, work)
         if "work" in version.names:
             storage.delete(version.artifact.path("work"))
+    for version in found.versions:  # a cleaning tells what its parent refused
+        _findings(version, work)
     for uri in work.indexes:
         storage.delete(uri)
     for uri in work.pages:
@@ -155,7 +156,11 @@ def _findings(version: Node, work: Plan) -> None:
         return
     table = pq.read_table(io.BytesIO(version.artifact.read(FINDINGS)))
     ids = list(work.rows.get(version.uri, ()))
-    about = np.isin(table["row_id"].to_numpy(), ids) | np.isin(table["other_row_id"].fill_null(-1).to_numpy(), ids)
+    about = np.zeros(table.num_rows, bool)
+    for name in ("row_id", "other_row_id"):
+        about |= np.isin(table[name].fill_null(-1).to_numpy(), ids)
+    if "source" in table.schema.names:  # of a file that ingest refused
+        about |= np.array([source is not None and work.erases(source) for source in table["source"].to_pylist()], bool)
     if about.any():
         sink = io.BytesIO()
         pq.write_table(table.filter(~about), sink)

@@ -114,7 +114,9 @@ class Plan:
 
     def refused(self, line: str) -> bool:
         """Whether a line of an ingest's quarantine is about an erased source."""
-        source = str(refusal(line)["source"])
+        return self.erases(str(refusal(line)["source"]))
+
+    def erases(self, source: str) -> bool:
         return source in self.sources or bool(self.prefix and source.startswith(self.prefix))
 
     def to_json(self) -> dict[str, Any]:

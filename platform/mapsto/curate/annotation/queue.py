@@ -44,6 +44,7 @@ def read_findings(data: bytes, where: str, rule: str | None) -> dict[int, float]
         table = pq.read_table(io.BytesIO(data), columns=["row_id", "rule", "score"])
     except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise UserError(f"{where}: not a table of findings, with row_id, rule and score") from error
+    table = table.filter(table["row_id"].is_valid())  # files that ingest refused are no rows
     rules = sorted(set(table["rule"].to_pylist()))
     if rule is None and len(rules) > 1:
         raise UserError(f"{where}: has findings of several rules; name one with --rule: {', '.join(rules)}")
