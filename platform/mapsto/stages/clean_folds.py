@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,8 @@ def _fold(
     where = job.artifact.path("work", f"fold-{k}")
     kept = f"{where}/{PREDICTIONS}"
     if not job.storage.exists(kept):
-        data = _held_out(Artifact(f"{where}/data", job.storage), dataset, facts, relabelled, held)
+        splits = ("train", "val") if job.recipe.train.measured else ("train",)
+        data = _held_out(Artifact(f"{where}/data", job.storage), dataset, facts, relabelled, held, splits)
         job.say(f"clean: part {k + 1} of {folds}: training on {data.manifest['splits']['train']['rows']:,} rows")
         model = Artifact(f"{where}/train", job.storage)
         resume = model.started() and not model.complete()
@@ -84,27 +85,40 @@ def _fold(
     return {int(row[0]): row[1:] for row in table}
 
 
-def _held_out(artifact: Artifact, dataset: Dataset, facts: Facts, relabelled: np.ndarray, held: np.ndarray) -> Dataset:
-    """The training rows that have a label as a data set of their own: the held ones are its `test`."""
+def _held_out(
+    artifact: Artifact,
+    dataset: Dataset,
+    facts: Facts,
+    relabelled: np.ndarray,
+    held: np.ndarray,
+    splits: Collection[str] = ("train",),
+) -> Dataset:
+    """The rows of `splits` (train; and val, where a metric has a part in the training) that have a label as a data set of their
+    own: the held ones are its `test`."""
     if artifact.complete():
         return Dataset.open(artifact)
     artifact.begin({}, {}, {})
-    train = [(k, index) for k, index in enumerate(shards(dataset)) if index.name == "train"]
+    files: dict[str, list[dict[str, Any]]] = {}
     edits = []
-    for number, index in train:
+    for number, index in ((k, index) for k, index in enumerate(shards(dataset)) if index.name in splits):
         mine, new = np.flatnonzero((facts.file == number) & held), np.flatnonzero((facts.file == number) & relabelled)
         labels = dict(zip(facts.place[new].tolist(), facts.label[new].tolist(), strict=True))
         bare = np.flatnonzero((facts.file == number) & (facts.label < 0))
         out = dict.fromkeys(facts.place[bare].tolist(), "no label")
-        edits.append(Edit(number, index, out, labels, dict.fromkeys(facts.place[mine].tolist(), "test"), frozenset()))
+        edit = Edit(number, index, out, labels, dict.fromkeys(facts.place[mine].tolist(), "test"), frozenset())
+        if edit.touched():
+            edits.append(edit)
+        else:
+            files.setdefault(index.name, []).append(index.files[0].entry())
     rewrite = Rewrite(artifact, tuple(columns_of(dataset)), tuple(edits), measured=False)
     for _ in each(rewrite.run, range(len(edits))):
         pass
-    files: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
     for k in range(len(edits)):
         for split, entry in artifact.storage.read_json(rewrite.result_path(k))["files"].items():
-            files[split].append(entry)
-    splits = {name: {"rows": sum(f["rows"] for f in entries), "files": entries} for name, entries in files.items()}
-    artifact.write_json(dataset.manifest | {"splits": splits, "counts": {}}, MANIFEST)
+            files.setdefault(split, []).append(entry)
+    found = {
+        name: {"rows": sum(f["rows"] for f in files[name]), "files": files[name]} for name in SPLITS if name in files
+    }
+    artifact.write_json(dataset.manifest | {"splits": found, "counts": {}}, MANIFEST)
     artifact.finish(section={}, parents={}, metrics={}, digest="0")
     return Dataset.open(artifact)
