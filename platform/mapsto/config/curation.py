@@ -72,6 +72,15 @@ class VerifyConfig(IndexConfig):
         return self
 
 
+class EmbeddingsConfig(VerifyConfig):
+    """Where near duplicates are looked for besides the hash: larger crops, turned images."""
+
+    least: float = Field(0.95, ge=-1, le=1)
+    """Cosine of two images' features from which their small pictures are compared."""
+    nearest: int = Field(8, ge=1, le=256)
+    """Images that are compared with each, at most."""
+
+
 class CleanConfig(Section):
     """A new version of the data set without what is wrong with it; nothing is deleted."""
 
@@ -88,6 +97,10 @@ class CleanConfig(Section):
     verify: VerifyConfig | None = None
     """By default, near duplicates are those whose small pictures agree in shapes and colours; with this, only those of them whose
     features are alike, too."""
+
+    embeddings: EmbeddingsConfig | None = None
+    """Further candidates for near duplicates: each image's nearest by features, verified by their small pictures, turned and as parts
+    of each other."""
 
     @field_validator("add_classes")
     @classmethod

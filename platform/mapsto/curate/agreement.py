@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -11,6 +13,8 @@ SURE = 0.95
 """Agreement in shapes from which no better alignment is looked for."""
 PART = 0.95
 """Share of the sides that a part has, as which one picture is looked for in the other."""
+PARTS = (PART, *(k / 100 for k in range(92, 44, -4)))
+"""The same where one picture may be a larger crop of the other."""
 _GRID = 5
 _SPOILT = 0.3
 """Share of the parts that may disagree."""
@@ -52,12 +56,37 @@ def agreement(a: np.ndarray, b: np.ndarray, mirrored: bool = False, least: float
     Below `least` it may be too high: colours are not looked at where shapes do not agree.
     """
     turn = -1 if mirrored else 1
-    grey_a, grey_b = np.ascontiguousarray(greys(a)[:, ::turn]), greys(b)
-    cells_a, cells_b = _cells(a)[:, ::turn], _cells(b)
+    grey_a, cells_a = np.ascontiguousarray(greys(a)[:, ::turn]), _cells(a)[:, ::turn]
+    return _aligned(grey_a, greys(b), cells_a, _cells(b), (PART,), least)
+
+
+def turned_agreement(a: np.ndarray, b: np.ndarray, least: float = -1.0) -> float:
+    """The same of the best of eight turns (by quarters, and mirrored), and with either as a part of the other down to 48 % of its
+    sides, which keeps their proportion."""
+    best = -1.0
+    for mirrored in (1, -1):
+        for quarters in range(4):
+            grey, cells = (
+                np.ascontiguousarray(np.rot90(each[:, ::mirrored], quarters)) for each in (greys(a), _cells(a))
+            )
+            best = max(best, _aligned(grey, greys(b), cells, _cells(b), PARTS, max(least, best)))
+            if best >= SURE:
+                return best
+    return best
+
+
+def _aligned(
+    grey_a: np.ndarray,
+    grey_b: np.ndarray,
+    cells_a: np.ndarray,
+    cells_b: np.ndarray,
+    parts: Sequence[float],
+    least: float,
+) -> float:
     telling = _in_range(grey_a) & _in_range(grey_b)
     shapes, hues = _shapes_agree(grey_a, grey_b, telling), (cells_a, cells_b)
-    if shapes < SURE:
-        small = round(SIDE * PART)
+    for share in parts if shapes < SURE else ():
+        small = round(SIDE * share)
         for whole, part, of_whole, of_part in (
             (grey_a, grey_b, cells_a, cells_b),
             (grey_b, grey_a, cells_b, cells_a),
@@ -67,9 +96,13 @@ def agreement(a: np.ndarray, b: np.ndarray, mirrored: bool = False, least: float
             if not fits.max() > _UNLIKE:
                 continue
             y, x = _peak(fits)
-            found = _shapes_agree(_window(whole, y / SIDE, x / SIDE), part, telling)
+            if share == PART:
+                found = _shapes_agree(_window(whole, y / SIDE, x / SIDE, share), part, telling)
+            else:  # as small as it is in the whole: enlarged, it would lack what the part shows
+                window = _window(whole, y / SIDE, x / SIDE, share, small)
+                found = _shapes_agree(window, shrunk, _in_range(window) & _in_range(shrunk))
             if found > shapes:
-                shapes, hues = found, (_window(of_whole, y / SIDE, x / SIDE), of_part)
+                shapes, hues = found, (_window(of_whole, y / SIDE, x / SIDE, share), of_part)
     return min(shapes, _colours_agree(*hues)) if shapes >= least else shapes
 
 
@@ -146,10 +179,13 @@ def _vertex(values: np.ndarray, at: int) -> float:
     return float(np.clip((before - after) / 2 / bend, -0.5, 0.5)) if bend < 0 else 0.0
 
 
-def _window(picture: np.ndarray, top: float, left: float) -> np.ndarray:
-    """The part of a picture that begins so far from its top and left (of 1), enlarged to the picture's size."""
+def _window(picture: np.ndarray, top: float, left: float, part: float, size: int | None = None) -> np.ndarray:
+    """The part of a picture of this share of its sides that begins so far from its top and left (of 1), of so many pixels a side (None:
+    enlarged to the picture's)."""
     side = picture.shape[0]
-    shift = (PART - 1) / 2  # pixels' centres
-    to = np.array([[PART, 0, left * side + shift], [0, PART, top * side + shift]], np.float32)
+    size = size or side
+    step = part * side / size
+    shift = (step - 1) / 2  # pixels' centres
+    to = np.array([[step, 0, left * side + shift], [0, step, top * side + shift]], np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(picture, to, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(picture, to, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)

@@ -18,7 +18,7 @@ from ..config.schema import CleanConfig
 from ..core.errors import UserError
 from ..core.sample import SPLITS
 from ..core.stage import Done, Job
-from ..curate.duplicates import NO_PAIRS, Pairs, near_pairs
+from ..curate.duplicates import NO_PAIRS, Pairs, joined, near_pairs
 from ..curate.facts import Facts
 from ..curate.rules import (
     NONE,
@@ -37,6 +37,7 @@ from ..data.execution import each
 from ..data.rewrite import Correction, Edit, Rewrite
 from ..data.values import of_dataset
 from .clean_corrections import Corrected, corrected, named
+from .clean_embeddings import neighbours
 from .clean_facts import columns_of, gather, shards
 from .clean_findings import FINDINGS, encoded, findings, refused
 from .clean_folds import predictions
@@ -70,15 +71,17 @@ class Clean:
         if config.corrections:
             section["corrections"] = named(config.corrections, recipe.storage.open())
             section |= {"add_classes": list(config.add_classes)} if config.add_classes else {}
-        return section | ({"verify": config.verify.model_dump(mode="json")} if config.verify else {})
+        further = {"verify": config.verify, "embeddings": config.embeddings}
+        return section | {name: given.model_dump(mode="json") for name, given in further.items() if given}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
         config_of(recipe, options)
         role = options.get("role", "train")
         found: dict[str, tuple[str, Mapping[str, Any]]] = {"data": ("ingest", {"role": role})}
         config = recipe.clean or CleanConfig()
-        if config.verify and config.verify.model:
-            found["verify"] = given(config.verify.model)
+        for name, features in (("verify", config.verify), ("embeddings", config.embeddings)):
+            if features and features.model:
+                found[name] = given(features.model)
         if config.folds:  # what its training needs besides, as it came
             others = {f"data.{name}": ("ingest", {"role": name}) for name in recipe.data if name != role}
             named = {name: need for name, need in Train().needs(recipe, {}).items() if not name.startswith("data.")}
@@ -108,7 +111,12 @@ class Clean:
                     )
                 return confirmed(job, shards(before), facts, rows, pairs, config.verify) if config.verify else pairs
 
-            near, pairs, equal = alike(facts, thumbs, chosen, sure)
+            def further(thumbs: np.ndarray, rows: np.ndarray, pairs: Pairs, least: float) -> Pairs:
+                if not config.embeddings:
+                    return NO_PAIRS
+                return neighbours(job, shards(before), thumbs, rows, pairs, config.embeddings, least)
+
+            near, pairs, equal, hashed = alike(facts, thumbs, chosen, sure, further)
             del thumbs
         together = kept_together(near, facts, config_of(job.recipe, job.options).group)
         labelled = bool(classes)
@@ -123,7 +131,7 @@ class Clean:
             if len(found.rows):
                 job.say(f"clean: {name}: {len(found.rows)} ({chosen[name].policy})")
         manifest, results = self._version(job, before, stored, by_hand, verdict, chosen)
-        table = findings(facts, verdict, chosen, classes, refused(before))
+        table = findings(seen, hashed, verdict, chosen, classes, refused(before))
         job.artifact.write(encoded(table), FINDINGS)
         report = Report(job.recipe.name, before, facts, verdict, chosen, manifest)
         job.artifact.write(page(report).encode(), "report.html")
@@ -198,20 +206,26 @@ def settings(config: CleanConfig) -> dict[str, Setting]:
 
 
 def alike(
-    facts: Facts, thumbs: np.ndarray, chosen: Mapping[str, Setting], sure: Callable[[np.ndarray, Pairs], Pairs]
-) -> tuple[np.ndarray, Pairs, np.ndarray]:
-    """Who shows the same as whom, among all rows: (near groups, near pairs of equal groups, equal groups). `sure`: of rows and
-    pairs among them, the pairs that count."""
+    facts: Facts,
+    thumbs: np.ndarray,
+    chosen: Mapping[str, Setting],
+    sure: Callable[[np.ndarray, Pairs], Pairs],
+    further: Callable[[np.ndarray, np.ndarray, Pairs, float], Pairs],
+) -> tuple[np.ndarray, Pairs, np.ndarray, np.ndarray]:
+    """Who shows the same as whom, among all rows: (near groups, near pairs of equal groups, equal groups, N bool: rows in a pair that
+    the hash has found). `sure`: of rows and pairs among them, the pairs that count; `further`: those that the hash has not found."""
     equal = same_pixels(facts)
-    near, pairs = equal, NO_PAIRS
+    near, pairs, hashed = equal, NO_PAIRS, np.zeros(len(facts), bool)
     wanted = [chosen[name].threshold for name in ("near_duplicate", "leakage") if chosen[name].policy != "off"]
     if wanted and min(wanted) < 1:
         heads = heads_of(equal)
         splits = np.zeros(len(heads), np.uint8)
         np.bitwise_or.at(splits, equal, np.uint8(1) << facts.split)  # those that a group has rows in, as bits
         pairs = sure(heads, near_pairs(thumbs, min(wanted), heads, splits))
+        hashed = np.isin(equal, np.concatenate([pairs.first, pairs.second]))
+        pairs = joined([pairs, further(thumbs, heads, pairs, min(wanted))])
         near = with_near(equal, pairs)
-    return near, pairs, equal
+    return near, pairs, equal, hashed
 
 
 def _edit(number: int, index: Any, facts: Facts, by_hand: Corrected, verdict: Verdict) -> Edit:

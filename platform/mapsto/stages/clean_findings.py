@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.sample import SPLITS
-from ..curate.facts import Facts
 from ..curate.refused import kind_of
-from ..curate.rules import NONE, Setting, Verdict
+from ..curate.rules import COPIES, NONE, Found, Seen, Setting, Verdict
 from ..data.dataset import Dataset
 from .purge_plan import lines, refusal
 
@@ -21,15 +20,18 @@ FINDINGS = "findings.parquet"
 
 
 def findings(
-    facts: Facts,
+    seen: Seen,
+    hashed: np.ndarray,
     verdict: Verdict,
     chosen: Mapping[str, Setting],
     classes: list[str],
     refused: Sequence[Mapping[str, str]] = (),
 ) -> pa.Table:
-    """row_id, split, rule, score, policy, other_row_id, label, new_label, source. Files that ingest refused have no row_id: their
-    `source` says which they are."""
+    """row_id, split, rule, score, policy, other_row_id, label, new_label, source, found_by. Files that ingest refused have no row_id: their
+    `source` says which they are. `hashed`: N bool, rows in a pair that the hash has found."""
     import pyarrow as pa
+
+    facts = seen.facts
 
     def named(labels: np.ndarray) -> list[str | None]:
         return [classes[k] if 0 <= k < len(classes) else None for k in labels.tolist()]
@@ -48,6 +50,7 @@ def findings(
                 "label": pa.array(named(facts.label[rows]), pa.string()),
                 "new_label": pa.array(named(found.labels), pa.string()),
                 "source": pa.nulls(len(rows), pa.string()),
+                "found_by": pa.array(_found_by(seen, hashed, found) if name in COPIES else [None] * len(rows), pa.string()),
             })
         )  # fmt: skip
     if refused:
@@ -63,9 +66,16 @@ def findings(
                 "label": pa.nulls(count, pa.string()),
                 "new_label": pa.nulls(count, pa.string()),
                 "source": pa.array([each["source"] for each in refused], pa.string()),
+                "found_by": pa.nulls(count, pa.string()),
             })
         )  # fmt: skip
     return pa.concat_tables(tables)
+
+
+def _found_by(seen: Seen, hashed: np.ndarray, found: Found) -> list[str]:
+    """How a copy was found: `equal` (bytes or pixels), `hash` (a pair of the hash names it), or else `embedding`."""
+    equal = seen.equal[found.rows] == seen.equal[found.others]
+    return np.where(equal, "equal", np.where(hashed[found.rows], "hash", "embedding")).tolist()
 
 
 def refused(dataset: Dataset) -> list[dict[str, str]]:
