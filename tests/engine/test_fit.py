@@ -326,9 +326,22 @@ def test_a_gradient_that_is_not_finite_is_told_with_the_step_and_rows_that_it_ca
     ):
         run({"epochs": 2}, Blows(1))
     epochs: list[Epoch] = []
-    with pytest.raises(UserError, match=r"the weights are not finite after step 4 \(epoch 1\), lr .* train.clip"):
+    with pytest.raises(
+        UserError, match=r"the gradient of phase 'train' is not finite at step 3 \(epoch 1\), lr .*rows"
+    ):
         run({"epochs": 2}, Blows(STEPS - 1), on_epoch=epochs.append)
     assert not epochs  # nothing of it is saved
+
+
+@pytest.mark.parametrize("hooks", [{"notice": lambda: True}, {"asked": lambda: True}])
+def test_weights_that_are_not_finite_are_not_saved_within_an_epoch(hooks: dict[str, Any]) -> None:
+    taken = [batch["row_id"].tolist() for item, batch in items(rows(ROWS), None, batch=BATCH, epochs=1)]
+    task, saved = Blows(1), []
+    source = items(rows(ROWS), rows(VAL, 1), batch=BATCH, epochs=1)
+    shown = ", ".join(map(str, taken[1]))
+    with pytest.raises(UserError, match=rf"is not finite at step 1 \(epoch 1\), lr 0.1, rows {shown}; lower"):
+        fit(task, task.build({}), TrainConfig(epochs=1), source, World(), STEPS, on_notice=saved.append, **hooks)
+    assert [midway.step for midway in saved] == [1]
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_what_was_left_half_written_goes(tmp_path: Path) -> None:

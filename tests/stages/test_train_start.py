@@ -119,6 +119,24 @@ def test_checkpoints_within_an_epoch_lose_few_steps_to_a_killed_driver(tmp_path:
         np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
 
 
+def test_checkpoint_steps_that_divide_the_epoch_leave_its_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[tuple[int, bool]] = []
+    save = Checkpoints.save
+
+    def seen(self: Checkpoints, data: bytes, epoch: int, step: int, score: float | None) -> str:
+        saved.append((step, score is not None))
+        return save(self, data, epoch, step, score)
+
+    monkeypatch.setattr(Checkpoints, "save", seen)
+    trained(tmp_path / "each", {**CONFIG, "checkpoint_steps": 2})
+    assert saved == [(2, False), (4, True), (6, False), (8, True), (10, False), (12, True)]
+    saved.clear()
+    trained(tmp_path / "second", {**CONFIG, "checkpoint_steps": 4, "checkpoint_every": 2})
+    assert saved == [(4, True), (8, True), (12, True)]
+
+
 def test_what_early_stopping_kept_is_told_by_its_own_measure() -> None:
     config = TrainConfig(early_stop={"patience": 9, "min_delta": 0.01})  # type: ignore[arg-type]
     scores = [float("nan"), 0.8, 0.805, 0.808, 0.7]

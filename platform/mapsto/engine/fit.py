@@ -133,6 +133,8 @@ class _Fit:
         self.model = prepared(model, config, world)
         self.steps_per_epoch, self.steps = steps_per_epoch, steps_per_epoch * config.epochs
         self.epoch = self.step = 0
+        self.lr = 0.0
+        """The first phase's, in the step that was taken last."""
         self.history: list[Record] = []
         self.evaluation = Evaluation(task, world)
         self.factor = factor(config.schedule, steps_per_epoch, self.steps)
@@ -205,18 +207,14 @@ class _Fit:
             phase.thaw(self.frozen.names(self.epoch))
         self.model.train()
         self.frozen.quiet(self.epoch)
-        lr = self._train()
+        self._train()
         for phase in (each.phase for each in self.phases):
             if phase.uncounted and not self.progress.tallies[phase.name].count:
                 raise UserError(f"train: epoch {self.epoch + 1} taught nothing: {phase.uncounted}")
-        record = {"epoch": float(self.epoch + 1), "step": float(self.step), "lr": lr, **self.progress.record()}
+        record = {"epoch": float(self.epoch + 1), "step": float(self.step), "lr": self.lr, **self.progress.record()}
         if self.config.precision == "fp16" and self.phases:
             record["loss_scale"] = self.phases[0].scaler.get_scale()
-        if not finite(self.model.parameters()):
-            raise UserError(
-                f"train: the weights are not finite after step {self.step} (epoch {self.epoch + 1}), lr {lr:.4g}; lower "
-                "train.optimizer.lr, or set train.clip"
-            )
+        self._check()
         if self.swa and self.swa.active(self.epoch, self.config.epochs):
             self.swa.update(self.model)
         score = self._evaluate(record)
@@ -227,32 +225,44 @@ class _Fit:
         return Epoch(record, self.ended, score, self.state)
 
     def heed(self) -> None:
-        """Let a notice, or what a rank was asked for, be acted on."""
+        """Let a notice, or what a rank was asked for, be acted on. Raises UserError for weights that are not finite, which are
+        not to be saved."""
         noticed, asked, self.everyone_asked = self.notice(), self.everyone_asked, False
         if noticed or asked:
+            self._check()
             self.ranks = self.world.gather_objects({n: v.detach().cpu() for n, v in self._running().items()})
             self.on_notice(Midway(self.epoch, self.step, self.state, asked))
             self.ranks = []
 
-    def _train(self) -> float:
-        """The epoch's steps, or those that are left of it; returns the last one's learning rate."""
-        lr, progress = 0.0, self.progress
+    def _check(self) -> None:
+        """Raises UserError where the weights are not finite after the step that was taken last; asked on all ranks."""
+        if finite(self.model.parameters()):
+            return
+        for phase in self.phases:
+            phase.check(self.step - 1, self.epoch, self.lr)
+        raise UserError(
+            f"train: the weights are not finite after step {self.step} (epoch {self.epoch + 1}), lr {self.lr:.4g}; lower "
+            "train.optimizer.lr, or set train.clip"
+        )
+
+    def _train(self) -> None:
+        """The epoch's steps, or those that are left of it."""
+        progress = self.progress
         if self.swa:
             self.swa.recent.clear()  # batch norm's statistics are of one epoch's rows
         progress.seconds += self.items.waited  # for the first batch, which was looked at already
         while progress.steps < self.steps_per_epoch:
             start = time.perf_counter()
-            lr = self._step()
+            self._step()
             progress.steps += 1
             progress.seconds += time.perf_counter() - start
             progress.waited += self.items.waited
             self.items.waited = 0.0
             if progress.steps < self.steps_per_epoch:
                 self.heed()
-        return lr
 
-    def _step(self) -> float:
-        """One optimizer step of every phase that is due; returns the first phase's learning rate, 0 where there is none."""
+    def _step(self) -> None:
+        """One optimizer step of every phase that is due."""
         due = [i for i, phase in enumerate(self.phases) if self.step % phase.phase.every == 0]
         micros: Iterable[tuple[Batch, bool]] = self._micros()
         if len(due) != 1:
@@ -266,7 +276,7 @@ class _Fit:
         if self.ema:
             self.ema.update(self.model)
         self.step += 1
-        return self.phases[0].lr * scale if self.phases else 0.0
+        self.lr = self.phases[0].lr * scale if self.phases else 0.0
 
     def _scale(self) -> float:
         """The learning rate's factor in this step."""

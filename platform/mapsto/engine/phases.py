@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -146,7 +146,9 @@ class PhaseTrainer:
             suspects.extend(np.asarray(batch["row_id"])[valid].tolist())
         found = self._share(totals, rows, asked())
         if not math.isfinite(found.sums["loss"]):
-            self._stop(totals["loss"], suspects, context, factor)
+            self.check(context.step - 1, context.epoch, self.lr * factor)
+            mine = [] if math.isfinite(float(totals["loss"])) else suspects
+            self._stop("loss", mine, context.step, context.epoch, self.lr * factor)
         self._before = suspects
         self._apply(found.count, factor)
         if self.phase.after_step is not None:
@@ -193,18 +195,19 @@ class PhaseTrainer:
         self.scaler.step(self.optimizer)  # without fp16 the optimizer's own; with it, none where a gradient overflowed
         self.scaler.update()
 
-    def _stop(self, loss: torch.Tensor, rows: list[int], context: Context, factor: float) -> None:
-        """Every rank comes here together: the sum they share is not finite. Where the weights were not either, it was the
-        step before: its loss was finite, its gradient was not."""
-        earlier = not finite(self.parameters)
-        bad = self._before if earlier else [] if math.isfinite(float(loss)) else rows
-        everyone = self.world.broadcast_object([r for part in self.world.gather_objects(bad) for r in part])
+    def check(self, step: int, epoch: int, lr: float) -> None:
+        """Raises UserError where the step that was taken last, number `step` of `epoch` at rate `lr`, left weights that are not
+        finite: its loss was, its gradient was not. All ranks, whose weights are alike, ask together."""
+        if not finite(self.parameters):
+            self._stop("gradient", self._before, step, epoch, lr)
+
+    def _stop(self, what: str, rows: list[int], step: int, epoch: int, lr: float) -> NoReturn:
+        everyone = self.world.broadcast_object([r for part in self.world.gather_objects(rows) for r in part])
         shown = ", ".join(map(str, everyone[:8])) + (f", ... ({len(everyone)} rows)" if len(everyone) > 8 else "")
         raise UserError(
-            f"train: the {'gradient' if earlier else 'loss'} of phase '{self.phase.name}' is not finite at step "
-            f"{context.step - earlier} (epoch "
-            f"{context.epoch + 1}), lr {self.lr * factor:.4g}, rows {shown}; lower train.optimizer.lr, or set "
-            f"train.clip{', or train.precision: bf16' if self.scaler.is_enabled() else ''}"
+            f"train: the {what} of phase '{self.phase.name}' is not finite at step {step} (epoch {epoch + 1}), lr {lr:.4g}, "
+            f"rows {shown}; lower train.optimizer.lr, or set train.clip"
+            f"{', or train.precision: bf16' if self.scaler.is_enabled() else ''}"
         )
 
     def state(self) -> dict[str, Any]:

@@ -190,8 +190,15 @@ def train(
 
         written.start(f"checkpoint after step {step}", write)
 
+    measured: dict[int, float | None] = {}
+    """Step → score, of the epoch that ended last."""
+    saved = 0
+
     def on_epoch(done: Epoch) -> None:
+        nonlocal measured, saved
+        measured = {int(done.record["step"]): done.score}
         if done.last or done.number % config.checkpoint_every == 0:
+            saved = int(done.record["step"])
             state = done.state()  # of every rank: where a model is sharded (fully_shard), all take part in gathering it
             if world.rank == 0:
                 checkpoint(state, done.number, int(done.record["step"]), done.score)
@@ -208,17 +215,20 @@ def train(
         return leaving
 
     def on_notice(midway: Midway) -> None:
-        state = midway.state()
-        if world.rank == 0:
-            checkpoint(state, midway.epoch, midway.step, None)
+        nonlocal saved
+        if midway.step != saved:  # else the epoch's own checkpoint is on its way
+            saved = midway.step
+            state = midway.state()
+            if world.rank == 0:
+                checkpoint(state, midway.epoch, midway.step, measured.get(midway.step))
         if leaving:
             where = f"step {midway.step} (epoch {midway.epoch + 1})"
             report(None, [f"a machine of this run is to be taken away: saving after {where}"])
         if midway.asked:
             written.wait()
             failed = world.broadcast_object(written.told())  # who leaves first would end the others while they write
-            saved = failed[-1] if failed else f"saved after step {midway.step} (epoch {midway.epoch + 1})"
-            raise UserError(f"train: asked to end; {saved}, and the same command goes on from the newest checkpoint")
+            became = failed[-1] if failed else f"saved after step {midway.step} (epoch {midway.epoch + 1})"
+            raise UserError(f"train: asked to end; {became}, and the same command goes on from the newest checkpoint")
 
     due = either(noticed, every(config.checkpoint_steps, resume["step"] if resume else 0))
     try:
