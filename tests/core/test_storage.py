@@ -2,6 +2,7 @@ import errno
 import math
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
@@ -167,8 +168,6 @@ def test_to_arrow_a_file_that_is_gone_is_not_found(s3):
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    from pathlib import Path
-
     def full(self, data):
         raise OSError(28, "No space left on device")
 
@@ -176,6 +175,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no space left"):
         Storage().write(str(tmp_path / "x"), b"1")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_files_bytes_are_on_the_disk_before_its_name(tmp_path, monkeypatch):
+    order, sync, replace = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (order.append("bytes"), sync(number)))
+    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("name"), replace(self, to)))
+    Storage().write(f"{tmp_path}/a", b"1")
+    assert order == ["bytes", "name"]
 
 
 def test_unknown_protocols_and_missing_extras_are_named():

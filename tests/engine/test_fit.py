@@ -256,29 +256,6 @@ def test_groups_by_name_have_their_own_settings() -> None:
         run({"epochs": 1, "optimizer": wrong})
 
 
-def test_checkpoints_keep_the_newest_and_the_best_and_count_when_done(tmp_path: Path) -> None:
-    artifact = Artifact(str(tmp_path / "a"), Storage())
-    checkpoints = Checkpoints(artifact, keep=2, mode="max")
-    assert checkpoints.newest() is None
-    kept = []
-    for epoch, score in enumerate([0.5, 0.9, 0.3, float("nan"), 0.6, None], 1):
-        state = {"epoch": epoch, "w": torch.full((2,), float(epoch))}
-        checkpoints.save(to_bytes(state), epoch, 10 * epoch, score)
-        kept.append([done["epoch"] for _, done in checkpoints.complete()])
-    assert kept == [[1], [1, 2], [1, 2, 3], [1, 2, 4], [2, 5], [2, 5, 6]]
-    (tmp_path / "a/checkpoints/00007-000000070").mkdir()
-    (tmp_path / "a/checkpoints/00007-000000070/state.pt").write_bytes(b"cut off")
-    assert checkpoints.newest() == "00006-000000060"
-    assert checkpoints.load("00006-000000060")["w"].tolist() == [6, 6]
-
-
-def test_checkpoints_without_a_score_are_kept_by_age(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(Artifact(str(tmp_path), Storage()), keep=2, mode="min")
-    for epoch in range(1, 5):
-        checkpoints.save(to_bytes({}), epoch, epoch, None)
-    assert [done["epoch"] for _, done in checkpoints.complete()] == [3, 4]
-
-
 def test_data_that_breaks_off_before_the_last_evaluation_is_no_run_without_one() -> None:
     def broken() -> Any:
         for item, batch in items(rows(ROWS), rows(VAL, 1), batch=BATCH, epochs=1):
@@ -342,24 +319,6 @@ def test_weights_that_are_not_finite_are_not_saved_within_an_epoch(hooks: dict[s
     with pytest.raises(UserError, match=rf"is not finite at step 1 \(epoch 1\), lr 0.1, rows {shown}; lower"):
         fit(task, task.build({}), TrainConfig(epochs=1), source, World(), STEPS, on_notice=saved.append, **hooks)
     assert [midway.step for midway in saved] == [1]
-
-
-def test_a_damaged_checkpoint_is_passed_over_and_what_was_left_half_written_goes(tmp_path: Path) -> None:
-    artifact = Artifact(str(tmp_path / "a"), Storage())
-    checkpoints = Checkpoints(artifact, keep=3, mode="max")
-    names = [checkpoints.save(to_bytes({"epoch": epoch}), epoch, epoch, None) for epoch in (1, 2, 3)]
-    assert checkpoints.sound() == (names[2], [])
-    file = tmp_path / "a/checkpoints" / names[2] / "state.pt"
-    whole = file.read_bytes()
-    for bad in (whole[:-9], whole[:20] + b"?" + whole[21:]):
-        file.write_bytes(bad)
-        name, (line,) = checkpoints.sound()
-        assert name == names[1] and line.endswith("an older one is taken") and names[2] in line
-    half = tmp_path / "a/checkpoints/00002-000000003"
-    half.mkdir()
-    (half / "state.pt").write_bytes(b"cut off")
-    checkpoints.save(whole, 4, 4, None)
-    assert not half.exists() and [done["epoch"] for _, done in checkpoints.complete()] == [2, 3, 4]
 
 
 def test_plateau_without_rows_to_measure_is_refused() -> None:

@@ -389,6 +389,8 @@ def _whole(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # a machine that loses its power may else have the name, without the bytes
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

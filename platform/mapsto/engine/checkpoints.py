@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from ..core.artifact import Artifact, digest
+from ..core.errors import UserError
 
 
 def to_bytes(state: Mapping[str, Any]) -> bytes:
@@ -54,31 +55,42 @@ class Checkpoints:
 
     def complete(self) -> list[tuple[str, dict[str, Any]]]:
         """(name, done.json) of every complete checkpoint, oldest first."""
-        found = []
-        for name in self.artifact.storage.names(self.artifact.path("checkpoints")):
+        return [(name, done) for name, done in self._named() if done is not None][::-1]
+
+    def _named(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """The same, newest first, with those whose done.json is damaged (None): cut short, or empty."""
+        for name in reversed(self.artifact.storage.names(self.artifact.path("checkpoints"))):
             if self.artifact.storage.exists(self.artifact.path("checkpoints", name, "done.json")):
-                found.append((name, self.done(name)))
-        return found
+                try:
+                    done = self.done(name)
+                except ValueError:
+                    done = None
+                yield name, done
 
     def newest(self) -> str | None:
         """Name of the newest complete checkpoint."""
-        found = self.complete()
-        return found[-1][0] if found else None
+        return next((name for name, done in self._named() if done is not None), None)
 
     def sound(self) -> tuple[str | None, list[str]]:
         """Name of the newest complete checkpoint that holds the bytes it was written with, and a line for each newer one
         that does not: cut short by a machine that lost its power, or changed."""
         told = []
-        for name, done in reversed(self.complete()):
-            data = self.artifact.read("checkpoints", name, "state.pt")
-            if len(data) == done["bytes"] and digest(data) == done["digest"]:
+        for name, done in self._named():
+            damage = "its done.json cannot be read" if done is None else self._damage(name, done)
+            if not damage:
                 return name, told
-            where = self.artifact.path("checkpoints", name)
-            told.append(f"{where}: damaged ({len(data)} bytes of {done['bytes']}); an older one is taken")
+            told.append(f"{self.artifact.path('checkpoints', name)}: damaged ({damage}); an older one is taken")
         return None, told
 
+    def _damage(self, name: str, done: Mapping[str, Any]) -> str:
+        if not self.artifact.storage.exists(self.artifact.path("checkpoints", name, "state.pt")):
+            return "its state.pt is missing"
+        data = self.artifact.read("checkpoints", name, "state.pt")
+        whole = len(data) == done["bytes"] and digest(data) == done["digest"]
+        return "" if whole else f"{len(data)} bytes of {done['bytes']}"
+
     def done(self, name: str) -> dict[str, Any]:
-        """A complete checkpoint's epoch, step, score (None: not measured), bytes and digest."""
+        """A complete checkpoint's epoch, step, score (None: not measured), bytes and digest. ValueError: it is damaged."""
         return self.artifact.read_json("checkpoints", name, "done.json")
 
     def give(self, name: str, folder: Path) -> str:
@@ -89,9 +101,14 @@ class Checkpoints:
         return done["digest"]
 
     def take(self, folder: Path) -> None:
-        """Go on from what another run's `give` wrote."""
-        done = json.loads((folder / "done.json").read_text())
-        self.save((folder / "state.pt").read_bytes(), done["epoch"], done["step"], done["score"])
+        """Go on from what another run's `give` wrote. Raises UserError where the bytes are not those that the other saved."""
+        done, data = json.loads((folder / "done.json").read_text()), (folder / "state.pt").read_bytes()
+        if digest(data) != done["digest"]:
+            raise UserError(
+                f"{self.artifact.uri}: the training state that it is to go on from, after step {done['step']}, was damaged on its "
+                f"way ({len(data)} bytes of {done['bytes']}); run the same command again"
+            )
+        self.save(data, done["epoch"], done["step"], done["score"])
 
     def load(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
         return from_bytes(self.artifact.read("checkpoints", name, "state.pt"), device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 import uuid
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..config.schema import Recipe
     from .pipeline import Pipeline
 
+log = logging.getLogger("mapsto.tune")
 PATIENCE_S = 120.0
 """How long a member of a population waits for the checkpoint that is written behind its training."""
 
@@ -137,7 +139,10 @@ class Reports:
         while True:
             name = checkpoints.newest()
             if name is not None and checkpoints.done(name)["epoch"] >= self.reported:
-                return checkpoints.give(name, folder)
+                sound, told = checkpoints.sound()
+                if sound is None or checkpoints.done(sound)["epoch"] < self.reported:
+                    raise UserError(f"tune: the state after epoch {self.reported} is none to hand on: {told[0]}")
+                return checkpoints.give(sound, folder)
             if time.monotonic() > deadline:
                 raise UserError(f"tune: the state after epoch {self.reported} was not written to {self.artifact.uri}")
             time.sleep(0.05)
@@ -160,7 +165,10 @@ def member_options(sweep: str, mine: Mapping[str, Any], recipe: Recipe, folder: 
         options["state"] = str(folder)
     elif at:  # of a driver that was killed
         before = Checkpoints(Artifact(at, recipe.storage.open()), 1, "max")
-        if name := before.newest():
+        name, told = before.sound()
+        for line in told:
+            log.warning("tune: %s", line)
+        if name:
             before.give(name, folder)
             options["state"] = str(folder)
     return options
