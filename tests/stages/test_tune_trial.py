@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.engine.checkpoints import Checkpoints, to_bytes
+from mapsto.stages.tune import Tune
 from mapsto.stages.tune_trial import Reports, member_options
+from mapsto.stages.tune_trials import Trials
 
 GIVEN: dict[str, Any] = {"epochs": 4, "goals": {"top1": "max"}, "sweep": "s", "primary": ("top1", "max")}
 
@@ -40,3 +44,49 @@ def test_a_member_goes_on_from_its_newest_sound_state(tmp_path: Path, monkeypatc
     mine = Checkpoints(Artifact(str(tmp_path / "mine"), Storage()), 1, "max")
     mine.take(Path(options["state"]))
     assert mine.newest() == "00001-000000001"
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_trial_that_failed_for_a_reason_outside_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outside: bool
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", told.append)
+    Reports(GIVEN, {"overrides": {"a": 1}}).fail(UserError("s3://b: no answer", outside=outside))
+    said: list[str] = []
+    trials = Trials(Artifact(str(tmp_path), Storage()), {"top1": "max"}, said.append, 4)
+    mine = trials.of({"trial": {"overrides": {"a": 1}}})
+    trials.hear(mine, told[0])
+    trials.end(mine)
+    again = Trials(trials.artifact, trials.goals, said.append, 4)
+    assert [(t.finished, t.state) for t in again.load()] == [(not outside, "interrupted" if outside else "failed")]
+    assert said == [f"trial 1  {'was cut off' if outside else 'failed'}: s3://b: no answer"]
+    assert again.of({"trial": {"overrides": {"a": 1}}}).number == (1 if outside else 2)
+
+
+def test_what_lies_outside_is_told_apart_on_every_way(tmp_path: Path) -> None:
+    away = Storage(endpoint_url="http://127.0.0.1:9", key="k", secret="s", retries=0)
+    with pytest.raises(UserError, match="cannot be reached") as raised:
+        away.read("s3://bucket/x")
+    assert pickle.loads(pickle.dumps(raised.value)).outside
+    with pytest.raises(UserError, match="not found") as raised:
+        Storage().read(f"{tmp_path}/x")
+    assert not raised.value.outside
+
+
+def test_a_sweep_with_a_trial_that_was_cut_off_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swept(job: Any, trials: Trials, primary: Any) -> None:
+        for number in (1, 2):
+            mine = trials.of({"trial": {"overrides": {"a": number}}})
+            result = {"top1": 0.5, "epoch": 4, "uri": "u"}
+            trials.hear(mine, result if number == 1 else {"failed": "s3://b: no answer", "outside": True})
+            trials.end(mine)
+
+    monkeypatch.setattr("mapsto.stages.tune.objectives", lambda job: ({"top1": "max"}, ("top1", "max")))
+    monkeypatch.setattr("mapsto.stages.tune.sweep", swept)
+    tune = SimpleNamespace(scheduler=SimpleNamespace(kind="none"), epochs=4)
+    job: Any = SimpleNamespace(
+        recipe=SimpleNamespace(tune=tune), artifact=Artifact(str(tmp_path), Storage()), say=lambda line: None
+    )
+    with pytest.raises(UserError, match=r"tune: 1 of 2 trials were cut off, .*: s3://b: no answer; the same command"):
+        Tune().run(job)

@@ -15,6 +15,13 @@ class UserError(Exception):
 
     code = 2
     """The command's exit code."""
+    outside = False
+    """Whether the reason lies outside what was asked for (a store that is away, no room on the cluster): the same may do later."""
+
+    def __init__(self, text: str = "", *, outside: bool = False) -> None:
+        super().__init__(text)
+        if outside:
+            self.outside = True
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

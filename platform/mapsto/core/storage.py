@@ -128,7 +128,10 @@ class Storage:
                     )
                     time.sleep(wait)
                     continue
-                raise explain(uri, error) from error
+                told = explain(uri, error)
+                if isinstance(told, UserError):
+                    told.outside = not isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+                raise told from error
         raise AssertionError("unreachable")
 
     def read(self, uri: str) -> bytes:

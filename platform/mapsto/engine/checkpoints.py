@@ -106,7 +106,8 @@ class Checkpoints:
         if digest(data) != done["digest"]:
             raise UserError(
                 f"{self.artifact.uri}: the training state that it is to go on from, after step {done['step']}, was damaged on its "
-                f"way ({len(data)} bytes of {done['bytes']}); run the same command again"
+                f"way ({len(data)} bytes of {done['bytes']}); run the same command again",
+                outside=True,
             )
         self.save(data, done["epoch"], done["step"], done["score"])
 

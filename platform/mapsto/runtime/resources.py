@@ -38,7 +38,8 @@ def require_cpus(
         if time.monotonic() > deadline:
             raise UserError(
                 f"{section} needs {need:g} CPUs, and only {free:g} of the cluster's {_total(nodes, 'CPU'):g} are free: other jobs or "
-                "served models hold the rest (`ray status` shows them); stop one, or wait for it"
+                "served models hold the rest (`ray status` shows them); stop one, or wait for it",
+                outside=True,
             )
         time.sleep(0.5)
 

@@ -107,7 +107,8 @@ def cause(error: BaseException) -> BaseException:
     if type(found).__name__ in NO_ROOM:
         return UserError(
             "train: the cluster had no room for its workers, in several attempts; `ray status` shows what "
-            "it has. Lower train.workers (with train.most_workers for what may come), or run the same command again once machines are back"
+            "it has. Lower train.workers (with train.most_workers for what may come), or run the same command again once machines are back",
+            outside=True,
         )
     return user_error(error) or found
 

@@ -228,7 +228,9 @@ def train(
             written.wait()
             failed = world.broadcast_object(written.told())  # who leaves first would end the others while they write
             became = failed[-1] if failed else f"saved after step {midway.step} (epoch {midway.epoch + 1})"
-            raise UserError(f"train: asked to end; {became}, and the same command goes on from the newest checkpoint")
+            raise UserError(
+                f"train: asked to end; {became}, and the same command goes on from the newest checkpoint", outside=True
+            )
 
     due = either(noticed, every(config.checkpoint_steps, resume["step"] if resume else 0))
     try:

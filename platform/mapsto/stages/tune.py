@@ -58,6 +58,12 @@ class Tune:
         epochs = recipe.tune.epochs or recipe.train.epochs
         trials = Trials(artifact, goals, job.say, epochs, population=population)
         sweep(job, trials, primary)
+        if cut := [t for t in trials.all() if t.number in trials.cut]:
+            raise UserError(
+                f"tune: {len(cut)} of {len(trials.all())} trials were cut off, which lies in none of their settings: "
+                f"{cut[0].failed}; the same command runs them again, and reads the others",
+                outside=True,
+            )
         best = trials.best()
         if best is None:
             reasons = sorted({t.failed for t in trials.all() if t.failed})

@@ -29,7 +29,7 @@ def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
     took another's weights) and `at` (where it trained before a driver was killed).
 
     With one worker it trains right here; with more it drives Ray Train. A UserError (a setting that diverges, say)
-    fails this trial, not the sweep.
+    fails this trial, not the sweep; one whose reason lies outside leaves it to the sweep's next run.
     """
     import ray
 
@@ -59,7 +59,7 @@ def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
             pipeline.produce("train", options)
         reports.end(recipe)
     except UserError as error:
-        reports.fail(str(error))
+        reports.fail(error)
 
 
 def measured_otherwise(artifact: Artifact, answers: Mapping[str, Any]) -> bool:
@@ -111,9 +111,9 @@ class Reports:
             raise UserError(f"tune: '{name}' is not measured on val; measured: {known}")
         self._report({**values, "epoch": len(history), "uri": self.artifact.uri})
 
-    def fail(self, reason: str) -> None:
+    def fail(self, error: UserError) -> None:
         worst = {name: float("-inf") if mode == "max" else float("inf") for name, mode in self.goals.items()}
-        self._report({**worst, "epoch": max(self.reported, 1), "failed": reason})
+        self._report({**worst, "epoch": max(self.reported, 1), "failed": str(error), "outside": error.outside})
 
     def _values(self, record: Mapping[str, float]) -> dict[str, float | None]:
         return {name: self.fixed.get(name, record.get(f"val/{name}")) for name in self.goals}
@@ -141,10 +141,14 @@ class Reports:
             if name is not None and checkpoints.done(name)["epoch"] >= self.reported:
                 sound, told = checkpoints.sound()
                 if sound is None or checkpoints.done(sound)["epoch"] < self.reported:
-                    raise UserError(f"tune: the state after epoch {self.reported} is none to hand on: {told[0]}")
+                    raise UserError(
+                        f"tune: the state after epoch {self.reported} is none to hand on: {told[0]}", outside=True
+                    )
                 return checkpoints.give(sound, folder)
             if time.monotonic() > deadline:
-                raise UserError(f"tune: the state after epoch {self.reported} was not written to {self.artifact.uri}")
+                raise UserError(
+                    f"tune: the state after epoch {self.reported} was not written to {self.artifact.uri}", outside=True
+                )
             time.sleep(0.05)
 
 

@@ -22,7 +22,7 @@ class Trial:
     uri: str = ""
     failed: str = ""
     finished: bool = False
-    """It came to its end, was stopped early, or failed: not to be run again."""
+    """It came to its end, was stopped early, or failed by its settings: not to be run again."""
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(epoch, metric) as reported."""
     settings: list[dict[str, Any]] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Trial:
 
     @property
     def state(self) -> str:
-        if self.failed:
+        if self.failed and self.finished:
             return "failed"
         return "complete" if self.uri else "stopped early" if self.finished else "interrupted"
 
@@ -57,6 +57,8 @@ class Trials:
         self.population = population
         self.metric, self.mode = next(iter(goals.items()))
         self.found: dict[int, Trial] = {}
+        self.cut: set[int] = set()
+        """Numbers of those that failed for a reason outside, in this run."""
 
     def load(self) -> list[Trial]:
         """The trials of an earlier, interrupted run of this sweep."""
@@ -116,6 +118,8 @@ class Trials:
         """One report of a trial."""
         mine.failed, mine.uri = result.get("failed", ""), result.get("uri") or mine.uri
         if mine.failed:
+            if result.get("outside"):
+                self.cut.add(mine.number)
             return
         mine.values, epoch = {name: float(result[name]) for name in self.goals}, int(result["epoch"])
         if self.population:
@@ -144,10 +148,10 @@ class Trials:
                 self.say(f"trial {mine.number}  goes on from trial {donor}: {_short(mine.overrides)}")
 
     def end(self, mine: Trial) -> None:
-        mine.finished = True
+        mine.finished = mine.number not in self.cut
         self.save(mine)
         if mine.failed:
-            self.say(f"trial {mine.number}  failed: {mine.failed}")
+            self.say(f"trial {mine.number}  {'failed' if mine.finished else 'was cut off'}: {mine.failed}")
         elif not mine.uri:
             self.say(f"trial {mine.number}  stopped early after epoch {mine.epochs}")
 
