@@ -16,6 +16,8 @@ from mapsto.runtime.resources import estimate, refuse_unfitting, require_cpus, t
         ([8], 3, 4, 0, "train.workers 3 x cpus_per_worker 4 = 12 CPUs, and loading needs 1 more, but the cluster has 8: set train.cpus_per_worker=2.3"),
         ([1], 1, 1, 0, "train.workers 1 x cpus_per_worker 1 = 1 CPUs, and loading needs 1 more, but the cluster has 1: a cluster of at least 2 CPUs is needed (on one machine: mapsto ... --cpus 2)"),
         ([4, 4], 1, 6, 0, "train.cpus_per_worker 6 fits no node: the largest has 4 CPUs"),
+        ([2, 2], 5, 0.6, 0, "train.workers 5 x cpus_per_worker 0.6 leave 0.8 and 0.2 of nodes of 2, 2 CPUs, and loading needs a whole one of one node: set train.cpus_per_worker=0.5"),
+        ([3, 3, 3], 4, 2, 0, "train.workers 4 x cpus_per_worker 2 do not fit on nodes of 3, 3, 3 CPUs: a worker takes its 2 CPUs of one node; set train.cpus_per_worker=1.5"),
         ([4], 2, 1, 1, "train.workers 2 x gpus_per_worker 1 = 2 GPUs, but the cluster has 0: set train.gpus_per_worker=0"),
     ],
 )  # fmt: skip
@@ -44,25 +46,27 @@ def test_the_advice_given_fits(have: float, workers: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "free", "workers", "cpus", "gpus", "asked", "count"),
+    ("nodes", "workers", "cpus", "gpus", "asked", "count"),
     [
-        ([4], 4, 1, 0.5, 0, None, 2),  # a CPU of data for each: 2 x 1.5
-        ([4], 4, 1, 0.5, 0, 5, 5),  # 2.5, and 1.5 for all their data
-        ([4], 4, 1, 0.5, 0, 9, 6),  # 3, and the 1 that is never given away
-        ([4], 2, 1, 0.5, 0, 9, 2),  # other work holds half
-        ([4], 4, 2, 0.5, 0, 9, 3),
-        ([2, 2], 4, 1, 2, 0, None, 1),
-        ([2], 2, 1, 1, 0, 4, 1),
-        ([16], 16, 1, 1, 1, None, 2),  # two GPUs
+        ([4], 1, 0.5, 0, None, 2),  # a CPU of data for each: 2 x 1.5
+        ([4], 1, 0.5, 0, 5, 5),  # 2.5, and 1.5 for all their data
+        ([4], 1, 0.5, 0, 9, 6),  # 3, and the 1 that is never given away
+        ([2], 1, 0.5, 0, 9, 2),
+        ([4], 2, 0.5, 0, 9, 3),
+        ([2, 2], 1, 2, 0, None, 1),
+        ([2], 1, 1, 0, 4, 1),
+        ([16], 1, 1, 1, None, 2),  # two GPUs
+        ([2, 2], 1, 0.6, 0, 9, 3),  # 2 of the one, 1 of the other: a fourth would leave 0.8 of each
+        ([1.5, 1.5], 1, 0.5, 0, None, 2),  # a CPU of data and a trial on each
     ],
 )
 def test_trials_at_once_leave_the_data_its_cpu(
-    nodes: list[float], free: float, workers: int, cpus: float, gpus: float, asked: int | None, count: int
+    nodes: list[float], workers: int, cpus: float, gpus: float, asked: int | None, count: int
 ) -> None:
     given = [{"CPU": n, "GPU": 2.0} for n in nodes]
-    found, most, line = trials_at_once(given, free, workers, cpus, gpus, asked)  # ty: ignore[invalid-argument-type]
+    found, most, line = trials_at_once(given, workers, cpus, gpus, asked)  # ty: ignore[invalid-argument-type]
     assert found == count
-    assert most * workers * cpus + 1 <= max(free, workers * cpus + 1)
+    assert most * workers * cpus + 1 <= max(sum(nodes), workers * cpus + 1)
     assert bool(line) == (asked is not None and asked > count)
     if line:
         assert f"tune.concurrent {asked}: a trial takes {workers * cpus:g} CPUs" in line

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
+from .packing import SLACK, Node, by_cpus, most_trials, trains, trial, with_data
 
 if TYPE_CHECKING:
     from ..config.schema import Recipe
@@ -32,38 +33,42 @@ def require_cpus(
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     refuse_unfitting(nodes, workers, cpus_per_worker, gpus_per_worker, data_cpus, section)
-    need = workers * cpus_per_worker + data_cpus
+    need, own = workers * cpus_per_worker + data_cpus, data_cpus - 1
     deadline = time.monotonic() + wait_s
-    while (free := ray.available_resources().get("CPU", 0.0)) < need - 1e-6:
+    while not trains(now := free_nodes(), workers, cpus_per_worker, gpus_per_worker, own):
         if time.monotonic() > deadline:
+            free = _total(now, "CPU")
             raise UserError(
-                f"{section} needs {need:g} CPUs, and only {free:g} of the cluster's {_total(nodes, 'CPU'):g} are free: other jobs or "
+                f"{section} needs {need:g} CPUs, and only {free:g} of the cluster's {_total(nodes, 'CPU'):g} are free"
+                f"{'' if free < need - SLACK else ', and on no node a whole one for loading'}: other jobs or "
                 "served models hold the rest (`ray status` shows them); stop one, or wait for it",
                 outside=True,
             )
         time.sleep(0.5)
 
 
-def trials_at_once(
-    nodes: list[Mapping[str, float]], free: float, workers: int, cpus_per_worker: float, gpus_per_worker: float,
-    asked: int | None, own: float = 0.0,
-) -> tuple[int, int, str]:  # fmt: skip
-    """(trials to run at a time, how many could, what to say of it) on these nodes, of whose CPUs `free` are not held by
-    others. `own`: CPUs of a trial besides its workers'.
+def free_nodes() -> list[Node]:
+    """What each of the connected cluster's nodes has free just now."""
+    from ray._private.state import available_resources_per_node
 
-    By default each trial leaves a CPU to its data. More may be `asked` for: they share what is left, of which one CPU is
-    never given away, because without it every trial waits for its data for ever.
+    return list(available_resources_per_node().values())
+
+
+def trials_at_once(
+    nodes: list[Node], workers: int, cpus_per_worker: float, gpus_per_worker: float, asked: int | None, own: float = 0.0
+) -> tuple[int, int, str]:
+    """(trials to run at a time, how many could, what to say of it) on what these nodes have free. `own`: CPUs of a trial
+    besides its workers'.
+
+    By default each trial leaves a CPU to its data. More may be `asked` for: they share what is left, of which one CPU of a
+    node is never given away, because without it every trial waits for its data for ever.
     """
-    need = workers * cpus_per_worker + own
-    slots = [int(node.get("CPU", 0.0) / cpus_per_worker + 1e-6) for node in nodes]
-    if gpus_per_worker:
-        slots = [
-            min(n, int(node.get("GPU", 0.0) / gpus_per_worker + 1e-6)) for n, node in zip(slots, nodes, strict=True)
-        ]
-    most = max(1, min(int((free - 1.0) / need + 1e-6), sum(slots) // workers))
-    usual = max(1, min(most, int(free / (need + 1.0) + 1e-6)))
+    needed = workers, cpus_per_worker, gpus_per_worker, own
+    most = max(1, most_trials(nodes, *needed, apart=False))
+    usual = max(1, most_trials(nodes, *needed, apart=True))
     if asked is None or asked <= most:
         return asked or usual, most, ""
+    need, free = workers * cpus_per_worker + own, _total(nodes, "CPU")
     gpus = f" and {workers * gpus_per_worker:g} GPUs" if gpus_per_worker else ""
     return (
         most,
@@ -74,7 +79,7 @@ def trials_at_once(
 
 
 def refuse_unfitting(
-    nodes: list[Mapping[str, float]],
+    nodes: list[Node],
     workers: int,
     cpus_per_worker: float,
     gpus_per_worker: float,
@@ -84,32 +89,45 @@ def refuse_unfitting(
     """The arithmetic of `require_cpus` on the nodes' resources."""
     have, need = _total(nodes, "CPU"), workers * cpus_per_worker
     worker = "train" if section == "tune" else section  # a trial's workers are as large as train's
-    if need + data_cpus > have + 1e-6:
+    advice = _advice(nodes, workers, need + data_cpus, data_cpus, section, worker)
+    asked = f"{section}.workers {workers} x cpus_per_worker {cpus_per_worker:g}"
+    if need + data_cpus > have + SLACK:
         raise UserError(
-            f"{section}.workers {workers} x cpus_per_worker {cpus_per_worker:g} = {need:g} CPUs, and loading needs {data_cpus:g} more, "
-            f"but the cluster has {have:g}: {_advice(have - data_cpus, workers, need + data_cpus, section, worker)}"
+            f"{asked} = {need:g} CPUs, and loading needs {data_cpus:g} more, but the cluster has {have:g}: {advice}"
         )
     largest = max(node.get("CPU", 0.0) for node in nodes)
-    if cpus_per_worker > largest + 1e-6:
+    if cpus_per_worker > largest + SLACK:
         raise UserError(f"{worker}.cpus_per_worker {cpus_per_worker:g} fits no node: the largest has {largest:g} CPUs")
     gpus = _total(nodes, "GPU")
-    if workers * gpus_per_worker > gpus + 1e-6:
+    if workers * gpus_per_worker > gpus + SLACK:
         raise UserError(
             f"{section}.workers {workers} x gpus_per_worker {gpus_per_worker:g} = {workers * gpus_per_worker:g} GPUs, but the cluster "
             f"has {gpus:g}: set {worker}.gpus_per_worker={gpus / workers:g}"
         )
+    left = trial(nodes, workers, cpus_per_worker, gpus_per_worker, data_cpus - 1)
+    if not with_data(left):
+        sizes = "nodes of " + ", ".join(f"{node.get('CPU', 0.0):g}" for node in by_cpus(nodes)) + " CPUs"
+        gpu = f" and {gpus_per_worker:g} GPUs" if gpus_per_worker else ""
+        if left is None:
+            raise UserError(
+                f"{asked} do not fit on {sizes}: a worker takes its {cpus_per_worker:g} CPUs{gpu} of one node; {advice}"
+            )
+        rest = " and ".join(f"{node['CPU']:g}" for node in left)
+        raise UserError(f"{asked} leave {rest} of {sizes}, and loading needs a whole one of one node: {advice}")
 
 
-def _advice(left: float, workers: int, need: float, section: str, worker: str) -> str:
-    share = int(left / workers * 20) / 20  # twentieths: 0.5, 0.35, ...
-    if share >= 0.1:
-        return f"set {worker}.cpus_per_worker={share:g}"
-    if left >= 1:
-        return f"set {section}.workers={int(left)} and {worker}.cpus_per_worker=1"
+def _advice(nodes: list[Node], workers: int, need: float, data_cpus: float, section: str, worker: str) -> str:
+    own, left = data_cpus - 1, _total(nodes, "CPU") - data_cpus
+    for twentieths in range(int(left / workers * 20 + SLACK), 1, -1):  # 0.5, 0.35, ...
+        if trains(nodes, workers, twentieths / 20, own=own):
+            return f"set {worker}.cpus_per_worker={twentieths / 20:g}"
+    for fewer in range(int(left), 0, -1):
+        if trains(nodes, fewer, 1.0, own=own):
+            return f"set {section}.workers={fewer} and {worker}.cpus_per_worker=1"
     return f"a cluster of at least {need:g} CPUs is needed (on one machine: mapsto ... --cpus {int(-(-need // 1))})"
 
 
-def _total(nodes: list[Mapping[str, float]], name: str) -> float:
+def _total(nodes: Sequence[Node], name: str) -> float:
     return sum(node.get(name, 0.0) for node in nodes)
 
 

@@ -59,8 +59,8 @@ class Train:
     """Ray Train workers follow one fixed run of microbatches; checkpoints in the artifact carry it over lost workers
     and killed drivers.
 
-    Options: `on_epoch(record)` is called on the driver after each epoch; `in_process` trains in this process, with one
-    worker and without Ray Train (a trial that needs no more). A member of a population has `population`, which is a part
+    Options: `on_epoch(record)` is called on the driver after each epoch; `in_sweep`: somebody has looked for room already;
+    `in_process` trains in this process, with one worker and without Ray Train (a trial that needs no more). A member of a population has `population`, which is a part
     of its address, and `state`, a local folder with the training state that it starts from. So is `answers`, of a trial
     whose settings were trained before, and measured otherwise.
     """
@@ -99,7 +99,8 @@ class Train:
             if job.options.get("in_process"):
                 alone(setup, tell, job.say)
             else:
-                distributed(setup, tell, job.say)
+                # a sweep has looked for all its trials, whose data hold CPUs for a moment now and then
+                distributed(setup, tell, job.say, look=not job.options.get("in_sweep"))
             done = conclude(job, setup, time.monotonic() - start)
             trackers.close(done.metrics)
         return done
@@ -205,8 +206,10 @@ def alone(setup: Setup, tell: Callable[[dict[str, float]], None], say: Callable[
         train(setup, World(device=torch.device(device)), lambda value: value, report, asked=asked)
 
 
-def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Callable[[str], None]) -> None:
-    """Train in Ray Train workers. Raises a worker's UserError as it is, and Ray's error for anything else. SIGTERM lets
+def distributed(
+    setup: Setup, tell: Callable[[dict[str, float]], None], say: Callable[[str], None], *, look: bool = True
+) -> None:
+    """Train in Ray Train workers, after a `look` at whether the cluster has room for them. Raises a worker's UserError as it is, and Ray's error for anything else. SIGTERM lets
     them save the run's state, and raises UserError; a second one ends this process at once."""
     from functools import partial
 
@@ -214,16 +217,17 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # a machine's notice may be of 30 s
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # as ray.train gives them, typed
-    from ray.train.v2.torch.torch_trainer import TorchTrainer
 
     from ..runtime.progress import bar
     from ..runtime.resources import require_cpus
     from ..runtime.session import scratch
+    from .train_elastic import Trainer
     from .train_watch import Watch, follow
 
     config, artifact = setup.config, setup.artifact
     least, most = config.range
-    require_cpus(least, config.cpus_per_worker, config.gpus_per_worker)
+    if look:
+        require_cpus(least, config.cpus_per_worker, config.gpus_per_worker)
     # A lost machine takes minutes to come back. Where fewer workers will do, Ray counts once more after this time: at first
     # it takes the lost machine's CPUs for there.
     start_s = "600" if least == most else "30"
@@ -235,7 +239,7 @@ def distributed(setup: Setup, tell: Callable[[dict[str, float]], None], say: Cal
     artifact.storage.delete(artifact.path("ray"))
     name = f"{artifact.fingerprint}-{uuid.uuid4().hex[:8]}"  # an old name would resume Ray's own idea of the run
     stop = f"mapsto-stop-{name}".encode()
-    trainer = TorchTrainer(
+    trainer = Trainer(
         partial(under_ray, replace(setup, counted=True), stop),
         scaling_config=ScalingConfig(
             num_workers=least if least == most else (least, most),

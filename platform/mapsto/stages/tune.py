@@ -230,16 +230,13 @@ def _tune(
 
 def _at_once(job: Job, workers: int, population: int | None) -> int:
     """Trials at a time on the connected cluster. Raises UserError where not even one fits, or not the whole population."""
-    import ray
-
-    from ..runtime.resources import require_cpus, trials_at_once
+    from ..runtime.resources import free_nodes, require_cpus, trials_at_once
 
     train, own = job.recipe.train, 0.0 if workers == 1 else 0.1
     require_cpus(workers, train.cpus_per_worker, train.gpus_per_worker, 1.0 + own, section="tune")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    asked = population or job.recipe.tune.concurrent
-    free = ray.available_resources().get("CPU", 0.0)
-    count, most, line = trials_at_once(nodes, free, workers, train.cpus_per_worker, train.gpus_per_worker, asked, own)
+    nodes, asked = free_nodes(), population or job.recipe.tune.concurrent
+    free = sum(node.get("CPU", 0.0) for node in nodes)
+    count, most, line = trials_at_once(nodes, workers, train.cpus_per_worker, train.gpus_per_worker, asked, own)
     if population and population > most:
         raise UserError(
             f"tune.trials {population}: a population trains at once, and of these trials ({workers} x "

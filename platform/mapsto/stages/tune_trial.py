@@ -39,13 +39,14 @@ def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
 
     given, mine = ray.get(fixed[0]), config["trial"]
     changed = {"tune": None, "train.epochs": given["epochs"], "train.workers": given["workers"]}
+    changed["train.most_workers"] = None  # it would take the other trials' place
     if given["sweep"]:
         changed["train.checkpoint_every"] = 1  # each report hands on the state it tells of
     reports = Reports(given, mine)
     try:
         recipe = override(recipe_model()(**given["recipe"]), {**mine["overrides"], **changed})
         with tempfile.TemporaryDirectory(prefix="mapsto-trial-") as folder:
-            options = {"on_epoch": reports.epoch, "in_process": given["workers"] == 1}
+            options = {"on_epoch": reports.epoch, "in_process": given["workers"] == 1, "in_sweep": True}
             if given["sweep"]:
                 options |= member_options(given["sweep"], mine, recipe, Path(folder))
                 reports.begin(options)

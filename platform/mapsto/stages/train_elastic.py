@@ -1,0 +1,34 @@
+"""Ray Train with workers that come and go, which leave a CPU to the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+from ..runtime.packing import Node, most_workers
+
+
+class Leaving(ElasticScalingPolicy):
+    """Ray's own takes as many workers as the nodes have CPUs for: where they take the last one, they wait for their data for
+    ever, and nothing says so. What is asked of an autoscaler stays the recipe's most."""
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        worker = self.scaling_config._resources_per_worker_not_none
+        found = super()._count_possible_workers(reserved_resources)
+        return most_workers(self.nodes(), found, worker.get("CPU", 0.0), worker.get("GPU", 0.0))
+
+    def nodes(self) -> list[Node]:
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+class Trainer(TorchTrainer):
+    """Ray's, with that policy where the number of workers is a range."""
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        config: Any = self.scaling_config
+        if config.elasticity_enabled:
+            options["scaling_policy"] = Leaving(config)
+        return super()._initialize_and_run_controller(**options)
