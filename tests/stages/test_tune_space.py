@@ -95,11 +95,26 @@ def test_optuna_begins_with_the_interrupted_knows_the_finished_and_draws_branche
     search.on_trial_complete("a", {"top1": 0.6, "size_mb": 2.0})
     assert search.study.trials[-1].values == [0.6, 2.0]
     for number in range(20):
-        drawn = search.suggest(str(number))["trial"]["overrides"]
+        suggested = search.suggest(str(number))
+        assert suggested
+        drawn = suggested["trial"]["overrides"]
         assert belongs(drawn)
         assert set(described(search.config.space, drawn)) == set(search.study.trials[-1].params)
         search.on_trial_complete(str(number), {"failed": "x", "top1": float("-inf"), "size_mb": float("inf")})
     assert len(search.study.best_trials) == 1  # (0.6, 2.0) beats (0.5, 3.0); failed ones count for nothing
+
+
+def test_running_trials_of_optuna_have_settings_of_their_own() -> None:
+    space = {"train.optimizer.kind": {"kind": "choice", "values": ["sgd", "adamw", "adam"]}}
+    search = Search(tune(space, search="optuna", trials=30), {"top1": "max"}, [], [])
+    running = [search.suggest(str(number)) for number in range(3)]
+    assert len({each["trial"]["overrides"]["train.optimizer.kind"] for each in running if each}) == 3
+    tried = len(search.study.trials)
+    assert [search.suggest("late") for _ in range(50)] == [None] * 50
+    assert len(search.study.trials) <= tried + 11
+    for number in range(3):
+        search.on_trial_complete(str(number), {"top1": 0.5})
+    assert search.suggest("late")  # one of theirs, whose result it finds
 
 
 def test_settings_of_a_population_stay_within_the_space() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..config.tuning import Space, TuneConfig
     from .tune_trials import Trial
 
+REDRAWS = 10
 SCALARS = (str, int, float, bool, type(None))
 
 
@@ -91,20 +92,42 @@ class Search(Searcher):
         for each in interrupted:
             self.study.enqueue_trial({n: value for n, (value, _) in described(config.space, each.overrides).items()})
         self.asked: dict[str, optuna.Trial] = {}
+        self.running: dict[str, dict[str, Any]] = {}
+        """Settings of the trials that were suggested and have not ended."""
+        self.held: tuple[optuna.Trial, dict[str, Any]] | None = None
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        self.asked[trial_id] = self.study.ask()
-        return {"trial": {"overrides": self._drawn(self.asked[trial_id], self.config.space)}}
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Settings that no running trial has: both would train in one artifact. None where `REDRAWS` draws find none, until that
+        one has ended; the second one then finds its artifact, and shares the result."""
+        asked, drawn = self.held or self._ask()
+        for _ in range(0 if self.held else REDRAWS):
+            if drawn not in self.running.values():
+                break
+            self._forget(asked)
+            asked, drawn = self._ask()
+        self.held = (asked, drawn) if drawn in self.running.values() else None
+        if self.held:
+            return None
+        self.asked[trial_id], self.running[trial_id] = asked, drawn
+        return {"trial": {"overrides": drawn}}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def _ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        asked = self.study.ask()
+        return asked, self._drawn(asked, self.config.space)
+
+    def _forget(self, asked: optuna.Trial) -> None:
         from optuna.trial import TrialState
 
+        self.study.tell(asked, state=TrialState.FAIL)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         asked = self.asked.pop(trial_id, None)
+        self.running.pop(trial_id, None)
         if asked is None:
             return
         values = [float((result or {}).get(name, math.nan)) for name in self.goals]
         if error or (result or {}).get("failed") or not all(math.isfinite(value) for value in values):
-            self.study.tell(asked, state=TrialState.FAIL)
+            self._forget(asked)
         else:
             self.study.tell(asked, values)
 
