@@ -15,13 +15,17 @@ from timm.optim._param_groups import param_groups_layer_decay
 
 from mapsto.config.load import load
 from mapsto.config.optimizing import OptimizerConfig
+from mapsto.config.training import TrainConfig
 from mapsto.core.errors import UserError
+from mapsto.engine.checkpoints import from_bytes, to_bytes
+from mapsto.engine.fit import fit
 from mapsto.engine.layers import layer_scales, undecayed
 from mapsto.engine.optimizers import optimizer
+from mapsto.engine.world import World
 from mapsto.models.normalize import Normalized
 from mapsto.models.views import Views
 
-from .runs import BATCH, ROWS, run
+from .runs import BATCH, ROWS, STEPS, run, same
 from .toy import Regression, items, rows
 
 Made = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -37,6 +41,7 @@ REFERENCES: dict[str, tuple[dict[str, Any], Made]] = {
     "lamb": ({}, lambda g: create_optimizer_v2(g, "lamb", lr=0.01)),
     "lion": ({"betas": [0.9, 0.95]}, lambda g: create_optimizer_v2(g, "lion", lr=0.01, betas=(0.9, 0.95))),
     "muon": ({}, lambda g: create_optimizer_v2(g, "muon", lr=0.01)),
+    "lookahead_sgd": ({"momentum": 0.8}, lambda g: create_optimizer_v2(g, "lookahead_sgd", lr=0.01, momentum=0.8)),
     "nadamw": ({}, lambda g: create_optimizer_v2(g, "nadamw", lr=0.01)),
 }
 
@@ -107,3 +112,31 @@ def test_layer_decay_elsewhere_is_by_the_depth_of_the_weights() -> None:
     assert scales == {n: expected[n[0]] for n, _ in model.named_parameters()}
     _, history = run({"epochs": 1, "optimizer": {"lr": 0.01, "layer_decay": 0.5}})
     assert history[0]["lr"] == 0.01
+
+
+def test_an_optimizer_that_draws_draws_the_same_on_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's kron probes its preconditioner with noise of torch's own generator; dropout draws another for each rank."""
+    drawn: list[float] = []
+    step = torch.optim.SGD.step
+
+    def drawing(self: torch.optim.SGD, closure: Any = None) -> Any:
+        drawn.append(float(torch.rand(1)))
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", drawing)
+    for rank in (0, 1):
+        task = Regression(dropout=0.5)
+        fit(task, task.build({}), TrainConfig(epochs=1), items(rows(ROWS), None, batch=BATCH, epochs=1), World(rank), STEPS)
+    assert drawn[:STEPS] == drawn[STEPS:]
+    assert len(set(drawn)) == STEPS
+
+
+def test_lookahead_resumes_to_the_same_bits() -> None:
+    states: list[bytes] = []
+    config = {"epochs": 3, "optimizer": {"kind": "lookahead_adamw", "lr": 0.01}}
+    whole, _ = run(config, on_epoch=lambda epoch: states.append(to_bytes(epoch.state())))
+    same(whole, run(config, resume=from_bytes(states[0]))[0])
+    with pytest.raises(ValidationError, match="needs second derivatives"):
+        OptimizerConfig(kind="lookahead_adahessian")
+    with pytest.raises(ValidationError, match="'lookahead_admw' is no optimizer.*did you mean 'adamw'"):
+        OptimizerConfig(kind="lookahead_admw")

@@ -10,6 +10,7 @@ from ..core import heavy
 from ..core.errors import nearest
 from ..core.section import Fraction, Pattern, Section
 
+LOOKAHEAD = "lookahead_"
 TORCHS = ("sgd", "adam", "adamw", "adagrad", "rmsprop")
 """Optimizers by torch's own classes; any other name is timm's."""
 
@@ -27,7 +28,8 @@ class ParameterGroup(Section):
 
 class OptimizerConfig(Section):
     kind: str = "sgd"
-    """sgd, adam, adamw, adagrad or rmsprop as torch has them, or a name of timm's optimizer factory: lamb, lion, muon, ..."""
+    """sgd, adam, adamw, adagrad or rmsprop as torch has them, or a name of timm's optimizer factory: lamb, lion, muon, ...; as
+    `lookahead_lamb` with slow weights that follow every sixth step halfway (Zhang et al., Lookahead Optimizer, arXiv 1907.08610)."""
     lr: float = Field(0.1, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
     """Of sgd, adam, adagrad and rmsprop it is a part of the gradient; of adamw and most of timm's it is decoupled."""
@@ -52,11 +54,11 @@ class OptimizerConfig(Section):
     def _known(cls, value: str) -> str:
         if value in TORCHS:
             return value
-        known = {*TORCHS, *map(str, heavy.timm().optim.list_optimizers())} - {"adahessian"}
-        if value == "adahessian":
+        known, base = {*TORCHS, *map(str, heavy.timm().optim.list_optimizers())} - {"adahessian"}, value.removeprefix(LOOKAHEAD)
+        if base == "adahessian":
             raise ValueError("'adahessian' needs second derivatives, which this loop does not take")
-        if value not in known:
-            raise ValueError(f"'{value}' is no optimizer of torch or timm{nearest(value, known)}")
+        if base not in known:
+            raise ValueError(f"'{value}' is no optimizer of torch or timm{nearest(base, known)}")
         return value
 
 
@@ -102,7 +104,7 @@ class PlateauSchedule(Section):
     kind: Literal["plateau"]
     factor: float = Field(0.1, gt=0, lt=1)
     patience: int = Field(5, ge=0)
-    """Epochs without improvement of the task's primary metric on `val`."""
+    """Evaluations (every `evaluate_every` epochs) without improvement of the task's primary metric on `val` that are endured."""
     warmup: Fraction = 0.0
 
 

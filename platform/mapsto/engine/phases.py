@@ -150,7 +150,7 @@ class PhaseTrainer:
             mine = [] if math.isfinite(float(totals["loss"])) else suspects
             self._stop("loss", mine, context.step, context.epoch, self.lr * factor)
         self._before = suspects
-        self._apply(found.count, factor)
+        self._apply(found.count, factor, context.shared)
         if self.phase.after_step is not None:
             with torch.no_grad():
                 self.phase.after_step(self.model, context)
@@ -183,8 +183,9 @@ class PhaseTrainer:
             values[-1] > 0,
         )
 
-    def _apply(self, count: float, factor: float) -> None:
-        """DDP leaves the mean over ranks of the gradients of sums: make it the gradient of the global mean, and step."""
+    def _apply(self, count: float, factor: float, seed: int) -> None:
+        """DDP leaves the mean over ranks of the gradients of sums: make it the gradient of the global mean, and step. An optimizer
+        that draws (kron) has torch's own generator with the `seed` that all ranks share."""
         self.scaler.unscale_(self.optimizer)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         torch._foreach_mul_(grads, self.world.size / max(count, 1.0))
@@ -192,6 +193,7 @@ class PhaseTrainer:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
             group["lr"] = lr * factor
+        torch.manual_seed(seed)
         self.scaler.step(self.optimizer)  # without fp16 the optimizer's own; with it, none where a gradient overflowed
         self.scaler.update()
 
