@@ -126,7 +126,14 @@ def test_an_optimizer_that_draws_draws_the_same_on_all_ranks(monkeypatch: pytest
     monkeypatch.setattr(torch.optim.SGD, "step", drawing)
     for rank in (0, 1):
         task = Regression(dropout=0.5)
-        fit(task, task.build({}), TrainConfig(epochs=1), items(rows(ROWS), None, batch=BATCH, epochs=1), World(rank), STEPS)
+        fit(
+            task,
+            task.build({}),
+            TrainConfig(epochs=1),
+            items(rows(ROWS), None, batch=BATCH, epochs=1),
+            World(rank),
+            STEPS,
+        )
     assert drawn[:STEPS] == drawn[STEPS:]
     assert len(set(drawn)) == STEPS
 
@@ -138,5 +145,5 @@ def test_lookahead_resumes_to_the_same_bits() -> None:
     same(whole, run(config, resume=from_bytes(states[0]))[0])
     with pytest.raises(ValidationError, match="needs second derivatives"):
         OptimizerConfig(kind="lookahead_adahessian")
-    with pytest.raises(ValidationError, match="'lookahead_admw' is no optimizer.*did you mean 'adamw'"):
+    with pytest.raises(ValidationError, match=r"'lookahead_admw' is no optimizer.*did you mean 'adamw'"):
         OptimizerConfig(kind="lookahead_admw")

@@ -54,7 +54,10 @@ class OptimizerConfig(Section):
     def _known(cls, value: str) -> str:
         if value in TORCHS:
             return value
-        known, base = {*TORCHS, *map(str, heavy.timm().optim.list_optimizers())} - {"adahessian"}, value.removeprefix(LOOKAHEAD)
+        known, base = (
+            {*TORCHS, *map(str, heavy.timm().optim.list_optimizers())} - {"adahessian"},
+            value.removeprefix(LOOKAHEAD),
+        )
         if base == "adahessian":
             raise ValueError("'adahessian' needs second derivatives, which this loop does not take")
         if base not in known:
