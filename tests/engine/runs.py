@@ -15,8 +15,16 @@ from .toy import Regression, items, rows
 ROWS, VAL, BATCH, STEPS = 23, 8, 7, 4
 
 
-def run(config: dict[str, Any], task: Any = None, resume: Any = None, data: Any = None, **hooks: Any) -> Any:
-    """(model, history); a resumed run begins where `resume` stands. `hooks`: on_epoch, leave."""
+def run(
+    config: dict[str, Any],
+    task: Any = None,
+    resume: Any = None,
+    data: Any = None,
+    first: int | None = None,
+    **hooks: Any,
+) -> Any:
+    """(model, history); a resumed run begins where `resume` stands, its data at step `first` of that epoch. `hooks`: on_epoch,
+    notice, on_notice."""
     task = task or Regression()
     model = task.build({})
     settings = TrainConfig(**config)
@@ -30,7 +38,8 @@ def run(config: dict[str, Any], task: Any = None, resume: Any = None, data: Any 
         accumulate=settings.accumulate,
         evaluate_every=settings.evaluate_every,
     )
-    rest = (each for each in source if not (each[0].split == "train" and each[0].step < start * STEPS + within))
+    begin = start * STEPS + (within if first is None else first)
+    rest = (each for each in source if not (each[0].split == "train" and each[0].step < begin))
     return model, fit(task, model, settings, rest, World(), STEPS, resume, **hooks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mapsto.config.training import TrainConfig
 from mapsto.engine.checkpoints import from_bytes, to_bytes
 from mapsto.engine.fit import fit
 from mapsto.engine.world import World
+from mapsto.stages.train import rewound
 
 from .runs import BATCH, ROWS, STEPS, VAL, run, same
 from .toy import Regression, items, rows
@@ -116,3 +118,25 @@ def test_swa_resumed_after_its_last_epoch_is_the_same_model(val: bool) -> None:
     states: list[bytes] = []
     whole = train(on_epoch=lambda epoch: states.append(to_bytes(epoch.state())))
     same(whole, train(from_bytes(states[-1])))
+
+
+@pytest.mark.parametrize(("kept", "first"), [(2048, 0), (8, 1), (2, 2)])
+def test_swa_resumed_in_mid_epoch_is_the_same_model(kept: int, first: int) -> None:
+    """Batch norm's statistics are of the epoch's last rows, of which some were trained on before."""
+    config, task = {**SWA, "deterministic": True, "swa": {"start": 0.5, "rows": kept}}, Regression(norm=True)
+    asked: list[int] = []
+    saved: list[bytes] = []
+    whole, history = run(
+        config,
+        task,
+        notice=lambda: asked.append(1) or len(asked) == 3 * STEPS + 3,
+        on_notice=lambda midway: saved.append(to_bytes(midway.state())),
+    )
+    state = from_bytes(saved[0])
+    assert (state["epoch"], state["within"]) == (3, 3)
+    plan: Any = SimpleNamespace(step_rows=BATCH, parts=1, world=1, steps_per_epoch=STEPS)
+    assert rewound(plan, TrainConfig(**config), 3, 3) == first
+    assert rewound(plan, TrainConfig(**config), 1, 3) == 3  # before SWA begins
+    again, resumed = run(config, task, resume=state, first=first)
+    same(whole, again)
+    assert resumed[-1]["val/mse"] == history[-1]["val/mse"]

@@ -63,6 +63,10 @@ class SwaConfig(Section):
     rows: int = Field(2048, ge=2)
     """Rows per worker, the epoch's last, on which batch norm's statistics are measured."""
 
+    def active(self, epoch: int, epochs: int) -> bool:
+        """Whether the weights after `epoch` (from 0) of `epochs` belong to the mean; those of the last one always do."""
+        return epoch + 1 > self.start * epochs
+
 
 class EarlyStopConfig(Section):
     """End the run when the task's primary metric on `val` no longer improves; the best evaluation's weights are kept."""

@@ -90,7 +90,8 @@ def fit(
     """Train `model`, in place, to the end of the run and return the records of all its epochs, resumed ones included.
 
     `items`: this rank's microbatches of numpy arrays in order, from where `resume` (an Epoch's state, or a Midway's) stands:
-    `resume["epoch"]` whole epochs, and `resume["within"]` steps of the next.
+    `resume["epoch"]` whole epochs, and `resume["within"]` steps of the next; with SWA from some steps earlier, whose rows are
+    only remembered, so that batch norm's statistics are those of a run that was not cut off.
 
     `notice` (the machine is about to be taken away) is asked after every step, of an epoch's last one once its record is
     made, and answers alike on all ranks; `asked` is asked in every step, and answers for this rank: the ranks tell each
@@ -215,7 +216,7 @@ class _Fit:
         if self.config.precision == "fp16" and self.phases:
             record["loss_scale"] = self.phases[0].scaler.get_scale()
         self._check()
-        if self.swa and self.swa.active(self.epoch, self.config.epochs):
+        if self.swa and self.swa.config.active(self.epoch, self.config.epochs):
             self.swa.update(self.model)
         score = self._evaluate(record)
         record["time"] = time.time()
@@ -250,6 +251,8 @@ class _Fit:
         progress = self.progress
         if self.swa:
             self.swa.recent.clear()  # batch norm's statistics are of one epoch's rows
+            while self.items.peek()[0].step < self.step:  # trained on before the run was resumed
+                self.swa.keep(self.items.next()[1])
         progress.seconds += self.items.waited  # for the first batch, which was looked at already
         while progress.steps < self.steps_per_epoch:
             start = time.perf_counter()
@@ -281,19 +284,19 @@ class _Fit:
     def _scale(self) -> float:
         """The learning rate's factor in this step."""
         swa = self.swa
-        if swa and swa.config.lr is not None and swa.active(self.epoch, self.config.epochs):
+        if swa and swa.config.lr is not None and swa.config.active(self.epoch, self.config.epochs):
             return swa.config.lr
         return self.factor(self.step) * (self.plateau.factor if self.plateau else 1.0)
 
     def _micros(self) -> Iterator[tuple[Batch, bool]]:
-        swa = self.swa if self.swa and self.swa.active(self.epoch, self.config.epochs) else None
+        swa = self.swa if self.swa and self.swa.config.active(self.epoch, self.config.epochs) else None
         while True:
             item, batch = self.items.next()
-            assert (item.split, item.epoch, item.step) == (
-                "train",
+            assert (item.split, item.epoch, item.step) == ("train", self.epoch, self.step), (
+                item,
                 self.epoch,
                 self.step,
-            ), (item, self.epoch, self.step)
+            )
             if swa:
                 swa.keep(batch)
             yield batch, item.ends_step
@@ -307,15 +310,9 @@ class _Fit:
         alike = np.random.SeedSequence([self.config.seed, self.step, phase]).generate_state(1, np.uint32)
         torch.manual_seed(general)
         generator = torch.Generator().manual_seed(own)  # the CPU's: the same numbers on any device
+        world = self.world
         return Context(
-            self.step,
-            self.epoch,
-            self.steps,
-            generator,
-            self.world.rank,
-            self.world.size,
-            self.world.gather,
-            int(alike[0]),
+            self.step, self.epoch, self.steps, generator, world.rank, world.size, world.gather, int(alike[0])
         )
 
     def _evaluate(self, record: Record) -> float | None:

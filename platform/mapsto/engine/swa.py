@@ -33,10 +33,6 @@ class Swa:
         self.norms: dict[str, torch.Tensor] | None = None
         """The model's buffers as `measure` left them under the present mean; None: not measured since."""
 
-    def active(self, epoch: int, epochs: int) -> bool:
-        """Whether the weights after `epoch` (from 0) of `epochs` belong to the mean; those of the last one always do."""
-        return epoch + 1 > self.config.start * epochs
-
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         self.count += 1

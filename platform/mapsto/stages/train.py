@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..core.sample import Batch
     from ..core.task import Task
     from ..data.dataset import Dataset
+    from ..data.plan import Run
     from ..engine.world import World
     from ..runtime.trackers import Trackers
 
@@ -135,12 +136,23 @@ def source(setup: Setup, world: World, share: Share, epoch: int, step: int) -> t
         feed.follow(run),
         world.rank,
         world.size,
-        run.start_of(epoch, step),
+        run.start_of(epoch, rewound(run, config, epoch, step)),
         share=share,
         worker_cpus=cpus,
         worker_gpus=gpus,
     )
     return items, run.steps_per_epoch
+
+
+def rewound(run: Run, config: TrainConfig, epoch: int, step: int) -> int:
+    """The step from which an epoch is read that goes on at `step`: with SWA so early that every worker has the epoch's last
+    `swa.rows` rows, on which it measures batch norm's statistics at the end."""
+    if config.swa is None or not config.swa.active(epoch, config.epochs):
+        return step
+    each = run.step_rows // run.parts * (run.parts // run.world)
+    """Rows of a worker in a step, at least; the epoch's last step may have fewer."""
+    wanted = math.ceil(config.swa.rows / each) + 1 if each else run.steps_per_epoch
+    return min(step, max(0, run.steps_per_epoch - wanted))
 
 
 @contextmanager

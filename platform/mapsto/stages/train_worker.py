@@ -43,7 +43,8 @@ class Setup:
     datasets: Mapping[str, Dataset]
     parents: Mapping[str, Artifact]
     source: Callable[[Setup, World, Share, int, int], tuple[Iterable[tuple[Item, Batch]], int]]
-    """(setup, world, share, first epoch, its first step) → this rank's microbatches, and the optimizer steps of an epoch."""
+    """(setup, world, share, first epoch, its first step) → this rank's microbatches (from there, or as fit wants them with SWA),
+    and the optimizer steps of an epoch."""
     counted: bool = False
     """Ray Train has told Ray Data what the workers hold; whoever counts it a second time takes it from the data's tasks."""
 
