@@ -89,4 +89,4 @@ def test_a_sweep_with_a_trial_that_was_cut_off_is_not_finished(tmp_path: Path, m
         recipe=SimpleNamespace(tune=tune), artifact=Artifact(str(tmp_path), Storage()), say=lambda line: None
     )
     with pytest.raises(UserError, match=r"tune: 1 of 2 trials were cut off, .*: s3://b: no answer; the same command"):
-        Tune().run(job)
+        Tune()._run(job)

@@ -23,6 +23,7 @@ from ..core.registry import save_task, task_class
 from ..core.stage import Done, Job, datasets_of
 from ..core.storage import absolute
 from .given import given
+from .log import logged
 from .train_page import line, page
 from .train_time import bottleneck
 from .train_worker import WEIGHTS, Setup, Share, ask, train, under_ray
@@ -84,6 +85,10 @@ class Train:
         return datasets_of(recipe) | named
 
     def run(self, job: Job) -> Done:
+        with logged(job) as told:
+            return self._run(told)
+
+    def _run(self, job: Job) -> Done:
         start = time.monotonic()
         config = job.recipe.train
         task, datasets = task_of(job.recipe, job.parents)

@@ -15,6 +15,7 @@ from ..config.tuning import walk
 from ..core.artifact import digest
 from ..core.errors import UserError
 from ..core.stage import Done, Job
+from .log import logged
 from .train import Train, task_of
 from .tune_measure import MEASURED, deciding, exported, goals_of
 from .tune_page import page
@@ -52,6 +53,10 @@ class Tune:
         return Train().needs(recipe, options)
 
     def run(self, job: Job) -> Done:
+        with logged(job) as told:
+            return self._run(told)
+
+    def _run(self, job: Job) -> Done:
         recipe, artifact = job.recipe, job.artifact
         goals, primary = objectives(job)
         population = recipe.tune.scheduler.kind == "pbt"

@@ -1,0 +1,61 @@
+"""What a stage says, in its artifact too: `log.txt`, a line with its UTC time each."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from ..core.artifact import Artifact
+from ..core.errors import UserError
+from ..core.stage import Job
+
+NAME = "log.txt"
+EVERY_S = 5.0
+"""Between two writes, at least: an object store knows no appending."""
+log = logging.getLogger("mapsto.log")
+
+
+class Log:
+    """The lines of all runs of an artifact, an interrupted one's first."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        there = artifact.storage.exists(artifact.path(NAME))
+        self.text = artifact.read(NAME).decode(errors="replace") if there else ""
+        self.written = float("-inf")
+
+    def add(self, line: str) -> None:
+        self.text += f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}  {line}\n"
+        if time.monotonic() - self.written >= EVERY_S:
+            self.write()
+
+    def write(self) -> None:
+        """A store that is away costs no run: the next write has all lines."""
+        self.written = time.monotonic()
+        try:
+            self.artifact.write(self.text.encode(), NAME)
+        except UserError as error:
+            log.warning("%s was not written: %s", NAME, error)
+
+
+@contextmanager
+def logged(job: Job) -> Generator[Job]:
+    """The job, whose lines and whose error are kept."""
+    kept = Log(job.artifact)
+    kept.add(f"{job.artifact.stage}: {'resuming' if job.resume else 'making'} {job.artifact.uri}")
+
+    def say(line: str) -> None:
+        job.say(line)
+        kept.add(line)
+
+    try:
+        yield replace(job, say=say)
+    except BaseException as error:
+        kept.add(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        kept.write()
