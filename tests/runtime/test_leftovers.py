@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from mapsto.runtime.leftovers import belonging
+from mapsto.runtime.leftovers import belonging, owned
 
 PROGRAM = """\
 import subprocess, sys, time
@@ -50,3 +50,15 @@ def test_the_guard_ends_with_a_process_that_cleans_up_itself(tmp_path: Path) -> 
         timeout=60,
     )
     assert done.stdout == "0\n"
+
+
+def test_temporary_folders_of_processes_that_have_gone_are_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left, mine, other = (
+        tmp_path / name for name in (f"mapsto-train-{gone.pid}-a", f"mapsto-trial-{os.getpid()}-b", "mapsto-c")
+    )
+    for folder in (left, mine, other):
+        folder.mkdir()
+    assert owned("train", str(tmp_path)) == f"mapsto-train-{os.getpid()}-"
+    assert [left.exists(), mine.exists(), other.exists()] == [False, True, True]

@@ -27,6 +27,7 @@ from mapsto.engine.stopping import EarlyStop
 from mapsto.serving.runtimes import open_runtime
 from mapsto.stages.given import open_given
 from mapsto.stages.train import Train, alone, conclude, kept
+from mapsto.stages.train_page import page
 from mapsto.stages.train_time import bottleneck
 from mapsto.stages.train_worker import drained
 
@@ -235,7 +236,13 @@ def test_early_stopping_reports_what_it_kept(tmp_path: Path) -> None:
         == kept(history, setup.config, "top1", "max")["val/top1"]
     )
     assert "a step takes" in done.metrics["bottleneck"]
-    assert "The bottleneck is " in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert "The bottleneck is " in report
+    best = kept(history, setup.config, "top1", "max")
+    assert f"are those after epoch {best['epoch']:.0f}." in report
+    mine, lasts = (page("a", setup, history, record).html() for record in (best, history[-1]))
+    cards = [text.split("The weights kept")[0].split("The bottleneck")[0] for text in (report, mine, lasts)]
+    assert cards[0] == cards[1] != cards[2]
     alone(setup, lambda record: pytest.fail("a finished run trained again"))
 
 

@@ -24,7 +24,7 @@ from .freezing import Frozen
 from .items import Ended, Timed
 from .phases import PhaseTrainer, finite, synchronise_buffers
 from .prepare import prepared
-from .progress import Progress
+from .progress import Progress, forget_held
 from .schedules import Plateau, factor
 from .stopping import EarlyStop
 from .swa import Swa
@@ -100,6 +100,7 @@ def fit(
     evaluation with early stopping. Raises UserError for a loss or weights that are not finite, and for what device or
     model cannot do.
     """
+    forget_held()
     with deterministic(config.deterministic), memory():
         trainer = _Fit(task, model, config, Timed(items), world, steps_per_epoch, notice, on_notice, asked)
         trainer.start(resume)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +13,16 @@ import torch
 from .phases import Sums
 
 
+def forget_held() -> None:
+    """Let `held` tell of what comes: an actor that trains one trial after the other would tell the largest one's each time."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # where the system does not let it, the peak stays the process's
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def held() -> float:
-    """The most bytes that were held so far: of the GPU by torch's allocator, else of the process."""
+    """The most bytes that were held since `forget_held`: of the GPU by torch's allocator, else of the process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return float(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # KiB, on Linux
@@ -44,7 +54,7 @@ class Progress:
 
     def record(self) -> dict[str, float]:
         """`train/*` (with a phase's name where there are several), `images_per_s`, `data_wait`, `step_seconds`, `seconds`,
-        `memory_mb` (the most that rank 0 held so far: of the GPU, or of the process)."""
+        `memory_mb` (the most that rank 0 held in this run so far: of the GPU, or of the process)."""
         found: dict[str, float] = {}
         for phase, tally in self.tallies.items():
             prefix = "train/" if len(self.tallies) == 1 else f"train/{phase}/"

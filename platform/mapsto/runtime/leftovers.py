@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,16 @@ def end(processes: Sequence[psutil.Process], first: signal.Signals = signal.SIGT
             with suppress(psutil.NoSuchProcess):
                 each.send_signal(sign)
         _, processes = psutil.wait_procs(processes, timeout=patience)
+
+
+def owned(kind: str, where: str | None = None) -> str:
+    """How the names of this process's temporary folders in `where` (None: the system's) begin: with its id. Those there of
+    processes that have gone, such as a sweep's stopped trials, are removed."""
+    for old in Path(where or tempfile.gettempdir()).glob("mapsto-*-*-*"):
+        number = old.name.split("-")[2]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(old, ignore_errors=True)  # another user's stays
+    return f"mapsto-{kind}-{os.getpid()}-"
 
 
 def guard(folder: str) -> subprocess.Popen[bytes]:

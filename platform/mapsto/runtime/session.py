@@ -113,8 +113,9 @@ def disconnect() -> None:
 
 def scratch() -> str | None:
     """Where temporary folders go that outlive a moment: into the private cluster's own, which is removed whatever ends this
-    process; None, for the system's, where there is none."""
-    return next(iter(_guards), None)
+    process (a trial's, too, in one of that cluster's own); None, for the system's, where there is none."""
+    folder = next(iter(_guards), None) or os.environ.get("RAY_TMPDIR", "")
+    return folder if Path(folder or "/nowhere").is_dir() else None
 
 
 def private_environment(folder: str) -> dict[str, str]:

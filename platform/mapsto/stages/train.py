@@ -235,6 +235,7 @@ def distributed(
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # as ray.train gives them, typed
 
+    from ..runtime.leftovers import owned
     from ..runtime.progress import bar
     from ..runtime.resources import require_cpus
     from ..runtime.session import scratch
@@ -252,7 +253,8 @@ def distributed(
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
     filesystem, path = artifact.storage.arrow(artifact.path("ray"))
-    folder = Path(tempfile.mkdtemp(prefix="mapsto-train-", dir=scratch()))
+    where = scratch()
+    folder = Path(tempfile.mkdtemp(prefix=owned("train", where), dir=where))
     artifact.storage.delete(artifact.path("ray"))
     name = f"{artifact.fingerprint}-{uuid.uuid4().hex[:8]}"  # an old name would resume Ray's own idea of the run
     stop = f"mapsto-stop-{name}".encode()
@@ -313,12 +315,12 @@ def conclude(job: Job, setup: Setup, seconds: float) -> Done:
     history = [json.loads(text) for text in artifact.read("history.jsonl").splitlines()]
     save_task(setup.task, artifact)
     artifact.write_json({"kind": "torch", "file": "model.safetensors", "precision": "fp32"}, "variant.json")
-    artifact.write(page(job.recipe.name, setup, history).html().encode(), "report.html")
+    metrics = setup.task.metrics()
+    last = kept(history, setup.config, metrics.primary, metrics.mode) if history else {}
+    artifact.write(page(job.recipe.name, setup, history, last).html().encode(), "report.html")
     if not history:
         tell_init(job)
         return Done({"epochs": 0, "seconds": seconds}, digest(artifact.read("model.safetensors")))
-    metrics = setup.task.metrics()
-    last = kept(history, setup.config, metrics.primary, metrics.mode)
     val = {name.removeprefix("val/"): value for name, value in last.items() if name.startswith("val/")}
     speed = sum(r["images_per_s"] * r["seconds"] for r in history) / sum(r["seconds"] for r in history)
     shown = {**val, "epochs": len(history), "images_per_s": speed, "seconds": seconds}

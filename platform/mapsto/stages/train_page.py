@@ -23,17 +23,19 @@ def line(record: Mapping[str, float], epochs: int, primary: str) -> str:
     return "  ".join(parts)
 
 
-def page(title: str, setup: Setup, history: Sequence[Mapping[str, float]]) -> Page:
-    """The run's figures and its curves by epoch."""
+def page(title: str, setup: Setup, history: Sequence[Mapping[str, float]], kept: Mapping[str, float]) -> Page:
+    """The run's figures and its curves by epoch. `kept`: the record of the weights that were kept."""
     built = Page(f"{title}: training", f"{setup.task.config.kind}, {len(history)} epochs")
     if not history:
         built.text("Nothing was trained: the weights are those of train.init.")
         return built
     last = history[-1]
-    val = {name.removeprefix("val/"): value for name, value in last.items() if name.startswith("val/")}
+    val = {name.removeprefix("val/"): value for name, value in kept.items() if name.startswith("val/")}
     memory = {"memory": f"{last['memory_mb']:,.0f} MB"} if "memory_mb" in last else {}
     speed = {"images/s": last["images_per_s"], "data wait": f"{last['data_wait']:.0%}"}
     built.cards({**dict(list(val.items())[:4]), **speed, **memory})
+    if kept["epoch"] != last["epoch"]:
+        built.text(f"The weights kept, and measured above, are those after epoch {kept['epoch']:.0f}.")
     built.text(f"The bottleneck is {bottleneck(history)}.")
     epochs = [record["epoch"] for record in history]
     names = list(dict.fromkeys(name for record in history for name in record))

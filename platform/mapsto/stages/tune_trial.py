@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.artifact import Artifact, digest
 from ..core.errors import UserError
+from ..runtime.leftovers import owned
+from ..runtime.session import scratch
 from .tune_measure import deciding
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
     reports = Reports(given, mine)
     try:
         recipe = override(recipe_model()(**given["recipe"]), {**mine["overrides"], **changed})
-        with tempfile.TemporaryDirectory(prefix="mapsto-trial-") as folder:
+        where = scratch()
+        with tempfile.TemporaryDirectory(prefix=owned("trial", where), dir=where) as folder:
             options = {"on_epoch": reports.epoch, "in_process": given["workers"] == 1, "in_sweep": True}
             if given["sweep"]:
                 options |= member_options(given["sweep"], mine, recipe, Path(folder))
@@ -126,7 +129,8 @@ class Reports:
         if not state:
             tune.report(told)
             return
-        with tempfile.TemporaryDirectory(prefix="mapsto-state-") as folder:
+        where = scratch()
+        with tempfile.TemporaryDirectory(prefix=owned("state", where), dir=where) as folder:
             told["state"] = self._state(Path(folder))
             # Without a checkpoint Ray's population-based training never exploits, and says nothing
             tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
