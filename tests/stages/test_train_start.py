@@ -22,6 +22,7 @@ from mapsto.core.errors import UserError
 from mapsto.core.item import Item
 from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
+from mapsto.data import order
 from mapsto.engine.checkpoints import Checkpoints
 from mapsto.engine.stopping import EarlyStop
 from mapsto.serving.runtimes import open_runtime
@@ -29,7 +30,7 @@ from mapsto.stages.given import open_given
 from mapsto.stages.train import Train, alone, conclude, kept
 from mapsto.stages.train_page import page
 from mapsto.stages.train_time import bottleneck
-from mapsto.stages.train_worker import drained
+from mapsto.stages.train_worker import drained, same_rows
 
 from . import fakes
 
@@ -278,6 +279,24 @@ def test_a_position_in_other_data_is_refused(tmp_path: Path) -> None:
         alone(reading("v2"), lambda record: pytest.fail("trained on"))
     alone(reading("v1"), lambda record: None)
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_position_in_another_order_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resume = {"within": 3, "data": {}, "order": "of another version"}
+    with pytest.raises(UserError, match=r"^c: its position lies within an epoch, whose rows .* in another order"):
+        same_rows(resume, {}, "c")
+    same_rows(resume | {"within": 0}, {}, "c")  # at an epoch's end no row is lost
+    same_rows(resume | {"order": order.fingerprint()}, {}, "c")
+    order.fingerprint.cache_clear()
+    before = order.generator
+    monkeypatch.setattr(order, "generator", lambda *key: before(key[0] + 1, *key[1:]))
+    order.order.cache_clear()
+    order._window.cache_clear()
+    changed = order.fingerprint()
+    monkeypatch.undo()
+    for each in (order.fingerprint, order.order, order._window):
+        each.cache_clear()
+    assert order.fingerprint() != changed
 
 
 def test_a_cpu_that_only_imitates_bf16_trains_in_fp32_and_says_so(

@@ -68,11 +68,9 @@ class Transform(Protocol):
 Sampling = Literal["shuffled", "sequential", "balanced", "weighted", "identities", "poisson"]
 """How an epoch draws a split's rows. `shuffled`, `sequential`: each once. `balanced`, `weighted`: as many draws, of which
 every class, or every row by its weight, has its expected number, to within one draw for a row; in shuffled order. Of rows that hold
-several classes `balanced` weighs each by its rarest one (repeat factors; Gupta et al., LVIS, arXiv 1908.03195).
-`identities`: each once, up to `together` rows of one identity after each other, so that a batch holds several of each (P×K;
-Hermans et al., In Defense of the Triplet Loss, arXiv 1703.07737).
-`poisson`: each optimizer step takes every row with the same probability, batch size over rows, whatever the others do
-(Abadi et al., Deep Learning with Differential Privacy, arXiv 1607.00133): steps vary in size."""
+several classes `balanced` weighs each by its rarest (repeat factors; Gupta et al., arXiv 1908.03195). `identities`: each once,
+up to `together` rows of one after each other (P×K; Hermans et al., In Defense of the Triplet Loss, arXiv 1703.07737). `poisson`:
+each step takes every row with the same probability, batch size over rows (Abadi et al., arXiv 1607.00133): steps vary in size."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,8 @@ class Stream:
     ratio: float = 1.0
     """Rows of this stream per row of the batch size."""
     by: str = "label"
-    """Of `balanced`, the column of class ids, or of lists of them; of `identities`, that or a column of text; of `weighted`, the column of weights, or of class ids where `weights`
-    says what each weighs."""
+    """Of `balanced`, the column of class ids, or of lists of them; of `identities`, that or a column of text; of `weighted`,
+    the column of weights, or of class ids where `weights` says what each weighs."""
     weights: tuple[float, ...] = ()
     """Of `weighted`, by class id: how often a row of the class is drawn, beside the others."""
     share: float = 1.0
@@ -100,11 +98,9 @@ class Stream:
     together: int = 4
     """Of `identities`, K: how many rows of one follow each other."""
     pairs: bool = False
-    """Whether rows meet their neighbours (mixup): no two of a pair, and of an odd number no three at a step's end, then
-    lie in different microbatches."""
+    """Whether rows meet their neighbours (mixup): microbatches then end between pairs."""
     beside: int | None = 0
-    """Bytes of a sample, about, beside an image of the preprocess specification's size (less than 0: its own is smaller);
-    None: nobody knows."""
+    """Bytes of a sample, about, beyond an image of the preprocess specification's size; None: nobody knows."""
 
 
 @dataclass(frozen=True)

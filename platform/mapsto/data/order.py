@@ -283,7 +283,7 @@ def fingerprint() -> str:
     drawn = [repr((WINDOW_BYTES,)).encode()]
     for sampling, weights in (("shuffled", None), ("weighted", few), ("identities", few)):
         of = None if weights is None else strata
-        plan = StreamPlan("", groups, 100 * len(strata), sampling, 2, strata=of, weights=weights, window_bytes=1500)  # type: ignore
+        plan = StreamPlan("", groups, 100 * len(strata), sampling, 2, strata=of, weights=weights, window_bytes=1500)
         epoch = order(plan, 3, 1)
         drawn += [part.tobytes() for part in epoch.draws(0, plan.length)] + [epoch.partners(4).tobytes()]
         drawn.append(poisson(plan, 3, 1, 2, 0.3).tobytes())

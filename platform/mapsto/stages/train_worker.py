@@ -17,6 +17,7 @@ from ..core.item import Item
 from ..core.registry import weights_of
 from ..core.sample import Batch
 from ..core.task import Task
+from ..data.order import fingerprint
 from .train_events import events
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def train(
     resume = checkpoints.load(newest) if newest else None
     versions = {role: dataset.fingerprint for role, dataset in setup.datasets.items()}
     if resume is not None:
-        same_data(resume.get("data", {}), versions, artifact.path("checkpoints", str(newest)))
+        same_rows(resume, versions, artifact.path("checkpoints", str(newest)))
     epoch, within = (resume["epoch"], resume["within"]) if resume else (0, 0)
     over = epoch >= config.epochs or bool(resume and ended(resume, config))
     least, most = config.range
@@ -181,7 +182,7 @@ def train(
 
     def checkpoint(state: dict[str, Any], number: int, step: int, score: float | None) -> None:
         data, records = (
-            to_bytes(state | {"data": versions}),
+            to_bytes(state | {"data": versions, "order": fingerprint()}),
             list(state["history"]),
         )  # as they are now: training goes on meanwhile
 
@@ -247,8 +248,15 @@ def train(
         publish(artifact, history)
 
 
-def same_data(saved: Mapping[str, str], now: Mapping[str, str], checkpoint: str) -> None:
-    """Raises UserError where a checkpoint's position is one in other data: its numbers would mean other rows."""
+def same_rows(resume: Mapping[str, Any], now: Mapping[str, str], checkpoint: str) -> None:
+    """Raises UserError where a checkpoint's position is one in other data, or, within an epoch, in another order: its numbers
+    would mean other rows."""
+    if resume["within"] and resume.get("order", fingerprint()) != fingerprint():
+        raise UserError(
+            f"{checkpoint}: its position lies within an epoch, whose rows this version of mapsto or NumPy draws in another "
+            "order; go on with the version that trained before, or train anew with --force"
+        )
+    saved = resume.get("data", {})
     for role in [*now, *saved]:
         if saved.get(role) != now.get(role):
             raise UserError(
