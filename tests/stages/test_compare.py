@@ -16,7 +16,7 @@ from mapsto.config.schema import recipe_model
 from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
-from mapsto.stages.compare import Compared, compare, unlike
+from mapsto.stages.compare import Compared, compare, differences, unlike
 from mapsto.stages.pipeline import Pipeline
 
 models: Any = SourceFileLoader("saved_models", str(Path(__file__).parents[1] / "serving" / "models.py")).load_module()
@@ -82,3 +82,44 @@ def test_recipes_of_one_task_that_were_measured_on_other_data_or_pixels_are_told
         "The recipes of segment were measured on unlike data sets: a data.train 0:1, b data.train 0:1, d data.train 0:3."
     )
     assert pixels.endswith("cannot be compared: a original, b original, d input.")
+
+
+def test_models_of_one_task_are_compared_on_the_same_draws(tmp_path: Path) -> None:
+    """The second is right where the first is, and on one row more in twenty."""
+    rng = np.random.default_rng(0)
+    right = rng.random((2, 200)) < [[0.5], [0.05]]
+    picks = rng.integers(0, 200, (1000, 200))
+
+    def compared(name: str, hits: np.ndarray, data: str = "0:1", kind: str = "classify", draws: int = 1000) -> Compared:
+        values = {"top1": hits[picks[:draws]].mean(1).tolist()}
+        found = {"split": "val", "rows": 200, "metrics": {"top1": float(hits.mean())}}
+        return Compared(recipe(name, models.task(kind)), Artifact(str(tmp_path), Storage()), found, {"a": data}, values)
+
+    one, other = compared("one", right[0]), compared("other", right[0] | right[1])
+    apart = right[1] & ~right[0]
+    (found,) = differences([one, other])
+    assert found[:3] == ("one", "other", "top1") and found[3] == pytest.approx(apart.mean())
+    assert list(found[4:]) == pytest.approx(np.percentile(apart[picks].mean(1), (2.5, 97.5)).tolist())
+    assert found[5] - found[4] < 0.08  # of either alone it is twice as wide
+    for unlike_one in (
+        compared("c", right[0], data="0:2"),
+        compared("d", right[0], kind="segment"),
+        compared("e", right[0], draws=500),
+    ):
+        assert differences([one, unlike_one]) == []
+
+
+def test_differences_are_said_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, recipes, task = {}, [], models.task()
+    for name, value in (("a", 0.5), ("b", 0.625)):
+        evaluated = Artifact(str(tmp_path / name / "evaluate" / "0"), Storage())
+        evaluated.write_json({"split": "test", "rows": 20, "metrics": {"top1": value}, "tables": {}}, "metrics.json")
+        evaluated.write_json({"top1": [value] * 200, "nothing": [float("nan")] * 200}, "resampled.json")
+        evaluated.finish(section={}, parents={}, metrics={}, digest="d")
+        found[name] = {"train": models.train_artifact(tmp_path, task, name), "evaluate": evaluated}
+        recipes.append(recipe(name, task))
+    monkeypatch.setattr(Pipeline, "produce", lambda self, name, *_: found[self.recipe.name][name])
+    said: list[str] = []
+    compare(recipes, str(tmp_path / "page.html"), said.append)
+    assert said[0] == "compare: b less a: top1 +0.1250, 95 % +0.1250 to +0.1250"
+    assert "Differences on the same rows" in (tmp_path / "page.html").read_text()

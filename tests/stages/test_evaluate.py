@@ -20,7 +20,7 @@ from mapsto.core.page import Page
 from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
 from mapsto.stages import evaluate
-from mapsto.stages.evaluate import Evaluate, intervals
+from mapsto.stages.evaluate import Evaluate, ends, resampled
 from mapsto.stages.states import complete
 
 models: Any = SourceFileLoader("saved_models", str(Path(__file__).parents[1] / "serving" / "models.py")).load_module()
@@ -103,10 +103,10 @@ def test_intervals_hold_what_was_seen_and_are_the_binomials() -> None:
     answers = np.where(np.arange(300) % 10 == 0, 1 - truth, truth)
     states = {"row_id": np.arange(300), "label": truth, "logits": 4.0 * np.eye(2)[answers]}
     metrics = ClassificationMetrics(("a", "b"))
-    found = intervals(metrics, states, 2000)
+    found = ends(resampled(metrics, states, 2000))
     assert found.keys() <= metrics.compute(states).keys()
     np.testing.assert_allclose(found["top1"], [0.9 - 0.0339, 0.9 + 0.0339], atol=0.006)
-    assert found == intervals(metrics, states, 2000)
+    assert found == ends(resampled(metrics, states, 2000))
 
 
 @pytest.mark.parametrize("kind", ["vae", "diffusion"])

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..config.schema import Recipe
 from ..core.artifact import Artifact
 from ..core.errors import UserError
 from ..core.page import Page
 from ..core.picture import wall
-from .evaluate import drawn
+from .evaluate import RESAMPLED, drawn, ends
 from .pipeline import Pipeline
 
 SHOWN = 64
@@ -28,6 +30,8 @@ class Compared:
     found: dict[str, Any]
     data: Mapping[str, str] = field(default_factory=dict)
     """Role → fingerprint and content of the data set that it was measured on."""
+    draws: Mapping[str, list[float]] = field(default_factory=dict)
+    """With `evaluate.resamples`: metric → its value over each draw of the rows."""
 
 
 def check(recipes: Sequence[Recipe]) -> None:
@@ -51,9 +55,14 @@ def compare(recipes: Sequence[Recipe], output: str, say: Callable[[str], None] =
         pipeline = Pipeline(recipe, say)
         evaluated = pipeline.produce("evaluate")
         model = pipeline.produce("train")
-        compared.append(Compared(pipeline.recipe, model, evaluated.read_json("metrics.json"), _data(evaluated)))
+        found, data = evaluated.read_json("metrics.json"), _data(evaluated)
+        drawn_anew = evaluated.storage.exists(evaluated.path(RESAMPLED))
+        draws = evaluated.read_json(RESAMPLED) if drawn_anew else {}
+        compared.append(Compared(pipeline.recipe, model, found, data, draws))
     for text in unlike(compared):
         say(f"compare: {text}")
+    for one, other, metric, value, low, high in differences(compared):
+        say(f"compare: {other} less {one}: {metric} {value:+.4f}, 95 % {low:+.4f} to {high:+.4f}")
     recipes[0].storage.open().write(output, page(compared).html().encode())
     say(f"compare: wrote {output}")
 
@@ -79,6 +88,27 @@ def unlike(compared: Sequence[Compared]) -> list[str]:
     return told
 
 
+def differences(compared: Sequence[Compared]) -> list[tuple[str, str, str, float, float, float]]:
+    """(recipe, another one of its task, metric, how much larger the other's is, and between which two the middle 95 % of the
+    draws have that difference), over the same draws of the same rows: the first recipe of a task beside each later one that was
+    measured on the same data with as many `evaluate.resamples`."""
+    told = []
+    for other in compared:
+        one = next(each for each in compared if each.recipe.task.kind == other.recipe.task.kind)
+        if one is other or (one.data, _rows(one), _measured_at(one)) != (other.data, _rows(other), _measured_at(other)):
+            continue
+        shared = [name for name, draws in one.draws.items() if len(draws) == len(other.draws.get(name, ()))]
+        apart = {name: np.array(other.draws[name], float) - np.array(one.draws[name], float) for name in shared}
+        for name, (low, high) in ends(apart).items():
+            value = other.found["metrics"][name] - one.found["metrics"][name]
+            told.append((one.recipe.name, other.recipe.name, name, value, low, high))
+    return told
+
+
+def _rows(each: Compared) -> tuple[str, int]:
+    return each.found["split"], each.found["rows"]
+
+
 def _each(compared: Sequence[Compared], what: Callable[[Compared], str]) -> str:
     return ", ".join(f"{each.recipe.name} {what(each)}" for each in compared)
 
@@ -100,12 +130,21 @@ def page(compared: Sequence[Compared]) -> Page:
         head = (each.recipe.name, each.recipe.task.kind, each.found["split"], each.found["rows"])
         rows.append((*head, *(each.found["metrics"].get(name) for name in names)))
     told.table(("recipe", "task", "split", "rows", *names), rows)
-    if len({(each.found["split"], each.found["rows"]) for each in compared}) > 1:
+    if len({_rows(each) for each in compared}) > 1:
         told.text(
             "They were measured on unlike splits or numbers of rows: distances between sets of images cannot be compared."
         )
     for text in unlike(compared):
         told.text(text)
+    if apart := differences(compared):
+        told.heading("Differences on the same rows")
+        told.text(
+            "95 %, from draws of as many rows, the same for both: what other rows like these would give, these models as they are."
+        )
+        told.table(
+            ("recipe", "less", "metric", "difference", "from", "to"),
+            [(other, one, *figures) for one, other, *figures in apart],
+        )
     samples = [(picture, each.recipe.name) for each in compared if (picture := _samples(each.model)) is not None]
     if samples:
         told.heading("Samples")

@@ -24,6 +24,8 @@ from .states import collect
 SHOWN = 16
 """Images of the split that a task's showcase may use."""
 ROWS_AT_ONCE = 32
+RESAMPLED = "resampled.json"
+"""In an evaluation's artifact, with `evaluate.resamples`: metric → its value in each draw."""
 
 
 class Evaluate:
@@ -71,7 +73,9 @@ class Evaluate:
         rows = len(states["row_id"])
         found: dict[str, Any] = {"split": split, "rows": rows, "metrics": values, "tables": tables}
         if resamples:
-            found["intervals"] = intervals(metrics, states, resamples)
+            draws = resampled(metrics, states, resamples)
+            job.artifact.write_json(draws, RESAMPLED)
+            found["intervals"] = ends(draws)
         job.artifact.write_json(found, "metrics.json")
         page = Page(f"Evaluation on {split}", f"{rows:,} rows, each counted once; the model: {model.uri}")
         page.cards(values)
@@ -140,19 +144,28 @@ class Evaluate:
                 page.picture(wall(drawn(runtime, requests)))
 
 
-def intervals(
+def resampled(
     metrics: Metrics, states: Mapping[str, np.ndarray], resamples: int, seed: int = 0
 ) -> dict[str, list[float]]:
-    """Metric → [low, high], the 2.5th and the 97.5th percentile over rows drawn anew with replacement (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, 13.3). The draws depend on the seed and the number of rows alone, so that two models
-    on one split are measured on the same ones. A metric that none of them has is left out."""
+    """Metric → its values over rows drawn anew with replacement, so many times. The draws depend on the seed and the number of
+    rows alone, so that two models on one split are measured on the same ones."""
     rows, rng, seen = len(states["row_id"]), np.random.default_rng(seed), defaultdict(list)
     for _ in range(resamples):
         pick = np.sort(rng.integers(0, rows, rows))
         for name, value in metrics.compute({column: values[pick] for column, values in states.items()}).items():
             seen[name].append(float(value))
-    ends = {name: np.nanpercentile(values, (2.5, 97.5)) for name, values in seen.items() if not np.isnan(values).all()}
-    return {name: [float(low), float(high)] for name, (low, high) in ends.items()}
+    return dict(seen)
+
+
+def ends(draws: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Metric → [low, high], the 2.5th and the 97.5th percentile of its values (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, 13.3). A metric that has none is left out."""
+    held = {name: np.array(values, np.float64) for name, values in draws.items()}
+    return {
+        name: np.nanpercentile(values, (2.5, 97.5)).tolist()
+        for name, values in held.items()
+        if not np.isnan(values).all()
+    }
 
 
 def drawn(runtime: Runtime, requests: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
