@@ -123,7 +123,7 @@ def test_reconstruction_is_torchmetrics(seed: int, level: int) -> None:
     decoded = (image + rng.integers(-level - 1, level + 2, image.shape)).clip(0, 255).astype(np.uint8)
     decoded[0] = 255 - image[0]  # no image is an exact copy
     decoded[1, 0, 0], decoded[2, 0, 0] = 255 - image[1, 0, 0], 255 - image[2, 0, 0]
-    metrics = ReconstructionMetrics("pixels8", pixels8)
+    metrics = ReconstructionMetrics("pixels8", pixels8, neighbours=2)
     states = metrics.state({"generated": image, "decoded": decoded}, {"image": image})
     seen, truth = (torch.from_numpy(each).double() / 255 for each in (decoded, image))
     ratio = peak_signal_noise_ratio(seen, truth, data_range=1.0, dim=(1, 2, 3), reduction="elementwise_mean")

@@ -328,8 +328,8 @@ def test_rows_without_a_class_are_refused(dataset, monkeypatch):
     with pytest.raises(UserError, match="2 rows have no label, which balanced sampling needs of each"):
         strata(Stream("train", "train", Compose(), (), sampling="balanced"), dataset.split("train"))
     monkeypatch.setattr("mapsto.data.strata._column", lambda index, name: np.array([0.5, 1.5], np.float32))
-    with pytest.raises(UserError, match="needs class ids, and score is float32"):
-        strata(Stream("train", "train", Compose(), (), sampling="balanced", by="score"), dataset.split("train"))
+    with pytest.raises(UserError, match="needs class ids, and label is float32"):
+        strata(Stream("train", "train", Compose(), (), sampling="balanced"), dataset.split("train"))
 
 
 def test_a_row_drawn_again_in_an_epoch_is_augmented_otherwise_and_alike_in_any_world(dataset):

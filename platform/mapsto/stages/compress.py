@@ -35,7 +35,7 @@ class Compress:
     answers: ClassVar[bool] = True
 
     def section(self, recipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        self.ready(recipe, options)
+        _given(recipe)
         return {"compress": recipe.compress.model_dump(mode="json")}
 
     def needs(self, recipe: Any, options: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
@@ -44,8 +44,7 @@ class Compress:
 
     def ready(self, recipe: Any, options: Mapping[str, Any]) -> None:
         """UserError without a section, and for a model that its settings alone say cannot be exported."""
-        if recipe.compress is None:
-            raise UserError("compress: the recipe says null; give it a section, or leave the stage out")
+        _given(recipe)
         if reason := recipe.task.unexported():
             raise UserError(f"compress is not supported for {recipe.task.kind}: {reason}")
 
@@ -100,6 +99,11 @@ class Compress:
             ],
         }  # fmt: skip
         return _write(job, parent, runtimes[chosen.name], files[chosen.name], table, rows, chosen)
+
+
+def _given(recipe: Any) -> None:
+    if recipe.compress is None:
+        raise UserError("compress: the recipe says null; give it a section, or leave the stage out")
 
 
 def _make(
