@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -62,3 +63,32 @@ def test_temporary_folders_of_processes_that_have_gone_are_removed(tmp_path: Pat
         folder.mkdir()
     assert owned("train", str(tmp_path)) == f"mapsto-train-{os.getpid()}-"
     assert [left.exists(), mine.exists(), other.exists()] == [False, True, True]
+
+
+STARTING = """\
+import subprocess, sys, time
+from mapsto.runtime.leftovers import guard
+guard(sys.argv[1])
+subprocess.Popen(["sh", "-c", "env -i sleep 600 & wait"], env={"RAYLET": sys.argv[1], "PATH": "/usr/bin:/bin"}, start_new_session=True)
+print("READY", flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_daemon_started_ends_though_the_daemon_is_gone_first(tmp_path: Path) -> None:
+    """Within seconds of the start, as where a command is killed while its cluster comes up."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    driver = subprocess.Popen(
+        [sys.executable, "-c", STARTING, str(folder)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert driver.stdout is not None and driver.stdout.readline() == b"READY\n"
+    time.sleep(3)
+    (agent,) = [each for each in belonging(str(folder)) if each.name() == "sleep"]
+    daemon = agent.parent()
+    assert daemon is not None
+    daemon.kill()
+    driver.kill()
+    driver.wait()
+    _, alive = psutil.wait_procs([agent], timeout=30)
+    assert not alive and not folder.exists()

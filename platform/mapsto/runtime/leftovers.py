@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ import psutil
 GRACE_S = 5.0
 LOOK_S = 10.0
 """How often the guard notes which processes are the cluster's."""
+EARLY_S, EARLY_LOOK_S = 60.0, 0.5
+"""While the cluster starts, it has new ones all the time."""
 
 
 def belonging(folder: str) -> list[psutil.Process]:
@@ -76,7 +79,8 @@ def main(folder: str) -> None:
     # Ray's agents write their title over command and environment: they are known as the raylet's children alone, and it may be
     # gone first.
     known: dict[int, psutil.Process] = {}
-    while not select.select([sys.stdin], [], [], LOOK_S)[0]:
+    early = time.monotonic() + EARLY_S
+    while not select.select([sys.stdin], [], [], EARLY_LOOK_S if time.monotonic() < early else LOOK_S)[0]:
         known = {pid: each for pid, each in known.items() if each.is_running()}
         known |= {each.pid: each for each in belonging(folder)}
     if not os.path.exists(folder):
