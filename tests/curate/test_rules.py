@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mapsto.core.sample import SPLITS
 from mapsto.curate.duplicates import Pairs
-from mapsto.curate.facts import Facts
+from mapsto.curate.facts import Facts, bits
 from mapsto.curate.quality import MEASURES
 from mapsto.curate.rules import RULES, Seen, Setting, Verdict, judge, same_pixels, with_near
 
@@ -27,6 +29,7 @@ def facts(rows: list[tuple], **measures: dict[int, float]) -> Facts:
     return Facts(
         np.arange(n), np.zeros(n, np.int32), np.arange(n, dtype=np.int32), np.array([SPLITS.index(s) for s in split], np.uint8),
         np.array(label), none, seen, seen, side, side, values, np.zeros(n, np.float32), none.astype(np.int16),
+        np.zeros((n, 1), np.uint8), np.zeros(n, bool),
         np.zeros(n, np.uint8), ("jpeg",),
     )  # fmt: skip
 
@@ -122,3 +125,37 @@ def test_a_repair_moves_to_the_split_of_a_copy_that_stays():
     near = {("a", "b"): 0.9, ("b", "c"): 0.9, ("a", "c"): 0.9}
     verdict = judged(rows, near, leakage=("repair", 0.8), blurred=("quarantine", 0.08))
     assert gone(verdict) == {0: "blurred"} and [SPLITS[k] for k in verdict.split] == ["test", "val", "val"]
+
+
+def holding(found: Facts, classes: list[list[int] | None], listed: bool) -> Facts:
+    """The classes of each row's `labels` (None: it has none), or of its boxes."""
+    present = np.stack([bits(ids or [], 12) for ids in classes])
+    return replace(found, present=present, listed=np.array([listed and ids is not None for ids in classes]))
+
+
+def test_near_images_under_different_labels_are_told():
+    rows = facts([("train", 0, "a"), ("train", 0, "b"), ("val", 1, "c"), ("train", 2, "d")])
+    near = {("a", "b"): 0.9, ("b", "c"): 0.9}
+    verdict = judged(rows, near, conflicting_labels=("report", 0.0))
+    assert told(verdict, "conflicting_labels") == [(0, 2, 0.333), (1, 2, 0.333), (2, -1, 0.333)]
+    assert judged(rows, near, conflicting_labels=("repair", 0.0)).label.tolist() == [0, 0, 0, 2]
+    assert told(judged(rows, conflicting_labels=("report", 0.0)), "conflicting_labels") == []
+
+
+def test_lists_of_labels_conflict_where_they_differ():
+    rows = facts([("train", -1, name) for name in ("a", "a", "b", "b", "c", "c")])
+    rows = holding(rows, [[0, 9], [9, 0], [0], [0, 1], [3], None], listed=True)
+    verdict = judged(rows, conflicting_labels=("repair", 0.0), missing_label=("report", 0.0))
+    assert told(verdict, "conflicting_labels") == [(2, -1, 0.5), (3, 2, 0.5)]
+    assert gone(verdict) == {2: "conflicting_labels", 3: "conflicting_labels"}
+    assert told(verdict, "missing_label") == [(5, -1, 1)]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_rare_classes_of_lists_and_of_boxes_are_told(listed):
+    """Class 0 in 6 training rows, class 11 in one of them, class 5 in 2, beside it in the val row."""
+    rows = facts([("train", -1, f"{k}") for k in range(7)] + [("val", -1, "v")])
+    rows = holding(rows, [[0], [0, 0], [0], [0], [0, 5], [0, 11], [5], [11]], listed)
+    verdict = judged(rows, class_imbalance=("report", 2.5))
+    assert told(verdict, "class_imbalance") == [(4, -1, 3.0), (5, -1, 6.0), (6, -1, 3.0)]
+    assert told(judged(rows, class_imbalance=("report", 3.0)), "class_imbalance") == [(5, -1, 6.0)]

@@ -132,7 +132,12 @@ def test_planted_faults_are_found_and_nothing_is_lost(before, source, tmp_path):
     (near,) = found(dataset, "near_duplicate")
     assert {named(dataset, before, near[k]) for k in ("row_id", "other_row_id")} == {"near.jpg", "05.jpg"}
     conflicts = found(dataset, "conflicting_labels")
-    assert {named(dataset, before, row["row_id"]) for row in conflicts} == {"02.jpg", "same-pixels.png"}
+    assert {named(dataset, before, row["row_id"]) for row in conflicts} == {
+        "02.jpg",
+        "same-pixels.png",
+        "05.jpg",
+        "near.jpg",
+    }
     assert done.metrics["quarantined"] == 4 and done.metrics["shards_shared"] == 2
     assert "leakage: 1 (quarantine)" in said and verify(dataset) == []
     page = Path(dataset.artifact.path("report.html")).read_text()
@@ -163,8 +168,10 @@ def test_repairs(before, source, tmp_path):
     assert done.metrics["repaired"] == 1 and done.metrics["quarantined"] == 0
     tie = {"conflicting_labels": {"policy": "repair"}, "exact_duplicate": {"policy": "off"}}
     dataset, _, _ = cleaned(before, source, tmp_path / "clean" / "2", **tie)
-    assert not {"02.jpg", "same-pixels.png"} & sources(dataset, "train")  # one label each: no majority
-    assert dataset.manifest["reasons"]["conflicting_labels"] == 2
+    assert not {"02.jpg", "same-pixels.png", "05.jpg", "near.jpg"} & sources(
+        dataset, "train"
+    )  # one label each: no majority
+    assert dataset.manifest["reasons"]["conflicting_labels"] == 4
 
 
 def test_report_only_shares_every_shard(before, source, tmp_path):

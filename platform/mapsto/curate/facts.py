@@ -44,6 +44,10 @@ class Facts:
     """float32: pixels by which the furthest box lies outside the image; 0 without boxes."""
     largest_id: np.ndarray
     """int16: of the mask, void (255, `task.void`) left aside; -1 without mask."""
+    present: np.ndarray
+    """N×W uint8: the classes of the row's `labels`, or else of its boxes, a bit for each, the first the highest of its byte."""
+    listed: np.ndarray
+    """bool: it has `labels`, none of the classes among them."""
     kinds: np.ndarray
     """uint8: number of the format in `formats`."""
     formats: tuple[str, ...]
@@ -82,6 +86,21 @@ def of_annotations(
     if mask is not None:
         largest = largest_id(mask, void)
     return {"outside": outside, "largest_id": largest}
+
+
+def of_classes(labels: Sequence[int] | None, box_labels: Sequence[int] | None, classes: int) -> dict[str, object]:
+    """The facts of an image's several classes, of so many that there are: `present` as bytes, `listed`."""
+    return {
+        "present": bits(labels if labels is not None else box_labels or (), classes).tobytes(),
+        "listed": labels is not None,
+    }
+
+
+def bits(ids: Sequence[int], classes: int) -> np.ndarray:
+    """Class ids → W uint8, one byte at least."""
+    held = np.zeros(max(1, classes), bool)
+    held[[k for k in ids if k >= 0]] = True
+    return np.packbits(held)
 
 
 def largest_id(mask: np.ndarray, void: Sequence[int] = ()) -> int:

@@ -209,21 +209,27 @@ def _leakage(seen: Seen, threshold: float) -> Found:
 
 
 def _conflicting_labels(seen: Seen, threshold: float) -> Found:
-    """Equal images of several labels; the score is the share of the group's labels that are not the commonest one's."""
+    """Images of one cluster of equal and near ones that have several labels, or lists of labels; the score is the share of the
+    cluster's that are not the commonest. There is no label for a list."""
     f = seen.facts
-    best, share, many = _votes(seen.equal, f.label)
-    rows = np.flatnonzero((many > 1) & (f.label >= 0) & (1 - share > threshold))
-    others = _keeper(seen, seen.equal)[rows]
+    label, lists = f.label.copy(), int(f.label.max(initial=0)) + 1
+    if f.listed.any():
+        label[f.listed] = lists + np.unique(f.present[f.listed], axis=0, return_inverse=True)[1].reshape(-1)
+    best, share, many = _votes(seen.near, label)
+    rows = np.flatnonzero((many > 1) & (label >= 0) & (1 - share > threshold))
+    others = _keeper(seen, seen.near)[rows]
+    best = np.where(best < lists, best, NONE)
     return Found.of(rows, (1 - share)[rows], np.where(others == rows, NONE, others), best[rows])
 
 
 def _missing_label(seen: Seen, threshold: float) -> Found:
     """Rows without label in a data set of labels; the label is that of a duplicate, where one has it."""
     f = seen.facts
-    if not seen.expects_labels or not (f.label >= 0).any():
+    has = (f.label >= 0) | f.listed
+    if not seen.expects_labels or not has.any():
         return Found.of(np.zeros(0, np.int64), np.zeros(0))
     best, _, _ = _votes(seen.near, f.label)
-    rows = np.flatnonzero(f.label < 0)
+    rows = np.flatnonzero(~has)
     return Found.of(rows, np.ones(len(rows)), None, best[rows])
 
 
@@ -259,13 +265,24 @@ def _mask_ids(seen: Seen, threshold: float) -> Found:
 
 
 def _class_imbalance(seen: Seen, threshold: float) -> Found:
-    """The training rows of a class that the largest one outnumbers; the score is by how much."""
-    rows = np.flatnonzero((seen.facts.label >= 0) & (seen.facts.split == SPLITS.index("train")))
-    labels = seen.facts.label[rows]
-    counts = np.bincount(labels)
-    ratio = counts.max(initial=0) / np.maximum(counts, 1)
-    rare = ratio[labels] > threshold
-    return Found.of(rows[rare], ratio[labels][rare])
+    """The training rows of a class that the largest one outnumbers; the score is by how much. A row counts once for each class of its
+    label, its list of labels or its boxes."""
+    f = seen.facts
+    train = f.split == SPLITS.index("train")
+    rows = np.flatnonzero((f.label >= 0) & train)
+    labels, score = f.label[rows], np.zeros(len(f))
+    score[rows] = _outnumbered(np.bincount(labels))[labels]
+    several = np.flatnonzero(f.present.any(1) & train)
+    held = [np.unpackbits(f.present[some], axis=1) for some in np.array_split(several, -(-len(several) // 65536) or 1)]
+    ratio = _outnumbered(np.sum([each.sum(0, dtype=np.int64) for each in held], axis=0))
+    score[several] = np.maximum(score[several], np.concatenate([(each * ratio).max(1, initial=0) for each in held]))
+    found = np.flatnonzero(score > threshold)
+    return Found.of(found, score[found])
+
+
+def _outnumbered(counts: np.ndarray) -> np.ndarray:
+    """By how much the largest class outnumbers each, from the rows of each."""
+    return counts.max(initial=0) / np.maximum(counts, 1)
 
 
 def _label_errors(seen: Seen, threshold: float) -> Found:
@@ -281,7 +298,7 @@ def _label_errors(seen: Seen, threshold: float) -> Found:
 RULES: Mapping[str, Rule] = {
     "exact_duplicate": Rule("equal bytes or pixels as another image of its split", _exact_duplicate, 1.0, "quarantine"),
     "conflicting_labels": Rule(
-        "equal images under different labels", _conflicting_labels, 0.0, repairs="the commonest label of the equal images; a tie goes to quarantine"
+        "equal or near images under different labels", _conflicting_labels, 0.0, repairs="the commonest label of the copies; a tie goes to quarantine"
     ),
     "leakage": Rule(
         "shows what an image of another split shows (agreement at least {t:g})", _leakage, SAME, "report",

@@ -16,7 +16,7 @@ from ..core.codecs import MAX_PIXELS, decode_mask
 from ..core.errors import UserError, nearest
 from ..core.storage import Storage
 from ..curate.annotation.corrections import read_corrections
-from ..curate.facts import Facts, largest_id
+from ..curate.facts import Facts, bits, largest_id
 from ..data.annotations import column_types
 from ..data.dataset import Dataset
 from ..data.rewrite import Correction
@@ -84,6 +84,8 @@ def corrected(
     purged = any(each["rows"] for each in manifest.get("erased", ()))
     place = {int(row_id): k for k, row_id in enumerate(facts.row_id)} if files else {}
     label, outside, largest = facts.label.copy(), facts.outside.copy(), facts.largest_id.copy()
+    width = len(bits((), len(classes)))
+    present = np.pad(facts.present, ((0, 0), (0, max(0, width - facts.present.shape[1]))))
     index = {name: k for k, name in enumerate(classes)}
     rows: dict[int, dict[str, Any]] = {}
     for uri, known in files:
@@ -108,6 +110,8 @@ def corrected(
                 ids = [_class(name, index, where) for name in entry["box_labels"]]
                 segments = entry.get("segments")
                 new |= {"boxes": entry["boxes"], "box_labels": ids, "origin": entry["origin"], "segments": segments}
+                if not facts.listed[k]:
+                    present[k] = bits(ids, len(classes))
                 outside[k] = _outside(entry["boxes"], int(facts.width[k]), int(facts.height[k]))
             if "mask_png" in entry:
                 new["mask"], largest[k] = _mask(
@@ -118,7 +122,7 @@ def corrected(
         given |= {name for name in ("boxes", "box_labels", "mask") if new.get(name) is not None}
         given |= {"segments"} if any(text is not None for text in new.get("segments") or ()) else set()
         new_columns.update(name for name in sorted(given) if name not in columns)
-    changed = replace(facts, label=label, outside=outside, largest_id=largest)
+    changed = replace(facts, label=label, outside=outside, largest_id=largest, present=present)
     made = {k: Correction(**new) for k, new in rows.items()}
     return Corrected(changed, made, gone, new_classes, new_columns)
 

@@ -12,14 +12,27 @@ import numpy as np
 from ..core import codecs
 from ..core.artifact import Artifact
 from ..core.sample import SPLITS
-from ..curate.facts import NO_IDENTITY, Facts, code, joined, of_annotations, of_image
+from ..curate.facts import NO_IDENTITY, Facts, bits, code, joined, of_annotations, of_classes, of_image
 from ..curate.fingerprints import THUMB_BYTES
 from ..curate.quality import MEASURES
 from ..data.dataset import Dataset, SplitIndex, read_group
 from ..data.execution import each
 from ..runtime.progress import bar
 
-COLUMNS = ("image", "row_id", "label", "content_sha256", "width", "height", "format", "boxes", "mask", "identity")
+COLUMNS = (
+    "image",
+    "row_id",
+    "label",
+    "content_sha256",
+    "width",
+    "height",
+    "format",
+    "boxes",
+    "box_labels",
+    "labels",
+    "mask",
+    "identity",
+)
 
 
 def shards(dataset: Dataset) -> list[SplitIndex]:
@@ -46,6 +59,7 @@ class FactsJob:
 
     artifact: Artifact
     shards: tuple[SplitIndex, ...]
+    classes: int
     void: tuple[int, ...] = ()
     """Mask ids that mark no class, besides 255."""
 
@@ -60,9 +74,9 @@ class FactsJob:
         index = self.shards[number]
         rows: list[dict[str, Any]] = []
         for group in range(len(index.groups)):
-            rows += [_row(row, self.void) for row in read_group(index, group, COLUMNS).to_pylist()]
+            rows += [_row(row, self.classes, self.void) for row in read_group(index, group, COLUMNS).to_pylist()]
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, _schema()), sink, compression="NONE")
+        pq.write_table(pa.Table.from_pylist(rows, _schema(self.classes)), sink, compression="NONE")
         self.artifact.storage.write(self.path(number), sink.getvalue().to_pybytes())
 
     def read(self, number: int) -> dict[str, np.ndarray]:
@@ -72,11 +86,12 @@ class FactsJob:
         table = pq.read_table(path, filesystem=filesystem)
         columns = {
             name: table[name].to_numpy()
-            for name in ("row_id", "label", "identity", "width", "height", "outside", "largest_id")
+            for name in ("row_id", "label", "identity", "width", "height", "outside", "largest_id", "listed")
         }
         for name, size in (("content", 16), ("pixels", 16)):
             columns[name] = _fixed(table[name], size).view(f"S{size}").ravel()
         columns["measures"] = _fixed(table["measures"], 4 * len(MEASURES)).view(np.float32)
+        columns["present"] = _fixed(table["present"], len(bits((), self.classes)))
         columns["thumb"] = _fixed(table["thumb"], THUMB_BYTES)
         return columns | {"format": np.array(table["format"].to_pylist(), str)}
 
@@ -91,7 +106,7 @@ def gather(
 ) -> tuple[Facts, np.ndarray]:
     """The facts of all rows, and their small pictures (N×4,296 uint8) in a file in `folder`. Finished shards are not done again."""
     found = shards(dataset)
-    job = FactsJob(artifact, tuple(found), void)
+    job = FactsJob(artifact, tuple(found), len(dataset.manifest["classes"]), void)
     there = set(artifact.storage.names(artifact.path("work", "facts"))) if resume else set()
     missing = [k for k in range(len(found)) if f"{k:06d}.parquet" not in there]
     if len(missing) < len(found):
@@ -110,23 +125,25 @@ def gather(
     return joined(parts, [index.name for index in found]), thumbs
 
 
-def _row(row: dict[str, Any], void: tuple[int, ...]) -> dict[str, Any]:
+def _row(row: dict[str, Any], classes: int, void: tuple[int, ...]) -> dict[str, Any]:
     width, height = row["width"], row["height"]
     boxes = np.array(row["boxes"], np.float32).reshape(-1, 4) if row.get("boxes") else None
     mask = codecs.decode_mask(row["mask"]) if row.get("mask") else None
     known = {name: row[name] for name in ("row_id", "label", "width", "height", "format")}
     seen = of_image(codecs.decode(row["image"])) | of_annotations(width, height, boxes, mask, void)
+    seen |= of_classes(row.get("labels"), row.get("box_labels"), classes)
     known["identity"] = code(row["identity"]) if row.get("identity") is not None else NO_IDENTITY
     return known | {"content": bytes.fromhex(row["content_sha256"])[:16]} | seen
 
 
-def _schema() -> Any:
+def _schema(classes: int) -> Any:
     import pyarrow as pa
 
     return pa.schema({
         "row_id": pa.int64(), "label": pa.int64(), "identity": pa.int64(), "width": pa.int32(), "height": pa.int32(), "format": pa.string(),
         "content": pa.binary(16), "pixels": pa.binary(16), "measures": pa.binary(4 * len(MEASURES)),
         "thumb": pa.binary(THUMB_BYTES), "outside": pa.float32(), "largest_id": pa.int16(),
+        "present": pa.binary(len(bits((), classes))), "listed": pa.bool_(),
     })  # fmt: skip
 
 
