@@ -92,10 +92,12 @@ class Named(Protocol):
 
 
 def tries() -> int:
-    """In a task: how often Ray ran it before."""
+    """In a task: how often Ray ran it before; 0 where no Ray runs."""
     from ray._private import worker
 
     here: Any = worker.global_worker  # its core worker is there once Ray runs
+    if not here.connected:
+        return 0
     return here.core_worker.get_current_task_attempt_number()
 
 

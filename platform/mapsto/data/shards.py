@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,12 @@ from ..core.storage import Storage
 from .annotations import annotated, column_types
 from .chunks import read_chunk
 from .dicom import is_dicom, to_png
+from .execution import tries
 from .pack import Packing, packed
 from .reading import fetch
 from .rows import with_index
 from .sources.item import Reference
+from .trial import Trial
 from .values import sums
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ GROUP_BYTES = 8 * 2**20
 SHARD_BYTES = 128 * 2**20
 """A chunk's rows are written as soon as so much of them is held: sources of unknown sizes have chunks of any."""
 THUMB = 96
+CAREFUL = 2
+"""Lost processes after which a chunk's images are opened in another process first: one may crash its decoder."""
 
 Summary = dict[str, Any]
 
@@ -62,7 +67,12 @@ class ShardJob:
         return self.artifact.path("work", "done", f"{number:06d}.json")
 
     def run(self, number: int) -> Summary:
-        """Write the shard, or shards, and the quarantine list of a chunk; its summary is written last, and makes it done."""
+        """Write the shard, or shards, and the quarantine list of a chunk; its summary is written last, and makes it done. A file whose
+        decoder has crashed the process twice is found and refused, too."""
+        with ExitStack() as stack:
+            return self._run(number, stack)
+
+    def _run(self, number: int, stack: ExitStack) -> Summary:
         split, first, references = read_chunk(self.artifact.storage, self.artifact.path("work"), number)
         ids = {id(reference): first + k for k, reference in enumerate(references)}
         index = {name: k for k, name in enumerate(self.classes)}
@@ -74,10 +84,13 @@ class ShardJob:
         thumbs: list[tuple[str, str]] = []
         values: list[float] = []
         every = max(1, len(references) // max(self.thumbs, 1))
+        trial = stack.enter_context(Trial(self.max_pixels)) if tries() >= CAREFUL else None
         for reference, data in fetch(references, self.source):
             try:
                 if isinstance(data, str):
                     raise UserError(data)
+                if trial:
+                    trial.survived(data)
                 row, image = self._checked(reference, data, index, dropped, unstripped)
             except UserError as error:
                 refused.append(_refusal(reference, split, str(error)))
