@@ -5,6 +5,7 @@ configurations through Ray Serve's, KubeRay's resources through kuberay.schema.j
 """
 
 import copy
+import importlib.util
 import json
 import re
 import tomllib
@@ -147,6 +148,18 @@ def test_every_pod_of_a_kuberay_manifest(name: str) -> None:
             environment = {entry["name"]: entry.get("value") for entry in container["env"]}
             assert FAST_INGRESS.items() <= environment.items()
             assert container["envFrom"] == [{"secretRef": {"name": "mapsto-s3"}}]
+
+
+@pytest.mark.parametrize("name", ["raycluster", "rayjob"])
+def test_a_pod_that_ends_lets_training_save_within_its_grace(name: str) -> None:
+    for group in ray_cluster(load(f"kuberay/{name}.yaml"))["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        drained, stopped = container["lifecycle"]["preStop"]["exec"]["command"][-1].split("; ")
+        module, seconds = re.fullmatch(r"python -m (\S+) (\d+)", drained).groups()
+        assert importlib.util.find_spec(module)
+        assert 30 <= int(seconds) <= pod["terminationGracePeriodSeconds"] - 15  # Ray's notice, and `ray stop` after it
+        assert stopped == "ray stop"
 
 
 @pytest.mark.parametrize("name", KUBERAY)

@@ -47,13 +47,15 @@ def test_a_drained_node_saves_before_it_goes(
     head = ray.get_runtime_context().get_node_id()
     (new,) = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - {head}
     holder = head_filled()
-    told_at, after = (
-        5,
-        {12: "00000-000000010", 22: "00001-000000020"},
-    )  # of 45 steps, 15 in an epoch; the notice is looked for at every tenth
+    told_at, after = 5, (12, 22)  # of 45 steps, 15 in an epoch; the notice is looked for at every tenth, at least
     artifact = Artifact(str(tmp_path / "artifact"), Storage())
 
     said: list[str] = []
+
+    def saved_at() -> int:
+        return int(
+            said[0].removeprefix("train: a machine of this run is to be taken away: saving after step ").split()[0]
+        )
 
     def disturb() -> None:
         on = [psutil.Process(int(heard(tmp_path / f"held-{told_at}-{rank}-of-2"))) for rank in range(2)]
@@ -66,11 +68,12 @@ def test_a_drained_node_saves_before_it_goes(
         time.sleep(10)  # Ray Train looks at the nodes from time to time
         say(tmp_path / f"go-{told_at}")
         lost = False
-        for step, saved in after.items():
+        for step in after:
             for rank in range(2):
                 heard(tmp_path / f"held-{step}-{rank}-of-2")
-            if not lost and (Path(artifact.uri) / "checkpoints" / saved / "done.json").exists():
-                wait_until(lambda: said)
+            time.sleep(2)  # what is said takes a moment to be heard
+            if not lost and said:
+                wait_until(lambda: any(Path(artifact.uri).glob(f"checkpoints/*-{saved_at():09d}/done.json")))
                 lose(second_node)
                 lost = True
             say(tmp_path / f"go-{step}")
@@ -78,8 +81,7 @@ def test_a_drained_node_saves_before_it_goes(
 
     with beside(disturb):
         told, _ = train(data, artifact, tmp_path, [told_at, *after], said, batch_size=8, epochs=3)
-    step = int(said[0].removeprefix("train: a machine of this run is to be taken away: saving after step ").split()[0])
-    assert step in (10, 20)
+    assert told_at < saved_at() <= after[-1]
     assert all(line.startswith("train: worker") for line in said[1:]), said
     assert set(told) == {1, 2, 3}
     steps, _ = taken(tmp_path)

@@ -175,11 +175,23 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(
 
 
 def test_a_notice_of_ray_is_taken_once_and_asked_for_by_all_ranks_alike() -> None:
-    answers = iter([None, None, "node a", "node a", "node b"])
-    asked: list[int] = []
-    notice = drained(lambda: asked.append(1) or next(answers), every=3)
-    assert [notice() for _ in range(15)] == [False] * 8 + [True] + [False] * 5 + [True]
-    assert len(asked) == 5
+    answers, asked, agreed = ([None, None, "node a", "node a", "node b"], [], [])
+    now = 0.0
+
+    def info() -> str | None:
+        asked.append(step)
+        return answers[len(asked) - 1]
+
+    first = drained(info, lambda value: agreed.append(value) or value, lambda: now)
+    other = drained(lambda: None, lambda value: agreed[-1], lambda: 99 * now)  # rank 0 decides for it
+    told = []
+    step = 0
+    for seconds in (9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 8.0, 0.1, 0.1, 2.0):
+        step, now = step + 1, now + seconds
+        told.append(first())
+        other()
+    assert asked == [1, 2, 7, 9]  # the first, slow one; one later; 5 of 1 s; 2 of 2.4 s
+    assert [step for step, heard in enumerate(told, 1) if heard] == [7]
 
 
 @pytest.mark.parametrize("of", ["artifact", "file", "pth"])

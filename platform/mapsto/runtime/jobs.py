@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[1]
 EXCLUDES = ["**/__pycache__/**", "**/*.pyc"]
 RECIPE = "recipe.yaml"
+STOP_WAIT_S = "60"
+"""How long a job that is stopped may take to save its training; Ray's own 3 s kill it in the middle of a step."""
 
 
 def submit(
@@ -45,7 +47,12 @@ def submit(
             job = _when_ready(
                 lambda: client.submit_job(
                     entrypoint=shlex.join(["python", "-m", "mapsto", verb, RECIPE, *arguments]),
-                    runtime_env={"working_dir": folder, "py_modules": [str(PACKAGE)], "excludes": EXCLUDES},
+                    runtime_env={
+                        "working_dir": folder,
+                        "py_modules": [str(PACKAGE)],
+                        "excludes": EXCLUDES,
+                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT_S},
+                    },
                     metadata={"mapsto": verb},
                 )
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def under_ray(setup: Setup, stop: bytes = b"") -> None:
 
     try:
         world = World.current(ray.train.torch.get_device())
-        notice = drained(ray.train.get_preemption_info)
+        notice = drained(ray.train.get_preemption_info, world.broadcast_object)
         train(setup, world, train_broadcast, report, notice, asked_by(stop) if world.rank == 0 else lambda: False)
     except UserError:
         raise
@@ -115,17 +116,28 @@ def either(*notices: Callable[[], bool]) -> Callable[[], bool]:
     return lambda: sum(notice() for notice in notices) > 0
 
 
-def drained(info: Callable[[], Any], every: int = 10) -> Callable[[], bool]:
+ASK_S, ASK_STEPS = 5.0, 10
+
+
+def drained(
+    info: Callable[[], Any], share: Share = lambda value: value, clock: Callable[[], float] = time.monotonic
+) -> Callable[[], bool]:
     """Whether Ray tells of a node of this run that is being drained (a preempted machine), once for each such notice.
 
-    Asking is a rendezvous of all ranks, so it is done at every tenth call, which is the same step on all of them.
+    Asking is a rendezvous of all ranks, so it is done in a step that they have agreed on: the first one, and from then on as many
+    steps later as rank 0 took in `ASK_S` seconds, at least one and at most `ASK_STEPS`. A notice may be of 30 s.
     """
-    calls, known = 0, None
+    left, taken, since, known = 1, 0, clock(), None
 
     def notice() -> bool:
-        nonlocal calls, known
-        calls += 1
-        if calls % every or (found := info()) is None or found == known:
+        nonlocal left, taken, since, known
+        taken += 1
+        if taken < left:
+            return False
+        found, step_s = info(), (clock() - since) / taken
+        left = share(max(1, min(ASK_STEPS, int(ASK_S / max(step_s, 1e-9)))))
+        taken, since = 0, clock()
+        if found is None or found == known:
             return False
         known = found
         return True
