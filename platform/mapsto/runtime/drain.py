@@ -13,8 +13,8 @@ WHY = "the machine is about to end"
 
 def drain(client: Any, address: str, seconds: float) -> list[str]:
     """Tell the cluster that the living nodes of this IP address go away in so many seconds; their ids. `client`: Ray's GcsClient."""
-    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
-    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # ty: ignore[missing-module-member]
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo  # ty: ignore[missing-module-member]
 
     known: Mapping[Any, Any] = client.get_all_node_info()
     found = [
@@ -30,10 +30,10 @@ def drain(client: Any, address: str, seconds: float) -> list[str]:
 
 def main(seconds: float) -> None:
     from ray._private.services import canonicalize_bootstrap_address_or_die
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # ty: ignore[missing-module-member]
     from ray.util import get_node_ip_address
 
-    if drain(GcsClient(address=canonicalize_bootstrap_address_or_die(None)), get_node_ip_address(), seconds):
+    if drain(GcsClient(address=canonicalize_bootstrap_address_or_die("auto")), get_node_ip_address(), seconds):
         time.sleep(seconds)
 
 
