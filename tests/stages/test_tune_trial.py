@@ -13,7 +13,7 @@ from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.engine.checkpoints import Checkpoints, to_bytes
-from mapsto.stages.tune import Tune
+from mapsto.stages.tune import Tune, places_are_freed
 from mapsto.stages.tune_trial import Reports, member_options
 from mapsto.stages.tune_trials import Trials
 
@@ -90,3 +90,10 @@ def test_a_sweep_with_a_trial_that_was_cut_off_is_not_finished(tmp_path: Path, m
     )
     with pytest.raises(UserError, match=r"tune: 1 of 2 trials were cut off, .*: s3://b: no answer; the same command"):
         Tune()._run(job)
+
+
+def test_trials_of_several_workers_need_the_dashboard() -> None:
+    places_are_freed(1, None)
+    places_are_freed(2, "http://127.0.0.1:8265")
+    with pytest.raises(UserError, match=r"tune.workers 2: this cluster's dashboard is off, .* or set tune.workers=1"):
+        places_are_freed(2, None)

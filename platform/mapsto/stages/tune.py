@@ -15,6 +15,7 @@ from ..config.tuning import walk
 from ..core.artifact import digest
 from ..core.errors import UserError
 from ..core.stage import Done, Job
+from ..runtime.session import connect, scratch
 from .log import logged
 from .train import Train, task_of
 from .tune_measure import MEASURED, deciding, exported, goals_of
@@ -173,7 +174,6 @@ def _tune(
     from ray import tune
     from ray.tune.execution import class_cache
 
-    from ..runtime.session import scratch
     from .tune_schedule import recall, scheduler_of
 
     # Tune would set the driver's keys in the trials' runtime environment, which Ray writes to a log; a node has its own
@@ -233,10 +233,21 @@ def _tune(
         artifact.storage.delete(artifact.path("ray"))
 
 
+def places_are_freed(workers: int, dashboard: str | None) -> None:
+    """Raises UserError where a stopped trial's place would never be freed: Ray Train does it through the State API, which is
+    the dashboard's."""
+    if workers > 1 and dashboard is None:
+        raise UserError(
+            f"tune.workers {workers}: this cluster's dashboard is off, through which Ray frees the place of a stopped trial of several "
+            "workers: the next trial would wait for ever; start the head with --include-dashboard=true, or set tune.workers=1"
+        )
+
+
 def _at_once(job: Job, workers: int, population: int | None) -> int:
     """Trials at a time on the connected cluster. Raises UserError where not even one fits, or not the whole population."""
     from ..runtime.resources import free_nodes, require_cpus, trials_at_once
 
+    places_are_freed(workers, connect().dashboard)
     train, own = job.recipe.train, 0.0 if workers == 1 else 0.1
     require_cpus(workers, train.cpus_per_worker, train.gpus_per_worker, 1.0 + own, section="tune")
     nodes, asked = free_nodes(), population or job.recipe.tune.concurrent
