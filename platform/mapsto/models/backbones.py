@@ -9,6 +9,7 @@ from torch import nn
 
 from ..core import heavy
 from ..core.errors import UserError, nearest
+from .fetched import mark
 
 AIRBENCH = {"airbench": (64, 256, 256), "airbench_small": (64, 128, 256), "airbench_tiny": (32, 64, 128)}
 """Name → widths of an AirBench."""
@@ -70,6 +71,7 @@ def classifier(
         if not pretrained:
             raise
         raise _not_fetched(name, error) from error
+    mark(model, pretrained)
     if small_input and hasattr(model, "conv1") and hasattr(model, "maxpool"):
         old = model.conv1
         if isinstance(old, nn.Conv2d):
@@ -133,6 +135,7 @@ def features(
             f"task.model.backbone: '{name}' gives no feature maps at strides {list(reductions)}"
             f" with task.model.output_stride {output_stride}; try 32, or a convolutional model such as resnet18"
         ) from error
+    mark(net, pretrained)
     return net, tuple(_levels(net).channels())
 
 

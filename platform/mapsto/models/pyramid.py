@@ -14,6 +14,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from ..core import heavy
 from ..core.errors import UserError, nearest
 from .backbones import weights_exist
+from .fetched import mark
 
 
 class Maps(nn.Module):
@@ -46,7 +47,7 @@ def _features(name: str, pretrained: bool, at: tuple[int, ...] | None = None) ->
     timm = heavy.timm()
     some: dict[str, Any] = {} if at is None else {"out_indices": at}
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **some)
+        net = timm.create_model(name, features_only=True, pretrained=pretrained, **some)
     except (OSError, RuntimeError, ValueError, AttributeError, AssertionError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         if pretrained:
@@ -56,6 +57,8 @@ def _features(name: str, pretrained: bool, at: tuple[int, ...] | None = None) ->
         raise UserError(
             f"task.model.backbone: '{name}' gives no feature maps ({line}); take a ResNet, a RegNet, ..."
         ) from error
+    mark(net, pretrained)
+    return net
 
 
 class Pyramid(nn.Module):

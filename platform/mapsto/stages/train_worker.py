@@ -278,16 +278,21 @@ def same_rows(resume: Mapping[str, Any], now: Mapping[str, str], checkpoint: str
 
 
 def initialise(model: nn.Module, setup: Setup) -> None:
-    """Put `train.init.weights` into the model, and what became of each name into `init.json`."""
+    """Put `train.init.weights` into the model, and what became of each name, or of those that timm loaded by the model's, into
+    `init.json`."""
+    from ..models.fetched import fetched
     from ..models.transfer import load_weights, transfer
 
     init, parent = setup.config.init, setup.parents.get(WEIGHTS)
     if init is None or init.weights is None:
-        return
-    uri = init.weights
-    if parent is not None:
-        uri = weights_of(parent, "train.init.weights", uri)
-    report = transfer(model, load_weights(uri, setup.artifact.storage), uri, strict=init.strict)
+        report = fetched(model)
+        if report is None:
+            return
+    else:
+        uri = init.weights
+        if parent is not None:
+            uri = weights_of(parent, "train.init.weights", uri)
+        report = transfer(model, load_weights(uri, setup.artifact.storage), uri, strict=init.strict)
     setup.artifact.write_json({**report.to_json(), "lines": report.lines()}, "init.json")
 
 
