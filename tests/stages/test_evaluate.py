@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 import pytest
 
+from mapsto.config.schema import EvaluateConfig
 from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.page import Page
 from mapsto.core.storage import Storage
 from mapsto.data.dataset import Dataset
-from mapsto.stages import evaluate
+from mapsto.stages import evaluate, states
 from mapsto.stages.evaluate import Evaluate, ends, resampled
 from mapsto.stages.states import complete
 
@@ -118,3 +119,28 @@ def test_rows_that_are_compared_with_each_other_are_not_drawn_anew(tmp_path: Pat
     job: Any = SimpleNamespace(parents=parents, section=section, recipe=recipe)
     with pytest.raises(UserError, match=f"evaluate.resamples: the metrics of {kind} compare rows with each other"):
         Evaluate().run(job)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "device"), [("torch", 0.5, "cuda"), ("onnx", 0.5, "cpu"), ("torch", 0.0, "cpu")]
+)
+def test_a_gpu_is_asked_for_where_the_recipe_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, asked: float, device: str
+) -> None:
+    """No GPU is needed to see what Ray Data is asked for."""
+
+    class Rows:
+        def map_batches(self, made: Any, **options: Any) -> Any:
+            raise LookupError(options["num_gpus"], options["fn_constructor_args"][2])
+
+    model = Artifact(str(tmp_path), Storage())
+    model.write_json({"kind": kind, "file": "model"}, "variant.json")
+    feed = SimpleNamespace(streams={"test": {"images": (None, SimpleNamespace(rows=4 if device == "cuda" else 10**6))}})
+    monkeypatch.setattr(states.Feed, "evaluating", lambda *given: feed)
+    monkeypatch.setattr(states, "bytes_of", lambda feed: 0)
+    monkeypatch.setattr(states, "connect", lambda: None)
+    monkeypatch.setattr(states, "evaluation_rows", lambda *given: Rows())
+    task: Any = None
+    with pytest.raises(LookupError) as raised:
+        states.collect(model, task, {}, "test", EvaluateConfig(gpus_per_worker=asked))
+    assert raised.value.args == (0.5 if device == "cuda" else None, device)

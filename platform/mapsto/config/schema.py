@@ -108,6 +108,9 @@ class EvaluateConfig(Section):
     workers: int = Field(1, ge=1)
     """Ray actors that hold the model. A split of at most 256 rows needs none: it is measured in the driver's process."""
     cpus_per_worker: float = Field(1.0, gt=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    """Above 0 each actor runs a torch model on a GPU, however small the split; a compressed ONNX variant stays on the CPU, for
+    which it was made."""
     worst: int = Field(24, ge=0)
     """Worst mistakes shown on the page."""
     resamples: int = Field(0, ge=0, le=10_000)

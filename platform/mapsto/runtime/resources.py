@@ -179,7 +179,7 @@ def estimate(recipe: Recipe) -> list[Need]:
         Need(
             "evaluate",
             evaluate.workers * evaluate.cpus_per_worker + 1,
-            0,
+            evaluate.workers * evaluate.gpus_per_worker,
             round(scoring),
             f"{evaluate.workers} workers",
         )

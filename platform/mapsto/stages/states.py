@@ -57,7 +57,10 @@ def collect(
     each = bytes_of(feed).values()
     size = at_once(sum(each) if all(each) else 0, config.batch_size)
     _, index = next(iter(feed.streams[split].values()))
-    if index.rows <= IN_PROCESS:
+    gpus = config.gpus_per_worker
+    if gpus and model.read_json("variant.json")["kind"] != "torch":
+        gpus = 0.0
+    if index.rows <= IN_PROCESS and not gpus:
         with threads_kept():
             measurer = Measurer(model, threads, "cpu")
             return complete([measurer.state(batch) for batch in batches(feed, split, size)], index.rows)
@@ -71,7 +74,8 @@ def collect(
         zero_copy_batch=True,
         compute=ActorPoolStrategy(size=config.workers),
         num_cpus=config.cpus_per_worker,
-        fn_constructor_args=(model, threads, "cpu"),
+        num_gpus=gpus or None,
+        fn_constructor_args=(model, threads, "cuda" if gpus else "cpu"),
     )
     return complete([pickle.loads(row["state"]) for row in measured.iter_rows()], index.rows)
 
