@@ -56,6 +56,8 @@ def _from_store(folder: Path, which: str, part: int) -> float:
 
     index = Dataset.open(Artifact((folder / f"{which}.uri").read_text(), Storage())).split("train")
     rng, mine = np.random.default_rng(part), np.arange(part, len(index.groups), WORKERS)
+    if not len(mine):
+        raise SystemExit(f"{which}: fewer row groups than {WORKERS} processes; raise COUNT")
 
     def images() -> Iterator[bytes]:
         while True:

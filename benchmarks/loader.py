@@ -6,8 +6,8 @@ and of the limit, PEER_SECONDS (25) of the others; REPETITIONS (3); ONLY (comma-
 dry run of a few minutes, whose figures mean nothing. PEERS_PYTHON: a Python with the peers that the lock has not,
     uv venv --python 3.11 peers && VIRTUAL_ENV=peers uv pip install torch torchvision webdataset litdata \
         mosaicml-streaming nvidia-dali-cuda120
-(without it they are left out). Each contestant runs in a process of its own with nothing else running; all begin with
-an epoch of warming up and read what is warm in the page cache. `loader.md` keeps what was tried.
+(without it they are left out). Each contestant runs in a process of its own with nothing else running; all but the
+limit begin with an epoch of warming up, and read what is warm in the page cache. `loader.md` keeps what was tried.
 """
 
 from __future__ import annotations

@@ -129,8 +129,11 @@ def test_microbatches_are_cut_between_pairs_where_rows_meet_their_neighbours(bat
         *first, last = [count for count in valid if count]
         assert all(count % 2 == 0 for count in first)
         assert last > 1 or sum(valid) == 1  # an odd one out meets the pair before it
-        assert max(valid) <= -(-sum(valid) // run.parts) + 3
+        of_rank = [sum(valid[rank::world]) for rank in range(world)]
+        assert max(of_rank) - min(of_rank) <= 3 and max(valid) - min(valid) <= 3
     assert run.largest["main"] == -(-batch // run.parts)
+    full = Run((main,), batch_size=batch, world=world, descent="full_batch")
+    assert max(int(full.draws(g)["main"].valid.sum()) for g in range(full.parts)) <= max(batch, 2) + 1
 
 
 def test_the_largest_microbatch_may_be_an_evaluations():

@@ -175,7 +175,8 @@ class Run:
     def parts(self) -> int:
         """Microbatches per optimizer step, k."""
         if self.descent == "full_batch":
-            return _ceil(_ceil(self.train[0].length, self.batch_size), self.world) * self.world
+            most = max(2, self.batch_size // 2 * 2) if self.train[0].pairs else self.batch_size
+            return _ceil(_ceil(self.train[0].length, most), self.world) * self.world
         return self.world * (self.accumulate if self.descent == "mini_batch" else 1)
 
     @cached_property
@@ -295,10 +296,11 @@ def _bounds(count: int, micro: int, parts: int, pairs: bool) -> tuple[int, int]:
 
 
 def _cut(count: int, micro: int, parts: int, pairs: bool) -> int:
-    place = micro * count // parts
-    if not pairs or micro == parts:
-        return place
-    return max(0, min(place - place % 2, count - 3 if count % 2 else count))  # an odd one out stays with the last pair
+    if not pairs:
+        return micro * count // parts
+    each, more = divmod(count // 2, parts)  # whole pairs, the larger pieces first: no rank always gets the smaller ones
+    place = 2 * (micro * each + min(micro, more))
+    return place if micro == 0 or place < count - 1 else count  # an odd one out stays with the last pair
 
 
 def _epoch_draws(order: Order, start: int, stop: int) -> Draws:
