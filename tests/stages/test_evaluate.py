@@ -137,7 +137,7 @@ def test_a_gpu_is_asked_for_where_the_recipe_says_so(
     model.write_json({"kind": kind, "file": "model"}, "variant.json")
     feed = SimpleNamespace(streams={"test": {"images": (None, SimpleNamespace(rows=4 if device == "cuda" else 10**6))}})
     monkeypatch.setattr(states.Feed, "evaluating", lambda *given: feed)
-    monkeypatch.setattr(states, "bytes_of", lambda feed: 0)
+    monkeypatch.setattr(states, "bytes_of", lambda feed: {"": 0})
     monkeypatch.setattr(states, "connect", lambda: None)
     monkeypatch.setattr(states, "evaluation_rows", lambda *given: Rows())
     task: Any = None
