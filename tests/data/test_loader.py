@@ -113,7 +113,7 @@ def test_several_microbatches_of_a_worker_travel_together(cluster, dataset):
         assert rest == got[start // 2 :]
 
 
-@pytest.mark.parametrize(("batch_size", "size", "blocks"), [(16, None, 4), (1, 8, 19)])
+@pytest.mark.parametrize(("batch_size", "size", "blocks"), [(16, None, 4), (1, 8, 20)])
 def test_evaluation_rows_hold_every_row_once_in_order(cluster, dataset, batch_size, size, blocks):
     class Actor:
         def __call__(self, row):
