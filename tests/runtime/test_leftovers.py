@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -53,16 +54,23 @@ def test_the_guard_ends_with_a_process_that_cleans_up_itself(tmp_path: Path) -> 
     assert done.stdout == "0\n"
 
 
-def test_temporary_folders_of_processes_that_have_gone_are_removed(tmp_path: Path) -> None:
+def test_temporary_folders_of_processes_that_have_gone_are_removed_and_no_others(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left, mine, other = (
-        tmp_path / name for name in (f"mapsto-train-{gone.pid}-a", f"mapsto-trial-{os.getpid()}-b", "mapsto-c")
-    )
-    for folder in (left, mine, other):
+    begin = owned("train", str(tmp_path))
+    assert begin.endswith(f"-{os.getpid()}-")
+    mine = Path(tempfile.mkdtemp(prefix=begin, dir=tmp_path))
+    left = Path(tempfile.mkdtemp(prefix=begin.replace(f"-{os.getpid()}-", f"-{gone.pid}-"), dir=tmp_path))
+    place = begin.split("-")[2]
+    elsewhere = left.name.replace(place, "0" * len(place))  # a live one's, it may be, of a machine that shares the disk
+    foreign = [
+        tmp_path / name for name in (elsewhere, "mapsto-photos-20251105-mine", "mapsto-run-20251105123000-abcdefgh")
+    ]
+    for folder in foreign:
         folder.mkdir()
-    assert owned("train", str(tmp_path)) == f"mapsto-train-{os.getpid()}-"
-    assert [left.exists(), mine.exists(), other.exists()] == [False, True, True]
+    owned("trial", str(tmp_path))
+    assert mine.exists() and not left.exists()
+    assert all(folder.exists() for folder in foreign)
 
 
 STARTING = """\
@@ -84,11 +92,12 @@ def test_what_a_daemon_started_ends_though_the_daemon_is_gone_first(tmp_path: Pa
     )
     assert driver.stdout is not None and driver.stdout.readline() == b"READY\n"
     time.sleep(3)
-    (agent,) = [each for each in belonging(str(folder)) if each.name() == "sleep"]
+    left = [each for each in belonging(str(folder)) if each.pid != driver.pid]  # the guard, too, which ends last
+    (agent,) = [each for each in left if each.name() == "sleep"]
     daemon = agent.parent()
     assert daemon is not None
     daemon.kill()
     driver.kill()
     driver.wait()
-    _, alive = psutil.wait_procs([agent], timeout=30)
+    _, alive = psutil.wait_procs(left, timeout=30)
     assert not alive and not folder.exists()

@@ -6,7 +6,10 @@ the cluster's folder is still there then, ends what is left of the cluster and r
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+import re
 import select
 import shutil
 import signal
@@ -16,9 +19,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Literal, get_args
 
 import psutil
+
+Kind = Literal["train", "trial", "state"]
+"""What a temporary folder is for."""
 
 GRACE_S = 5.0
 LOOK_S = 10.0
@@ -55,14 +63,26 @@ def end(processes: Sequence[psutil.Process], first: signal.Signals = signal.SIGT
         _, processes = psutil.wait_procs(processes, timeout=patience)
 
 
-def owned(kind: str, where: str | None = None) -> str:
-    """How the names of this process's temporary folders in `where` (None: the system's) begin: with its id. Those there of
-    processes that have gone, such as a sweep's stopped trials, are removed."""
-    for old in Path(where or tempfile.gettempdir()).glob("mapsto-*-*-*"):
-        number = old.name.split("-")[2]
-        if number.isdecimal() and not psutil.pid_exists(int(number)):
+def owned(kind: Kind, where: str | None = None) -> str:
+    """How the names of this process's temporary folders in `where` (None: the system's) begin: with whose ids are meant, and
+    its own. Those there of processes that have gone, such as a sweep's stopped trials, are removed; what looks otherwise, or is
+    of another machine or container, which may live, is left."""
+    ours = re.compile(rf"mapsto-(?:{'|'.join(get_args(Kind))})-{_place()}-([0-9]{{1,9}})-[a-z0-9_]{{8}}")
+    for old in Path(where or tempfile.gettempdir()).glob("mapsto-*"):
+        found = ours.fullmatch(old.name)
+        if found and not psutil.pid_exists(int(found[1])):
             shutil.rmtree(old, ignore_errors=True)  # another user's stays
-    return f"mapsto-{kind}-{os.getpid()}-"
+    return f"mapsto-{kind}-{_place()}-{os.getpid()}-"
+
+
+@cache
+def _place() -> str:
+    """Where a process id means the same process: on one machine since it was started, in one container; 12 hex digits."""
+    try:
+        told = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        told = platform.node()
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def guard(folder: str) -> subprocess.Popen[bytes]:
