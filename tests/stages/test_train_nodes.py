@@ -47,7 +47,10 @@ def test_a_drained_node_saves_before_it_goes(
     head = ray.get_runtime_context().get_node_id()
     (new,) = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - {head}
     holder = head_filled()
-    told_at, after = 5, (12, 22)  # of 45 steps, 15 in an epoch; the notice is looked for at every tenth, at least
+    told_at, after = (
+        5,
+        (12, 22),
+    )  # of 45 steps, 15 in an epoch; the notice is looked for after the 1st, 3rd, 7th at the latest
     artifact = Artifact(str(tmp_path / "artifact"), Storage())
 
     said: list[str] = []

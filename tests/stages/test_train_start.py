@@ -190,8 +190,23 @@ def test_a_notice_of_ray_is_taken_once_and_asked_for_by_all_ranks_alike() -> Non
         step, now = step + 1, now + seconds
         told.append(first())
         other()
-    assert asked == [1, 2, 7, 9]  # the first, slow one; one later; 5 of 1 s; 2 of 2.4 s
-    assert [step for step, heard in enumerate(told, 1) if heard] == [7]
+    assert asked == [1, 2, 4, 8, 9]  # the first, slow one; one later; of 1 s, 2 and 4 later; 1 of 2.5 s
+    assert [step for step, heard in enumerate(told, 1) if heard] == [4, 9]
+
+
+def test_quick_steps_are_asked_for_every_five_seconds_and_one_of_them_puts_nothing_off() -> None:
+    def asked(seconds: list[float]) -> list[float]:
+        now, when = 0.0, []
+        notice = drained(lambda: when.append(now), clock=lambda: now)
+        for each in seconds:
+            now += each
+            notice()
+        return when
+
+    quick = asked([0.005] * 20_000)
+    assert len(quick) < 100 / 5 + 12  # 1, 2, 4, ... up to 1,000 steps, and then each 5 s
+    assert max(np.diff(quick)) <= 5.001
+    assert asked([0.001, *[5.0] * 10])[:4] == pytest.approx([0.001, 10.001, 15.001, 20.001])
 
 
 @pytest.mark.parametrize("of", ["artifact", "file", "pth"])

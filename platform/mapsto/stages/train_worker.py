@@ -116,7 +116,7 @@ def either(*notices: Callable[[], bool]) -> Callable[[], bool]:
     return lambda: sum(notice() for notice in notices) > 0
 
 
-ASK_S, ASK_STEPS = 5.0, 10
+ASK_S, ASK_STEPS = 5.0, 1000
 
 
 def drained(
@@ -125,7 +125,8 @@ def drained(
     """Whether Ray tells of a node of this run that is being drained (a preempted machine), once for each such notice.
 
     Asking is a rendezvous of all ranks, so it is done in a step that they have agreed on: the first one, and from then on as many
-    steps later as rank 0 took in `ASK_S` seconds, at least one and at most `ASK_STEPS`. A notice may be of 30 s.
+    steps later as rank 0 took in `ASK_S` seconds, at least one, at most `ASK_STEPS` and at most twice as many as before, so that
+    a few quick steps do not put it off. A notice may be of 30 s.
     """
     left, taken, since, known = 1, 0, clock(), None
 
@@ -135,7 +136,7 @@ def drained(
         if taken < left:
             return False
         found, step_s = info(), (clock() - since) / taken
-        left = share(max(1, min(ASK_STEPS, int(ASK_S / max(step_s, 1e-9)))))
+        left = share(max(1, min(ASK_STEPS, 2 * left, int(ASK_S / max(step_s, 1e-9)))))
         taken, since = 0, clock()
         if found is None or found == known:
             return False
