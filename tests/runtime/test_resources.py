@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mapsto.config.load import load
 from mapsto.core.errors import UserError
+from mapsto.runtime import resources
 from mapsto.runtime.resources import estimate, refuse_unfitting, require_cpus, trials_at_once
 
 
@@ -25,6 +28,42 @@ def test_refused_with_the_arithmetic(nodes: list[float], workers: int, cpus: flo
     with pytest.raises(UserError) as caught:
         refuse_unfitting([{"CPU": n} for n in nodes], workers, cpus, gpus, 1, "train")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "cpus", "gpus", "message"),
+    [
+        ([(16, 1), (2, 1)], 2, 4, 1, "train.workers 2 x cpus_per_worker 4 do not fit on nodes of 16, 2 CPUs: a worker takes its 4 CPUs and 1 GPUs of one node; set train.cpus_per_worker=2"),
+        ([(4, 1), (4, 0)], 1, 16, 1, "train.workers 1 x cpus_per_worker 16 = 16 CPUs, and loading needs 1 more, but the cluster has 8: set train.cpus_per_worker=4"),
+        ([(1, 0), (0.05, 1)], 1, 1, 1, "train.workers 1 x cpus_per_worker 1 = 1 CPUs, and loading needs 1 more, but the cluster has 1.05: nodes of more CPUs beside their GPUs are needed: a worker takes 1 CPUs and 1 GPUs of one node"),
+        ([(2, 0)], 2, 1, 1, "train.workers 2 x gpus_per_worker 1 = 2 GPUs, but the cluster has 0: set train.gpus_per_worker=0"),
+    ],
+)  # fmt: skip
+def test_the_advice_reckons_with_where_the_gpus_are(
+    nodes: list[tuple[float, float]], workers: int, cpus: float, gpus: float, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        refuse_unfitting([{"CPU": n, "GPU": g} for n, g in nodes], workers, cpus, gpus, 1, "train")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("all_", "now", "gpus", "message"),
+    [
+        ([(16, 1)], [(15, 0)], 1, "train needs 1 GPUs, and only 0 of the cluster's 1 are free: other jobs or"),
+        ([(4, 0)], [(1, 0)], 0, "train needs 3 CPUs, and only 1 of the cluster's 4 are free: other jobs or"),
+        ([(4, 0), (4, 0)], [(1.5, 0), (1.5, 0)], 0, "train needs 1 workers of 2 CPUs, each on one node, and a whole CPU of one node for loading, which do not fit into the 1.5 and 1.5 CPUs that the nodes have free: other jobs or"),
+    ],
+)  # fmt: skip
+def test_what_others_hold_is_named(
+    monkeypatch: pytest.MonkeyPatch, all_: list[Any], now: list[Any], gpus: float, message: str
+) -> None:
+    nodes, free = ([{"CPU": n, "GPU": g} for n, g in each] for each in (all_, now))
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    monkeypatch.setattr(resources, "free_nodes", lambda: free)
+    with pytest.raises(UserError) as caught:
+        require_cpus(1, 2, gpus, wait_s=0)
+    assert str(caught.value).startswith(message)
 
 
 def test_a_sweep_s_advice_names_train_s_setting() -> None:

@@ -26,25 +26,39 @@ def require_cpus(
 ) -> None:  # fmt: skip
     """Raise UserError when workers and loading do not fit into the connected cluster, in all or just now.
 
-    A trainer that takes every CPU leaves Ray Data a budget of 0, and the run waits without a word. CPUs that other work
+    A trainer that takes every CPU leaves Ray Data a budget of 0, and the run waits without a word. CPUs and GPUs that other work
     holds are waited for, `wait_s` seconds at most.
     """
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     refuse_unfitting(nodes, workers, cpus_per_worker, gpus_per_worker, data_cpus, section)
-    need, own = workers * cpus_per_worker + data_cpus, data_cpus - 1
     deadline = time.monotonic() + wait_s
-    while not trains(now := free_nodes(), workers, cpus_per_worker, gpus_per_worker, own):
+    while not trains(now := free_nodes(), workers, cpus_per_worker, gpus_per_worker, data_cpus - 1):
         if time.monotonic() > deadline:
-            free = _total(now, "CPU")
+            lacking = _held(nodes, now, workers, cpus_per_worker, gpus_per_worker, data_cpus)
             raise UserError(
-                f"{section} needs {need:g} CPUs, and only {free:g} of the cluster's {_total(nodes, 'CPU'):g} are free"
-                f"{'' if free < need - SLACK else ', and on no node a whole one for loading'}: other jobs or "
-                "served models hold the rest (`ray status` shows them); stop one, or wait for it",
+                f"{section} needs {lacking}: other jobs or served models hold the rest (`ray status` shows them); stop one, or "
+                "wait for it",
                 outside=True,
             )
         time.sleep(0.5)
+
+
+def _held(
+    nodes: list[Node], now: list[Node], workers: int, cpus_per_worker: float, gpus_per_worker: float, data_cpus: float
+) -> str:
+    """What is needed of what is not free `now`."""
+    for name, need in (("GPU", workers * gpus_per_worker), ("CPU", workers * cpus_per_worker + data_cpus)):
+        free = _total(now, name)
+        if free < need - SLACK:
+            return f"{need:g} {name}s, and only {free:g} of the cluster's {_total(nodes, name):g} are free"
+    gpus = f" and {gpus_per_worker:g} GPUs" if gpus_per_worker else ""
+    free = " and ".join(f"{node.get('CPU', 0.0):g}" for node in by_cpus(now))
+    return (
+        f"{workers} workers of {cpus_per_worker:g} CPUs{gpus}, each on one node, and a whole CPU of one node for loading, which do "
+        f"not fit into the {free} CPUs that the nodes have free"
+    )
 
 
 def free_nodes() -> list[Node]:
@@ -87,9 +101,14 @@ def refuse_unfitting(
     section: str,
 ) -> None:
     """The arithmetic of `require_cpus` on the nodes' resources."""
-    have, need = _total(nodes, "CPU"), workers * cpus_per_worker
+    have, need, gpus = _total(nodes, "CPU"), workers * cpus_per_worker, _total(nodes, "GPU")
     worker = "train" if section == "tune" else section  # a trial's workers are as large as train's
-    advice = _advice(nodes, workers, need + data_cpus, data_cpus, section, worker)
+    if workers * gpus_per_worker > gpus + SLACK:
+        raise UserError(
+            f"{section}.workers {workers} x gpus_per_worker {gpus_per_worker:g} = {workers * gpus_per_worker:g} GPUs, but the cluster "
+            f"has {gpus:g}: set {worker}.gpus_per_worker={gpus / workers:g}"
+        )
+    advice = _advice(nodes, workers, cpus_per_worker, gpus_per_worker, data_cpus, section, worker)
     asked = f"{section}.workers {workers} x cpus_per_worker {cpus_per_worker:g}"
     if need + data_cpus > have + SLACK:
         raise UserError(
@@ -98,12 +117,6 @@ def refuse_unfitting(
     largest = max(node.get("CPU", 0.0) for node in nodes)
     if cpus_per_worker > largest + SLACK:
         raise UserError(f"{worker}.cpus_per_worker {cpus_per_worker:g} fits no node: the largest has {largest:g} CPUs")
-    gpus = _total(nodes, "GPU")
-    if workers * gpus_per_worker > gpus + SLACK:
-        raise UserError(
-            f"{section}.workers {workers} x gpus_per_worker {gpus_per_worker:g} = {workers * gpus_per_worker:g} GPUs, but the cluster "
-            f"has {gpus:g}: set {worker}.gpus_per_worker={gpus / workers:g}"
-        )
     left = trial(nodes, workers, cpus_per_worker, gpus_per_worker, data_cpus - 1)
     if not with_data(left):
         sizes = "nodes of " + ", ".join(f"{node.get('CPU', 0.0):g}" for node in by_cpus(nodes)) + " CPUs"
@@ -116,14 +129,19 @@ def refuse_unfitting(
         raise UserError(f"{asked} leave {rest} of {sizes}, and loading needs a whole one of one node: {advice}")
 
 
-def _advice(nodes: list[Node], workers: int, need: float, data_cpus: float, section: str, worker: str) -> str:
-    own, left = data_cpus - 1, _total(nodes, "CPU") - data_cpus
-    for twentieths in range(int(left / workers * 20 + SLACK), 1, -1):  # 0.5, 0.35, ...
-        if trains(nodes, workers, twentieths / 20, own=own):
+def _advice(
+    nodes: list[Node], workers: int, cpus: float, gpus: float, data_cpus: float, section: str, worker: str
+) -> str:
+    own, left, need = data_cpus - 1, _total(nodes, "CPU") - data_cpus, workers * cpus + data_cpus
+    for twentieths in range(int(min(left / workers, cpus) * 20 + SLACK), 1, -1):  # 0.5, 0.35, ...
+        if trains(nodes, workers, twentieths / 20, gpus, own):
             return f"set {worker}.cpus_per_worker={twentieths / 20:g}"
-    for fewer in range(int(left), 0, -1):
-        if trains(nodes, fewer, 1.0, own=own):
-            return f"set {section}.workers={fewer} and {worker}.cpus_per_worker=1"
+    each = min(1.0, cpus)
+    for fewer in range(min(int(left / each), workers), 0, -1):
+        if trains(nodes, fewer, each, gpus, own):
+            return f"set {section}.workers={fewer} and {worker}.cpus_per_worker={each:g}"
+    if gpus:
+        return f"nodes of more CPUs beside their GPUs are needed: a worker takes {cpus:g} CPUs and {gpus:g} GPUs of one node"
     return f"a cluster of at least {need:g} CPUs is needed (on one machine: mapsto ... --cpus {int(-(-need // 1))})"
 
 
