@@ -139,8 +139,11 @@ def test_a_gpu_is_asked_for_where_the_recipe_says_so(
     monkeypatch.setattr(states.Feed, "evaluating", lambda *given: feed)
     monkeypatch.setattr(states, "bytes_of", lambda feed: {"": 0})
     monkeypatch.setattr(states, "connect", lambda: None)
+    room: list[Any] = []
+    monkeypatch.setattr(states, "require_cpus", lambda *given, section: room.append((*given, section)))
     monkeypatch.setattr(states, "evaluation_rows", lambda *given: Rows())
     task: Any = None
     with pytest.raises(LookupError) as raised:
         states.collect(model, task, {}, "test", EvaluateConfig(gpus_per_worker=asked))
     assert raised.value.args == (0.5 if device == "cuda" else None, device)
+    assert room == [(1, 1.0, 0.5 if device == "cuda" else 0.0, "evaluate")]  # Ray Data would wait for ever

@@ -16,6 +16,7 @@ from ..data.dataset import Dataset
 from ..data.feed import Feed
 from ..data.loader import bytes_of, evaluation_rows
 from ..engine.evaluate import in_row_order
+from ..runtime.resources import require_cpus
 from ..runtime.session import connect
 from ..serving.runtimes import open_runtime, threads_kept
 
@@ -52,7 +53,8 @@ class Measurer:
 def collect(
     model: Artifact, task: Task, datasets: Mapping[str, Dataset], split: Split, config: Any
 ) -> dict[str, np.ndarray]:
-    """States of every row of a split, once each, sorted by `row_id`; `config`: an EvaluateConfig."""
+    """States of every row of a split, once each, sorted by `row_id`; `config`: an EvaluateConfig. Raises UserError where the
+    cluster has no room for its workers."""
     feed, threads = Feed.evaluating(task, datasets, split), max(1, int(config.cpus_per_worker))
     each = bytes_of(feed).values()
     size = at_once(sum(each) if all(each) else 0, config.batch_size)
@@ -67,6 +69,7 @@ def collect(
     from ray.data import ActorPoolStrategy
 
     connect()
+    require_cpus(config.workers, config.cpus_per_worker, gpus, section="evaluate")
     measured = evaluation_rows(feed, split, size, config.workers).map_batches(
         Measurer,
         batch_size=1,
