@@ -13,7 +13,8 @@ from ..runtime.packing import Node, most_workers
 
 class Leaving(ElasticScalingPolicy):
     """Ray's own takes as many workers as the nodes have CPUs for: where they take the last one, they wait for their data for
-    ever, and nothing says so. What is asked of an autoscaler stays the recipe's most."""
+    ever, and nothing says so. What is asked of an autoscaler stays the recipe's most. It reckons with all that the nodes have: what
+    is free just now does not tell which of it this run's own data tasks hold."""
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         worker = self.scaling_config._resources_per_worker_not_none
