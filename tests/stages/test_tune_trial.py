@@ -7,7 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import pytest
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
@@ -62,6 +65,41 @@ def test_a_trial_that_failed_for_a_reason_outside_is_run_again(
     assert [(t.finished, t.state) for t in again.load()] == [(not outside, "interrupted" if outside else "failed")]
     assert said == [f"trial 1  {'was cut off' if outside else 'failed'}: s3://b: no answer"]
     assert again.of({"trial": {"overrides": {"a": 1}}}).number == (1 if outside else 2)
+
+
+def died(reason: str) -> Exception:
+    return ActorDiedError(cause=ActorDiedErrorContext(error_message=reason, actor_id=b"\1" * 16))
+
+
+@pytest.mark.parametrize(
+    ("error", "outside"),
+    [
+        (died("The actor died because its node has died. Node Id: 1f"), True),
+        (ActorUnavailableError("keepalive watchdog timeout", b"\1" * 16), True),
+        (died("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"), False),
+        (None, False),
+    ],
+)
+def test_a_trial_whose_machine_was_lost_again_is_run_by_the_next_command(
+    tmp_path: Path, error: Exception | None, outside: bool
+) -> None:
+    trials = Trials(Artifact(str(tmp_path), Storage()), {"top1": "max"}, lambda line: None, 4)
+    saved = cloudpickle.loads(cloudpickle.dumps(error))  # as Ray Tune hands it on
+    trial = SimpleNamespace(trial_id="1", config={"trial": {"overrides": {"a": 1}}}, get_pickled_error=lambda: saved)
+    trials.callback().on_trial_error(1, [], trial)
+    (mine,) = Trials(trials.artifact, trials.goals, print, 4).load()
+    assert mine.state == ("interrupted" if outside else "failed")
+    assert mine.failed.startswith("it ended with an error: ")
+
+
+def test_a_trial_that_was_cut_off_and_is_drawn_again_in_the_same_sweep_is_finished(tmp_path: Path) -> None:
+    trials = Trials(Artifact(str(tmp_path), Storage()), {"top1": "max"}, lambda line: None, 4)
+    for result in ({"failed": "s3://b: no answer", "outside": True}, {"top1": 0.5, "epoch": 4, "uri": "u"}):
+        mine = trials.of({"trial": {"overrides": {"a": 1}}})
+        trials.hear(mine, result)
+        trials.end(mine)
+    assert [(t.number, t.state, t.finished) for t in trials.all()] == [(1, "complete", True)]
+    assert not trials.cut
 
 
 def test_what_lies_outside_is_told_apart_on_every_way(tmp_path: Path) -> None:

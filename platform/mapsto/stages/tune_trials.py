@@ -121,6 +121,7 @@ class Trials:
             if result.get("outside"):
                 self.cut.add(mine.number)
             return
+        self.cut.discard(mine.number)  # Optuna may draw its settings again
         mine.values, epoch = {name: float(result[name]) for name in self.goals}, int(result["epoch"])
         if self.population:
             self._follow(mine, result, epoch)
@@ -190,8 +191,10 @@ class Trials:
                 record.end(self.of(trial))
 
             def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-                mine = self.of(trial)
-                mine.failed = mine.failed or f"it ended with an error: {_first_line(trial)}"
+                mine, error = self.of(trial), trial.get_pickled_error()
+                mine.failed = mine.failed or f"it ended with an error: {_last_line(error)}"
+                if lost(error):
+                    record.cut.add(mine.number)
                 record.end(mine)
 
         return Hear()
@@ -220,7 +223,15 @@ def _short(overrides: Mapping[str, Any]) -> str:
     )
 
 
-def _first_line(trial: Any) -> str:
-    error = getattr(trial, "get_pickled_error", lambda: None)()
+def lost(error: Exception | None) -> bool:
+    """Whether a trial ended with its machine, which lies in none of its settings. Ray cannot say at once why a machine is away; of a
+    process that died alone it can, and that may lie in them: too large a batch, say."""
+    from ray.exceptions import ActorUnavailableError, RayActorError
+
+    away = isinstance(error, ActorUnavailableError) or "its node has died" in str(error)
+    return isinstance(error, RayActorError) and (away or error.preempted)
+
+
+def _last_line(error: Exception | None) -> str:
     text = str(error or "").strip().splitlines()
     return text[-1][:200] if text else "see its log"
