@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.stage import Job
 from mapsto.core.storage import Storage
+from mapsto.stages import log
 from mapsto.stages.log import logged
 from mapsto.stages.train import Train
 from mapsto.stages.tune import Tune
@@ -55,6 +57,20 @@ def test_many_lines_are_few_writes_and_a_store_that_is_away_ends_nothing(
         for number in range(1000):
             told.say(f"epoch {number}")
     assert len(writes) == 2
+
+
+def test_a_line_is_kept_though_no_other_one_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before an epoch of an hour, in which the command may be killed."""
+    monkeypatch.setattr(log, "EVERY_S", 0.2)
+    file = tmp_path / "a/train/1/log.txt"
+    with logged(job(tmp_path, [])) as told:
+        told.say("2 workers train")
+        told.say("a worker was lost")
+        assert "lost" not in file.read_text()
+        deadline = time.monotonic() + 30
+        while "lost" not in file.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert file.read_text().endswith("a worker was lost\n")
 
 
 @pytest.mark.parametrize("stage", [Train(), Tune()])

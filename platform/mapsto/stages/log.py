@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,26 +21,44 @@ log = logging.getLogger("mapsto.log")
 
 
 class Log:
-    """The lines of all runs of an artifact, an interrupted one's first."""
+    """The lines of all runs of an artifact, an interrupted one's first. A line is in the artifact `EVERY_S` seconds later, whether
+    another one comes or not."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         there = artifact.storage.exists(artifact.path(NAME))
         self.text = artifact.read(NAME).decode(errors="replace") if there else ""
         self.written = float("-inf")
+        self.lock = threading.RLock()
+        self.later: threading.Timer | None = None
 
     def add(self, line: str) -> None:
-        self.text += f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}  {line}\n"
-        if time.monotonic() - self.written >= EVERY_S:
-            self.write()
+        with self.lock:
+            self.text += f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}  {line}\n"
+            left = EVERY_S - (time.monotonic() - self.written)
+            if left <= 0:
+                self.write()
+            elif self.later is None:
+                self.later = threading.Timer(left, self._late)
+                self.later.daemon = True
+                self.later.start()
+
+    def _late(self) -> None:
+        with self.lock:
+            if self.later is not None:  # else somebody has written meanwhile
+                self.write()
 
     def write(self) -> None:
         """A store that is away costs no run: the next write has all lines."""
-        self.written = time.monotonic()
-        try:
-            self.artifact.write(self.text.encode(), NAME)
-        except UserError as error:
-            log.warning("%s was not written: %s", NAME, error)
+        with self.lock:
+            if self.later is not None:
+                self.later.cancel()
+                self.later = None
+            try:
+                self.artifact.write(self.text.encode(), NAME)
+            except UserError as error:
+                log.warning("%s was not written: %s", NAME, error)
+            self.written = time.monotonic()
 
 
 @contextmanager
