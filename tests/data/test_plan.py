@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mapsto.config.training import TrainConfig
 from mapsto.core.errors import UserError
 from mapsto.data.order import StreamPlan, order
 from mapsto.data.plan import Pass, Run
+from mapsto.stages.train import rewound
 
 groups = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -134,6 +136,23 @@ def test_microbatches_are_cut_between_pairs_where_rows_meet_their_neighbours(bat
     assert run.largest["main"] == -(-batch // run.parts)
     full = Run((main,), batch_size=batch, world=world, descent="full_batch")
     assert max(int(full.draws(g)["main"].valid.sum()) for g in range(full.parts)) <= max(batch, 2) + 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "world", "accumulate", "options", "least"),
+    [(6, 2, 1, {"pairs": True}, 2), (6, 2, 1, {}, 3), (7, 2, 2, {"pairs": True}, 0), (16, 2, 2, {"pairs": True}, 8), (6, 2, 1, {"sampling": "poisson"}, 0)],
+)  # fmt: skip
+def test_the_least_rows_of_a_worker_in_a_step(batch, world, accumulate, options, least):
+    """What a run that is resumed with SWA reckons with, to read as many rows as it needs once more."""
+    run = Run((stream([20, 20, 17], **options),), batch_size=batch, world=world, accumulate=accumulate)
+    assert run.least_rows == least
+    full = (run.steps_per_epoch - 1) * run.parts
+    rows = np.array([int(run.draws(g)["main"].valid.sum()) for g in range(full)])
+    assert rows.reshape(-1, run.parts // world, world).sum(1).min() >= least
+    wanted, swa = 5, TrainConfig(epochs=1, swa={"start": 0.0, "rows": 5})
+    first = rewound(run, swa, 0, run.steps_per_epoch)
+    read = rows.reshape(-1, run.parts // world, world).sum(1)[first:].sum(0)
+    assert first == 0 or read.min() >= wanted
 
 
 def test_the_largest_microbatch_may_be_an_evaluations():

@@ -134,7 +134,7 @@ def test_swa_resumed_in_mid_epoch_is_the_same_model(kept: int, first: int) -> No
     )
     state = from_bytes(saved[0])
     assert (state["epoch"], state["within"]) == (3, 3)
-    plan: Any = SimpleNamespace(step_rows=BATCH, parts=1, world=1, steps_per_epoch=STEPS)
+    plan: Any = SimpleNamespace(least_rows=BATCH, steps_per_epoch=STEPS)
     assert rewound(plan, TrainConfig(**config), 3, 3) == first
     assert rewound(plan, TrainConfig(**config), 1, 3) == 3  # before SWA begins
     again, resumed = run(config, task, resume=state, first=first)

@@ -180,6 +180,15 @@ class Run:
         return self.world * (self.accumulate if self.descent == "mini_batch" else 1)
 
     @cached_property
+    def least_rows(self) -> int:
+        """Rows that each worker has in every step but an epoch's last one, at least."""
+        first = self.train[0]
+        if first.sampling == "poisson":
+            return 0
+        together = 2 if first.pairs else 1
+        return self.step_rows // together // self.parts * together * (self.parts // self.world)
+
+    @cached_property
     def steps_per_epoch(self) -> int:
         rows = self.train[0].length
         return rows // self.step_rows if self.drop_last else _ceil(rows, self.step_rows)

@@ -154,8 +154,7 @@ def rewound(run: Run, config: TrainConfig, epoch: int, step: int) -> int:
     `swa.rows` rows, on which it measures batch norm's statistics at the end."""
     if config.swa is None or not config.swa.active(epoch, config.epochs):
         return step
-    each = run.step_rows // run.parts * (run.parts // run.world)
-    """Rows of a worker in a step, at least; the epoch's last step may have fewer."""
+    each = run.least_rows
     wanted = math.ceil(config.swa.rows / each) + 1 if each else run.steps_per_epoch
     return min(step, max(0, run.steps_per_epoch - wanted))
 
