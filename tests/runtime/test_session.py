@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray.exceptions import RayTaskError
 
-from mapsto.core.errors import UserError
+from mapsto.core.errors import BrokenModel, UserError
 from mapsto.runtime import session
 from mapsto.runtime.failures import user_error
 
@@ -122,3 +123,7 @@ def test_the_user_s_error_is_found_inside_wrappers() -> None:
     outer.__cause__ = WorkerGroupError({1: RuntimeError("x"), 0: told})
     assert user_error(outer) is told
     assert user_error(ValueError("a bug")) is None
+    broken = BrokenModel("the model's logits are not finite")
+    assert user_error(broken) is broken
+    wrapped = RayTaskError("evaluate", "a traceback", broken).as_instanceof_cause()
+    assert isinstance(wrapped, UserError) and user_error(wrapped) is broken

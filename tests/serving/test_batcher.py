@@ -111,3 +111,15 @@ def test_one_that_gave_up_is_not_computed() -> None:
 
     asyncio.run(main())
     assert seen == [1, 3]
+
+
+def test_an_error_among_the_answers_reaches_its_item_alone() -> None:
+    def run(items: Sequence[int]) -> list[int | Exception]:
+        return [RuntimeError("broken") if item < 0 else item for item in items]
+
+    async def main() -> list[object]:
+        batcher: Batcher[int, int] = Batcher(run, size=4, wait_s=0.0)
+        return await asyncio.gather(*[batcher.submit([n]) for n in (1, -1, 2)], return_exceptions=True)
+
+    one, error, two = asyncio.run(main())
+    assert (one, two) == ([1], [2]) and isinstance(error, RuntimeError)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mapsto.core.codecs import encode
-from mapsto.core.errors import UserError
+from mapsto.core.errors import BrokenModel, UserError
 from mapsto.core.registry import TASKS, load_task, save_task, task_class
 from mapsto.core.sample import DatasetInfo, Geometry
 from mapsto.core.task import Context, direct, rows, stack
@@ -140,9 +140,9 @@ def test_weights_that_are_not_finite_answer_nothing_and_are_not_measured(kind):
     request = task.inputs(task.collate([sample]))
     seen, _ = batch(task, "test")
     said = r"(logits|answers|pixels|embedding|scores|deltas) are not finite \(row 0 of its batch\)"
-    with torch.no_grad(), pytest.raises(UserError, match=said):
+    with torch.no_grad(), pytest.raises(BrokenModel, match=said):
         task.decode(numbers(direct(task).forward(model, tensors(request))), [geometry])
-    with torch.no_grad(), pytest.raises(UserError, match=said):
+    with torch.no_grad(), pytest.raises(BrokenModel, match=said):
         task.metrics().state(numbers(direct(task).forward(model, tensors(task.inputs(seen)))), seen)
 
 

@@ -24,6 +24,10 @@ class UserError(Exception):
             self.outside = True
 
 
+class BrokenModel(UserError):
+    """A model that answers with what is no finite number: the fault is the model's, whatever it was asked."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `, did you mean 'x'?` for the nearest known name, or `; known: a, b, c` when none is near."""
     names = sorted(known)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .errors import UserError
+from .errors import BrokenModel
 
 Sample: TypeAlias = dict[str, Any]
 """Column name → value. Terms: `image` (encoded bytes, or H×W×3 uint8 RGB after decoding), `label` (int class id),
@@ -49,11 +49,11 @@ class Geometry:
 
 
 def finite(values: np.ndarray, what: str) -> np.ndarray:
-    """The values, N×…, of `what`, such as "detect: the model's scores"; UserError with the row where one is no finite number."""
+    """The values, N×…, of `what`, such as "detect: the model's scores"; BrokenModel with the row where one is no finite number."""
     good = np.isfinite(values)
     if not good.all():
         row = int(np.flatnonzero(~good.reshape(len(values), -1).all(1))[0])
-        raise UserError(f"{what} are not finite (row {row} of its batch): it is broken")
+        raise BrokenModel(f"{what} are not finite (row {row} of its batch): it is broken")
     return values
 
 

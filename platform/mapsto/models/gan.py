@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..core.errors import UserError
+from ..core.errors import BrokenModel
 from . import dcgan, resgan
 
 
@@ -28,18 +28,18 @@ def gan(name: str, latent: int, size: int, width: int, classes: int, spectral: b
 
 
 def to_pixels(x: torch.Tensor) -> torch.Tensor:
-    """N×3×H×W float in -1..1 → N×H×W×3 uint8. UserError as of `rounded`."""
+    """N×3×H×W float in -1..1 → N×H×W×3 uint8. BrokenModel as of `rounded`."""
     return rounded((x.float().permute(0, 2, 3, 1) + 1) * 127.5)
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:
-    """N×... floats in about 0..255 → uint8. UserError where one is not finite, which would become a pixel like any other; a
+    """N×... floats in about 0..255 → uint8. BrokenModel where one is not finite, which would become a pixel like any other; a
     graph that is traced has no such check."""
     if not torch.compiler.is_compiling():
         good = x.isfinite().flatten(1).all(1)
         if not good.all():
             row = int((~good).nonzero()[0])
-            raise UserError(f"the model's pixels are not finite (row {row} of its batch): it is broken")
+            raise BrokenModel(f"the model's pixels are not finite (row {row} of its batch): it is broken")
     return x.round().clamp(0, 255).to(torch.uint8)
 
 

@@ -39,7 +39,7 @@ class Stylizer(nn.Module):
         return answer
 
     def finish(self, result: torch.Tensor, content: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
-        """N×H×W×3 floats in about 0..255 to pixels, UserError where they are not finite; where `alpha` is given the content's pixels have the rest."""
+        """N×H×W×3 floats in about 0..255 to pixels, BrokenModel where they are not finite; where `alpha` is given the content's pixels have the rest."""
         if self.luminance:
             result = content + luma(result) - luma(content)  # the differences to the luma, the colour, stay
         if alpha is not None:

@@ -10,7 +10,8 @@ from ..core.errors import UserError
 def user_error(error: BaseException) -> UserError | None:
     """The UserError that `error` is or was caused by, else None."""
     for each in _causes(error, set()):
-        if type(each) is UserError:
+        wrapper = getattr(each, "cause", None) is not None  # Ray's of a UserError is one itself, its text a traceback
+        if isinstance(each, UserError) and not wrapper:
             return each
     return None
 

@@ -29,7 +29,8 @@ class Counts:
 
 @dataclass
 class Batcher(Generic[Item, Answer]):
-    """`run` gets up to `size` items at a time, in a thread of its own, one call at a time; it returns their answers.
+    """`run` gets up to `size` items at a time, in a thread of its own, one call at a time; it returns their answers, an
+    exception for an item that has none.
 
     A batch that is not full waits at most `wait_s` after its first item, and only while `coming` says that more items
     are on their way: a lone request waits for nobody. Beside `@serve.batch` in the same replica, with 16 and 2 ms (two
@@ -37,7 +38,7 @@ class Batcher(Generic[Item, Answer]):
     median against 4.4 to 5.8.
     """
 
-    run: Callable[[Sequence[Item]], Sequence[Answer]]
+    run: Callable[[Sequence[Item]], Sequence[Answer | Exception]]
     size: int
     wait_s: float
     coming: Callable[[], int] = lambda: 0
@@ -48,7 +49,7 @@ class Batcher(Generic[Item, Answer]):
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "infer"))
 
     async def submit(self, items: Sequence[Item]) -> list[Answer]:
-        """Answers in the items' order; the exception of a batch goes to everyone in it."""
+        """Answers in the items' order; the exception of an item is raised here, that of a batch goes to everyone in it."""
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
         loop = asyncio.get_running_loop()
@@ -95,5 +96,9 @@ class Batcher(Generic[Item, Answer]):
                     future.set_exception(error)
             return
         for (_, future), answer in zip(batch, answers, strict=True):
-            if not future.done():
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
                 future.set_result(answer)

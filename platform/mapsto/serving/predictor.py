@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 
 from ..core import codecs
 from ..core.artifact import Artifact
-from ..core.errors import UserError
+from ..core.errors import BrokenModel, UserError
 from ..core.sample import Geometry, Prediction, Sample
 from ..core.storage import Storage
 from ..core.task import Task
 from . import protocol
 from .client import Client
-from .runtimes import Runtime, answers
+from .runtimes import Runtime, each_answer
 
 READERS = 8
 
@@ -58,7 +58,7 @@ Line: TypeAlias = dict[str, Any]
 
 @dataclass
 class Predictor:
-    """Runs batches of requests through a runtime; one that cannot be read or decoded becomes a line with its error."""
+    """Runs batches of requests through a runtime; one that cannot be read, decoded or answered becomes a line with its error."""
 
     runtime: Runtime
     storage: Storage
@@ -68,7 +68,7 @@ class Predictor:
         with ThreadPoolExecutor(READERS) as pool:
             prepared = list(pool.map(self._prepare, asked))
         good = [one for one in prepared if not isinstance(one, UserError)]
-        answers = iter(self._infer(good))
+        answers = iter(each_answer(self.runtime, good))
         return [
             one.line(error=str(what)) if isinstance(what, UserError) else self._line(one, what[0], next(answers))
             for one, what in zip(asked, prepared, strict=True)
@@ -80,10 +80,9 @@ class Predictor:
         except UserError as error:
             return error
 
-    def _infer(self, prepared: Sequence[tuple[Sample, Geometry]]) -> Sequence[Prediction]:
-        return answers(self.runtime, prepared) if prepared else []
-
-    def _line(self, asked: Asked, sample: Sample, prediction: Prediction) -> Line:
+    def _line(self, asked: Asked, sample: Sample, prediction: Prediction | BrokenModel) -> Line:
+        if isinstance(prediction, BrokenModel):
+            return asked.line(error=str(prediction))
         files = {name: codecs.encode(value, "png") for name, value in prediction.items() if protocol.is_picture(value)}
         values = {name: protocol.plain(value) for name, value in prediction.items() if name not in files}
         drawn = (

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..core.artifact import Artifact
-from ..core.errors import UserError
+from ..core.errors import BrokenModel, UserError
 from ..core.registry import load_task
 from ..core.sample import Arrays, Geometry, Prediction, Sample
 from ..core.task import Task, direct
@@ -134,9 +134,23 @@ class OnnxRuntime:
 
 
 def answers(runtime: Runtime, prepared: Sequence[tuple[Sample, Geometry]]) -> list[Prediction]:
-    """The answers to prepared requests, one or more, in their order."""
+    """The answers to prepared requests, one or more, in their order. BrokenModel where one of them is not finite."""
     task = runtime.task
     batch = task.collate([sample for sample, _ in prepared])
     found = [runtime.run(part) for part in task.parts(batch)]
     output = found[0] if len(found) == 1 else {name: np.concatenate([one[name] for one in found]) for name in found[0]}
     return task.decode(output, [geometry for _, geometry in prepared])
+
+
+def each_answer(runtime: Runtime, prepared: Sequence[tuple[Sample, Geometry]]) -> list[Prediction | BrokenModel]:
+    """The same, with a BrokenModel in the place of each answer that is not finite: its half of the requests is asked again, until
+    it is alone."""
+    if not prepared:
+        return []
+    try:
+        return list(answers(runtime, prepared))
+    except BrokenModel as error:
+        if len(prepared) == 1:
+            return [error]
+    half = len(prepared) // 2
+    return each_answer(runtime, prepared[:half]) + each_answer(runtime, prepared[half:])

@@ -17,12 +17,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..core.errors import UserError
+from ..core.errors import BrokenModel, UserError
 from ..core.sample import Geometry, Prediction, Sample
 from . import protocol
 from .batcher import Batcher
 from .options import Options
-from .runtimes import Runtime, answers
+from .runtimes import Runtime, each_answer
 
 log = logging.getLogger("ray.serve")
 
@@ -63,7 +63,12 @@ class Web:
                 Route(model, self._guarded(self._model), methods=["GET"]),
                 Route(f"{model}:predict", self._guarded(self._predict), methods=["POST"]),
             ],
-            exception_handlers={HTTPException: _http_error, UserError: _user_error, ClientDisconnect: _gone},
+            exception_handlers={
+                HTTPException: _http_error,
+                BrokenModel: _broken_model,
+                UserError: _user_error,
+                ClientDisconnect: _gone,
+            },
         )
 
     def close(self) -> None:
@@ -161,8 +166,8 @@ class Web:
                 raise UserError(f"{error}" if len(requests) == 1 else f"request {number}: {error}") from error
         return prepared
 
-    def _infer(self, items: Sequence[tuple[Sample, Geometry]]) -> Sequence[Prediction]:
-        return answers(self.runtime, items)
+    def _infer(self, items: Sequence[tuple[Sample, Geometry]]) -> Sequence[Prediction | BrokenModel]:
+        return each_answer(self.runtime, items)
 
 
 def _token(variable: str | None) -> bytes | None:
@@ -184,6 +189,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _user_error(request: Request, error: Exception) -> Response:
     return _error(400, " ".join(str(error).split()))
+
+
+async def _broken_model(request: Request, error: Exception) -> Response:
+    log.error("%s %s: %s", request.method, request.url.path, error)
+    return _error(500, str(error))
 
 
 async def _gone(request: Request, error: Exception) -> Response:
