@@ -88,6 +88,7 @@ def test_scores_by_hand():
     values = perfect.compute(perfect.state({"embedding": eye}, {"label": np.repeat(np.arange(6), 3)}))
     assert values == {
         "auc": 1.0, "tar@far=0.01": 1.0, "tar@far=0.001": 1.0, "recall@1": 1.0, "recall@5": 1.0, "fold_accuracy": 1.0, "fold_error": 0.0,
+        "fold_largest": 1 / 3,
     }  # fmt: skip
     assert (
         perfect.badness(perfect.state({"embedding": eye}, {"label": np.repeat(np.arange(6), 3)})).tolist() == [0] * 18
@@ -146,7 +147,7 @@ def test_folds_are_decided_by_the_others_and_have_an_interval():
     error, (low, high) = interval(accuracies)
     assert error == pytest.approx(scipy.stats.sem(accuracies))
     assert (low, high) == pytest.approx(scipy.stats.t.interval(0.95, 2, accuracies.mean(), scipy.stats.sem(accuracies)))
-    assert interval(np.array([0.7])) == (0.0, (0.7, 0.7))
+    assert interval(np.array([0.7])) is None
 
 
 @given(seed=st.integers(0, 2**32 - 1), people=st.integers(1, 30))
@@ -234,11 +235,38 @@ def test_pairs_of_absent_people_are_counted():
     metrics = VerificationMetrics("label", pairs)
     batch = {"label": np.array([0, 0, 1]), "picture": keys}
     values = metrics.compute(metrics.state({"embedding": embedding}, batch))
-    assert (values["fold_accuracy"], values["pairs_missing"]) == (1.0, 2.0)
+    assert (values["fold_accuracy"], values["pairs_missing"]) == (1.0, 2.0) and "fold_error" not in values
+    assert "a single fold, decided by its own best threshold" in drawn_page(metrics, {"embedding": embedding}, batch)
     none = metrics.state({"embedding": embedding}, batch | {"picture": np.full(3, -1)})
     assert "fold_accuracy" not in metrics.compute(none) and metrics.compute(none)["pairs_missing"] == 4.0
     with pytest.raises(UserError, match=r"pairs.txt: of its 4 pairs none has both pictures among the 3 rows"):
         metrics.tables(none)
+
+
+def test_folds_that_pairs_make_unequal_are_told():
+    """400 people and 1,000 pairs at random, by which most of them are joined."""
+    rng = np.random.default_rng(0)
+    alike = [f"p{k} 1 2" for k in rng.integers(0, 400, 500)]
+    unlike = ["p{} 1 p{} 1".format(*rng.choice(400, 2, replace=False)) for _ in range(500)]
+    metrics = VerificationMetrics("label", parse_pairs("\n".join(["500", *alike, *unlike]), "dev.txt"))
+    pictures = [(person, number) for person in range(400) for number in (1, 2)]
+    batch = {
+        "label": np.array([person for person, _ in pictures]),
+        "picture": np.array([picture_key(f"p{person}", number) for person, number in pictures]),
+    }
+    output = {"embedding": vectors(rng, 800)}
+    held = [len(fold) for fold in metrics.pairs.folds]
+    assert max(held) > 900 and min(held) < 20 and sum(held) == 1000
+    assert metrics.compute(metrics.state(output, batch))["fold_largest"] == max(held) / 1000
+    assert f"The folds hold {min(held)} to {max(held)} pairs, and the mean counts them alike" in drawn_page(
+        metrics, output, batch
+    )
+
+
+def drawn_page(metrics, output, batch):
+    page = Page("faces")
+    metrics.draw(page, json.loads(json.dumps(metrics.tables(metrics.state(output, batch)))))
+    return page.html()
 
 
 def test_a_split_without_pairs_says_so():

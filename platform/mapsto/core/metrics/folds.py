@@ -151,13 +151,13 @@ def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     return float((ordered[place - 1] + ordered[place]) / 2)
 
 
-def interval(accuracies: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """The standard error of the folds' mean, and the mean's 95 % interval by Student's t; 0 and the mean for one fold."""
-    mean, count = float(accuracies.mean()), len(accuracies)
+def interval(accuracies: np.ndarray) -> tuple[float, tuple[float, float]] | None:
+    """The standard error of the folds' mean, and the mean's 95 % interval by Student's t; None for fewer than two folds."""
+    count = len(accuracies)
     if count < 2:
-        return 0.0, (mean, mean)
+        return None
     from scipy.stats import t
 
     error = float(accuracies.std(ddof=1) / math.sqrt(count))
-    reach = float(t.ppf(0.975, count - 1)) * error
+    mean, reach = float(accuracies.mean()), float(t.ppf(0.975, count - 1)) * error
     return error, (mean - reach, mean + reach)

@@ -28,7 +28,8 @@ POINTS = 200
 class VerificationMetrics:
     """auc, tar@far=..., recall@k, all in 0..1; dir@fpir=..., identification where half of the identities are unknown, where
     there are probes enough (`identification.probes`); and fold_accuracy with fold_error, its standard error, by the protocol
-    of Labeled Faces in the Wild, where there are folds.
+    of Labeled Faces in the Wild, where there are folds, and fold_largest, the largest one's share of the pairs. A single fold
+    is decided by its own best threshold and has no fold_error.
 
     `key`: name in the batch of each row's identity, an int64. `pairs`: a list of pairs of pictures, which the batch names
     by `picture` (`picture_key`); without one, folds are drawn.
@@ -62,7 +63,11 @@ class VerificationMetrics:
         folds, missing = self._folds(states)
         if folds:
             accuracies = fold_accuracies(folds)
-            out |= {"fold_accuracy": float(accuracies.mean()), "fold_error": interval(accuracies)[0]}
+            out["fold_accuracy"] = float(accuracies.mean())
+            if spread := interval(accuracies):
+                out["fold_error"] = spread[0]
+            held = [len(same) for _, same in folds]
+            out["fold_largest"] = max(held) / sum(held)
         return out | ({"pairs_missing": float(missing)} if self.pairs else {})
 
     def tables(self, states: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -75,7 +80,7 @@ class VerificationMetrics:
                 "(files are named <person>_<number>); set evaluate.split, or task.pairs to a list of these pictures"
             )
         accuracies = fold_accuracies(folds) if folds else np.empty(0)
-        low, high = interval(accuracies)[1] if folds else (None, None)
+        spread = interval(accuracies)
         edges = np.linspace(-1, 1, 41)
         identified = probes(states["embedding"], states["identity"])
         open_set = [(fpir, found) for fpir in FPIR if (found := dir_at_fpir(identified, fpir))]
@@ -85,7 +90,8 @@ class VerificationMetrics:
             "folds": {
                 "from": "the list of pairs" if self.pairs else "identities drawn apart",
                 "accuracies": accuracies.tolist(),
-                "interval": [low, high],
+                "pairs": [[int(same.sum()), int((~same).sum())] for _, same in folds],
+                "interval": list(spread[1]) if spread else [None, None],
                 "missing": missing,
             },
             "scores": {
@@ -144,9 +150,19 @@ class VerificationMetrics:
             )
         if folds["accuracies"]:
             page.heading("Folds")
-            page.table(("fold", "accuracy"), list(enumerate(folds["accuracies"], 1)))
+            rows = zip(folds["pairs"], folds["accuracies"], strict=True)
+            page.table(
+                ("fold", "pairs of one identity", "of two", "accuracy"),
+                [(k, *kinds, accuracy) for k, (kinds, accuracy) in enumerate(rows, 1)],
+            )
             low, high = folds["interval"]
-            page.text(f"From {folds['from']}; 95 % interval of the mean {low:.4f} to {high:.4f}.")
+            told = "a single fold, decided by its own best threshold: no measure of others"
+            if low is not None:
+                told = f"95 % interval of the mean {low:.4f} to {high:.4f}"
+            page.text(f"From {folds['from']}; {told}.")
+            held = [sum(kinds) for kinds in folds["pairs"]]
+            if max(held) > 2 * min(held):
+                page.text(f"The folds hold {min(held):,} to {max(held):,} pairs, and the mean counts them alike.")
         if folds["missing"]:
             page.text(f"{folds['missing']:,} listed pairs name a picture that is not in this split: not counted.")
 
