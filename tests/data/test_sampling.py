@@ -378,6 +378,12 @@ def test_lists_of_words_are_no_classes(tmp_path):
         strata(stream, listed(tmp_path, pa.array([["a"], ["b"]])))
 
 
+def test_a_negative_id_in_a_list_is_no_class(tmp_path):
+    stream = Stream("train", "train", Compose(), (), sampling="balanced", by="labels")
+    with pytest.raises(UserError, match=r"split 'train' of data.train: 2 rows hold a negative id in labels"):
+        strata(stream, listed(tmp_path, pa.array([[0, 1], [-1, 1, -2], [], [-1]])))
+
+
 def listed(folder, labels) -> SplitIndex:
     path, rows = folder / "part.parquet", len(labels)
     pq.write_table(pa.table({"row_id": list(range(rows)), "labels": labels}), path)

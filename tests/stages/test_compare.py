@@ -109,6 +109,18 @@ def test_models_of_one_task_are_compared_on_the_same_draws(tmp_path: Path) -> No
         assert differences([one, unlike_one]) == []
 
 
+def test_a_metric_without_a_value_has_no_difference(tmp_path: Path) -> None:
+    """A value that is not finite is null in metrics.json, and some of its draws may be finite."""
+
+    def compared(name: str, value: float | None) -> Compared:
+        found = {"split": "val", "rows": 2, "metrics": {"top1": 0.5, "map": value}}
+        draws = {"top1": [0.5] * 200, "map": [0.25, float("nan")] * 100}
+        return Compared(recipe(name, models.task()), Artifact(str(tmp_path), Storage()), found, {"a": "0:1"}, draws)
+
+    for one, other in ((None, 0.5), (0.5, None), (None, None)):
+        assert [each[2] for each in differences([compared("one", one), compared("other", other)])] == ["top1"]
+
+
 def test_differences_are_said_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, recipes, task = {}, [], models.task()
     for name, value in (("a", 0.5), ("b", 0.625)):

@@ -94,6 +94,10 @@ def _rarest(index: SplitIndex, by: str, share: float, where: str) -> Strata | No
     ids = np.concatenate([values.to_numpy(zero_copy_only=False).astype(np.int64) for values in inner])
     if not len(ids):
         return np.zeros(len(lengths), np.int16), np.ones(1)
+    if ids.min() < 0:
+        raise UserError(
+            f"{where}: {len(np.unique(rows[ids < 0]))} rows hold a negative id in {by}; balanced sampling needs class ids, from 0"
+        )
     counted = np.ones(len(lengths), bool) if share == 1 else part(len(lengths), share)
     held = np.unique(np.stack([rows, ids], 1)[counted[rows]], axis=0)
     counts = np.bincount(held[:, 1], minlength=int(ids.max()) + 1)

@@ -91,7 +91,7 @@ def unlike(compared: Sequence[Compared]) -> list[str]:
 def differences(compared: Sequence[Compared]) -> list[tuple[str, str, str, float, float, float]]:
     """(recipe, another one of its task, metric, how much larger the other's is, and between which two the middle 95 % of the
     draws have that difference), over the same draws of the same rows: the first recipe of a task beside each later one that was
-    measured on the same data with as many `evaluate.resamples`."""
+    measured on the same data with as many `evaluate.resamples`. A metric that either has no value of is left out."""
     told = []
     for other in compared:
         one = next(each for each in compared if each.recipe.task.kind == other.recipe.task.kind)
@@ -100,8 +100,9 @@ def differences(compared: Sequence[Compared]) -> list[tuple[str, str, str, float
         shared = [name for name, draws in one.draws.items() if len(draws) == len(other.draws.get(name, ()))]
         apart = {name: np.array(other.draws[name], float) - np.array(one.draws[name], float) for name in shared}
         for name, (low, high) in ends(apart).items():
-            value = other.found["metrics"][name] - one.found["metrics"][name]
-            told.append((one.recipe.name, other.recipe.name, name, value, low, high))
+            value, before = other.found["metrics"][name], one.found["metrics"][name]
+            if value is not None and before is not None:
+                told.append((one.recipe.name, other.recipe.name, name, value - before, low, high))
     return told
 
 
