@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mapsto.core.errors import UserError
-from mapsto.data.sources import Told, listing
+from mapsto.data.sources import Told, detect, listing
 
 from .layouts import HEIGHT, STORE, WIDTH, ingested, picture, put
 
@@ -103,6 +103,10 @@ def test_pose(tmp_path, shape, values, points):
         ("names: cat", r"data\.yaml: names: a list of words"),
         ("names: {a: cat}", r"data\.yaml: names: 'a' is no class number"),
         ('names: {1: cat, "1": dog}', r"data\.yaml: names: a class number is there twice"),
+        ("made: 2024-13-45", r"data\.yaml: not YAML: month must be in 1\.\.12"),
+        ("made: !!int abc", r"data\.yaml: not YAML: invalid literal for int"),
+        ("made: !!timestamp soon", r"data\.yaml: not YAML: "),
+        ("[" * 5000, r"data\.yaml: not YAML: maximum recursion depth exceeded"),
         ("kpt_shape: [17]", r"data\.yaml: kpt_shape: \[keypoints, 2 or 3\], such as \[17, 3\], not \[17\]"),
     ],
 )
@@ -112,6 +116,37 @@ def test_a_broken_description_is_one_line(tmp_path, text, says):
     with pytest.raises(UserError, match=says) as error:
         list(listing("yolo", str(tmp_path), STORE, ""))
     assert "\n" not in str(error.value)
+
+
+DESCRIPTION = "train: images/train\nval: images/val\nnames: [x]\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "layout"),
+    [
+        (["images/1.png", "masks/1.png"], "pairs"),
+        (["images/1.png", "labels/1.png"], "pairs"),
+        (["train/cat/1.png", "val/dog/3.png"], "folder"),
+        (["images/train/1.png", "labels/train/1.txt"], "yolo"),
+    ],
+)
+def test_a_yaml_file_makes_a_source_of_labels_alone_yolos(tmp_path, files, layout):
+    for name in files:
+        put(tmp_path / name, picture(0, "png") if name.endswith("png") else BOX)
+    put(tmp_path / "coco.yaml", DESCRIPTION)
+    assert detect(str(tmp_path), STORE)[0] == layout
+
+
+@pytest.mark.parametrize("home", ["", "set/"])
+def test_labels_behind_more_images_than_are_looked_at(tmp_path, monkeypatch, home):
+    monkeypatch.setattr("mapsto.data.sources.look.LOOK", 4)
+    for k in range(3):
+        put(tmp_path / f"{home}images/train/{k}.png", picture(k, "png"))
+        put(tmp_path / f"{home}labels/train/{k}.txt", BOX)
+    put(tmp_path / "a.yaml", "created: 2024-13-45\n")
+    (tmp_path / "folder.yaml").mkdir()
+    put(tmp_path / "coco.yml", DESCRIPTION)
+    assert detect(str(tmp_path), STORE) == ("yolo", "it has coco.yml, with names and splits")
 
 
 def test_of_two_descriptions_neither_is_guessed(tmp_path):

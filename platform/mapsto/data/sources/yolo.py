@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from ...core.disk_index import DiskIndex
 from ...core.errors import UserError
 from ...core.storage import Storage, join
 from .item import Reference, Told, is_image
-from .look import Look, parts, read_all, relative
+from .look import LOOK, Look, parts, read_all, relative
 from .yolo_yaml import DARKNET, NAMES, Description, described, yaml_file
 
 SETTINGS = ("told",)
@@ -33,8 +34,18 @@ def recognise(look: Look) -> str | None:
     texts = [n for n in look.names if re.match(r"(.*/)?labels/.*\.txt$", n)]
     if texts and any(re.match(r"(.*/)?images/", n) for n in look.names):
         return f"it has images and labels side by side ({texts[0]})"
-    name = None if look.one else yaml_file(look.uri, look.top, look.storage)
+    name = yaml_file(look.uri, look.top, look.storage) if _labelled(look) else None
     return f"it has {name}, with names and splits" if name else None
+
+
+def _labelled(look: Look) -> bool:
+    """Whether texts lie in `labels` beside a folder `images`: the source's first names may be images alone."""
+    beside = {f"{at[1] or ''}labels" for name in look.names if (at := re.match(r"(.*/)?images/", name))}
+    for folder in (join(look.uri, name) for name in sorted(beside)):
+        first = islice(relative(folder, look.storage), LOOK) if look.storage.glance(folder) else ()
+        if any(name.endswith(".txt") for name, _ in first):
+            return True
+    return False
 
 
 def listing(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Reference]:

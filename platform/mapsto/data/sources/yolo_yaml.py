@@ -76,11 +76,22 @@ def yaml_file(uri: str, top: Iterable[str], storage: Storage) -> str | None:
 
 
 def _describes(uri: str, storage: Storage) -> bool:
+    if not storage.exists(uri):  # a folder of such a name
+        return False
     try:
-        saved = yaml.safe_load(storage.read(uri))
-    except yaml.YAMLError:
+        saved = _loaded(storage.read(uri))
+    except ValueError:
         return False
     return isinstance(saved, dict) and "names" in saved and any(key in saved for key in SPLIT_NAMES)
+
+
+def _loaded(data: bytes) -> Any:
+    """Raises ValueError for what is no YAML, and for what PyYAML stumbles over: `2024-13-45`, `!!int abc`, 5,000 lists within each
+    other."""
+    try:
+        return yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"not YAML: {str(error).splitlines()[0]}") from error
 
 
 def described(uri: str, storage: Storage, told: Told) -> Description:
@@ -89,9 +100,9 @@ def described(uri: str, storage: Storage, told: Told) -> Description:
     if name := yaml_file(uri, top, storage):
         at = join(uri, name)
         try:
-            saved = yaml.safe_load(storage.read(at)) or {}
-        except yaml.YAMLError as error:
-            raise UserError(f"{at}: not YAML: {str(error).splitlines()[0]}") from error
+            saved = _loaded(storage.read(at)) or {}
+        except ValueError as error:
+            raise UserError(f"{at}: {error}") from error
         if not isinstance(saved, dict):
             raise UserError(f"{at}: not YOLO's: an object with `names`, `train` and `val`")
         out = Description(_named(at, saved.get("names")), keypoints=_keypoints(at, saved.get("kpt_shape")))
