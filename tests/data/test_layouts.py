@@ -104,6 +104,25 @@ def test_a_folder_within_each_of_several_archives_stays_what_tells_them_apart(tm
     assert found == [("rose", "train"), ("tulip", "train"), ("rose", "val"), ("tulip", "val")]
 
 
+@pytest.mark.parametrize(
+    ("archives", "said"),
+    [
+        ({"x/train": ["cat/a/1"], "x/val": ["cat/b/9"], "y/train": ["dog/b/2"], "y/val": ["dog/b/3"]},
+         {("cat", "train"), ("cat", "val"), ("dog", "train"), ("dog", "val")}),
+        ({"train": ["cat/a/1", "dog/b/2"], "val": ["cat/a/3"]}, {("cat", "train"), ("dog", "train"), ("cat", "val")}),
+        ({"train": ["f/cat/1", "f/dog/2"], "val": ["g/cat/3"]}, {("cat", "train"), ("dog", "train"), ("cat", "val")}),
+        ({"train": ["f/cat/1", "f/dog/2"], "val": ["cat/3"]}, {("cat", "train"), ("dog", "train"), ("cat", "val")}),
+        ({"train": ["f/cat/1", "f/dog/2"], "test": ["3", "4"]}, {("cat", "train"), ("dog", "train"), (None, "test")}),
+    ],
+)  # fmt: skip
+def test_a_class_has_one_name_in_the_archives_of_all_splits(tmp_path, monkeypatch, archives, said):
+    monkeypatch.setattr("mapsto.data.sources.enclosing.PART", 1)
+    for name, images in archives.items():
+        put(tmp_path / f"in/{name}.tar", tar({f"{image}.jpg": picture() for image in images}))
+    found = list(listing("archive", str(tmp_path / "in"), STORE, ""))
+    assert {(r.label, r.split) for r in found} == said and len(found) == sum(map(len, archives.values()))
+
+
 def test_hugging_face_parquet(tmp_path):
     images = [{"bytes": picture(k), "path": f"{k}.jpg"} for k in range(3)]
     file = tmp_path / "train-00000-of-00001.parquet"

@@ -2,7 +2,7 @@
 
 Nothing is ever unpacked to a path. Members whose names escape (absolute, `..`), links, devices and further archives are
 refused and reported. A plain tar is read by byte ranges; a compressed one is written out plain once, below the artifact.
-Folders that enclose all images of the archives of one split, or of none, name no class.
+Folders that enclose all images of the archives of one split, or of none, name no class; those of every split are as deep.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 
 from ...core.disk_index import DiskIndex, Entry
 from ...core.errors import UserError
 from ...core.sample import Split
 from ...core.storage import Storage
 from ..zips import ENCRYPTED, Member, members
-from .enclosing import below
+from .enclosing import below, each_below
 from .expand import MOST_EXPANSION, gunzipped
 from .item import SPLIT_NAMES, Reference, Told, hidden, is_archive, is_image
 from .look import Look
@@ -42,10 +41,14 @@ def listing(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Refer
     if is_archive(uri):
         yield from below(_one(uri, storage, work, None), told)
         return
-    if not any(is_archive(name) for name, _ in storage.walk(uri)):
+    by_split: dict[Split | None, DiskIndex] = {}
+    for name, _ in storage.walk(uri):
+        by_split.setdefault(_split(name), DiskIndex()).extend([(name, "", 0)])
+    if not any(is_archive(name) for names in by_split.values() for name, _, _ in names):
         raise UserError(f"{uri}: no archive (.tar, .tar.gz, .tgz, .zip) below it")
-    for split, names in groupby((name for name, _ in storage.walk(uri)), _split):
-        yield from below(_several(names, storage, work, split), told)
+    yield from each_below(
+        (_several((name for name, _, _ in names), storage, work, split) for split, names in by_split.items()), told
+    )
 
 
 def escapes(member: str) -> bool:

@@ -39,6 +39,11 @@ class _Shared:
         folders = self.folders or []
         return folders[:-1] if len(folders) == self.least else folders
 
+    @property
+    def sure(self) -> bool:
+        """Whether several classes lie in the shared folders; of one class alone its own folder may be shared as well."""
+        return self.folders is not None and len(self.folders) < self.least
+
 
 def below(
     found: Iterable[tuple[str, Reference]], told: Told, counts: Callable[[str], bool] = is_image
@@ -49,21 +54,45 @@ def below(
     `found`: (path, or "" where it says nothing; reference). A split of its own stays. They are put by on disk for as long as all lie in
     one folder that may enclose them: until a second class comes, in most sources.
     """
-    rest, shared, held = iter(found), _Shared(), DiskIndex()
-    for part in parts(rest, PART):
-        for path, _ in part:
-            if counts(path) and not hidden(path.removeprefix("./")):
-                shared.see(path)
-        held.extend((path, json.dumps(vars(reference)), 0) for path, reference in part)
-        if shared.folders is not None and not shared.enclosing:
-            break
-    enclosing = "".join(f"{name}/" for name in shared.enclosing)
-    if enclosing:
-        told.notes.append(f"all images lie in {enclosing}, which is taken for no class: what lies in it is read")
+    yield from each_below([found], told, counts)
+
+
+def each_below(
+    groups: Iterable[Iterable[tuple[str, Reference]]], told: Told, counts: Callable[[str], bool] = is_image
+) -> Iterator[Reference]:
+    """The same of groups, such as splits, each of which may have folders of its own that enclose it. All are taken for as deep: none
+    loses more folders than the group of several classes that has the fewest, or, where no group has several, the group that has the
+    fewest, so that a class has one name in all of them."""
+    waiting: list[tuple[_Shared, DiskIndex]] = []
+    for found in groups:
+        shared, held = _Shared(), DiskIndex()
+        waiting.append((shared, held))
+        for part in parts(found, PART):
+            for path, _ in part:
+                if counts(path) and not hidden(path.removeprefix("./")):
+                    shared.see(path)
+            if shared.folders is None or shared.enclosing:
+                held.extend((path, json.dumps(vars(reference)), 0) for path, reference in part)
+                continue
+            yield from _all_said(held, "")
+            held = DiskIndex()
+            waiting[-1] = shared, held
+            for path, reference in part:
+                yield _said(path, reference, "")
+    labelled = [shared for shared, _ in waiting if shared.least]
+    sure = [shared for shared in labelled if shared.sure]
+    depth = min((len(shared.enclosing) for shared in sure or labelled), default=0)
+    for shared, held in waiting:
+        enclosing = "".join(f"{name}/" for name in shared.enclosing[:depth])
+        note = f"all images lie in {enclosing}, which is taken for no class: what lies in it is read"
+        if enclosing and note not in told.notes:
+            told.notes.append(note)
+        yield from _all_said(held, enclosing)
+
+
+def _all_said(held: DiskIndex, enclosing: str) -> Iterator[Reference]:
     for path, text, _ in held:
         yield _said(path, Reference(**json.loads(text)), enclosing)
-    for path, reference in rest:
-        yield _said(path, reference, enclosing)
 
 
 def _said(path: str, reference: Reference, enclosing: str) -> Reference:
