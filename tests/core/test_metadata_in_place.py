@@ -110,6 +110,29 @@ def test_what_is_not_understood_is_left():
     assert stripped(sequence.getvalue(), MOST) is None
 
 
+def leading_to(directories: list[int]) -> bytes:
+    """The beginning of a TIFF, up to where its first further directory may lie, that leads to directories of metadata there."""
+    first = b"II*\0" + struct.pack(
+        "<IHHHII", 8, 1, 34665, 4, len(directories), 26 if len(directories) > 1 else directories[0]
+    )
+    return first + bytes(4) + struct.pack(f"<{len(directories)}I", *directories)
+
+
+def test_directories_without_end_within_each_other_are_left():
+    begin = len(leading_to([0]))
+    chain = [struct.pack("<HHHIII", 1, 34665, 4, 1, begin + 18 * (k + 1), 0) for k in range(1200)]
+    end = struct.pack("<HHHII", 1, 271, 1, 1, 0) + bytes(4)
+    assert tiff(leading_to([begin]) + chain[0] + end) is not None
+    assert tiff(leading_to([begin]) + b"".join(chain) + end) is None
+
+
+def test_directories_that_share_their_entries_are_left():
+    """As many entries as the square of the file's size would have to be read."""
+    begin, many = len(leading_to([0] * 2000)), 2000
+    entries = struct.pack("<H", many) + struct.pack("<HHIHH", 271, 1, 1, 0, many) * (2 * many)
+    assert tiff(leading_to([begin + 12 * k for k in range(many)]) + entries + bytes(4)) is None
+
+
 def test_two_items_of_one_number_are_left():
     data = bytearray(saved("HEIF"))
     at = data.index(b"mime\0") - 4

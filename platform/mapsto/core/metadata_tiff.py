@@ -23,8 +23,13 @@ PICTURES = {330, 400}
 """Tags that lead to directories of further pictures; a file with them is left."""
 STRETCHES = {273: 279, 324: 325, 513: 514}
 """Tags of where pixels lie → of how many bytes they are."""
-MOST = 4096
-"""Directories of a file, and values of pixels' places in each of them times 256."""
+MOST_DIRECTORIES = 4096
+MOST_ENTRIES = 2**16
+"""Of all directories of a file together, which may lie in each other: bounds the work."""
+MOST_PLACES = 2**21
+"""Places and sizes of pixels' stretches, of all directories together."""
+DEEPEST = 8
+"""Directories of metadata within each other; a picture's Exif with its interoperability are two."""
 
 Stretch = tuple[int, int]
 """Begin and end in the file."""
@@ -39,13 +44,18 @@ class _Found:
     kept: list[Stretch] = field(default_factory=list)
     cleared: list[Stretch] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
+    entries_read: int = 0
+    places_read: int = 0
 
     def entries(self, at: int) -> tuple[list[tuple[int, int, int, Stretch]], int]:
         """((tag, type, count, where its value lies) of each entry, where the directory ends). Raises ValueError and struct.error for a broken one."""
-        if at in self.seen or len(self.seen) > MOST:
+        if at in self.seen or len(self.seen) >= MOST_DIRECTORIES:
             raise ValueError("directories in a circle")
         self.seen.add(at)
         (count,) = struct.unpack_from(f"{self.order}H", self.data, at)
+        self.entries_read += count
+        if self.entries_read > MOST_ENTRIES:
+            raise ValueError("too many entries")
         out = []
         for place in range(at + 2, at + 2 + 12 * count, 12):
             tag, kind, number = struct.unpack_from(f"{self.order}HHI", self.data, place)
@@ -58,14 +68,16 @@ class _Found:
 
     def numbers(self, entry: tuple[int, int, int, Stretch]) -> tuple[int, ...]:
         _, kind, count, (begin, _) = entry
-        if kind not in (3, 4, 13) or count > MOST * 256:
+        self.places_read += count
+        if kind not in (3, 4, 13) or self.places_read > MOST_PLACES:
             raise ValueError("no places")
         return struct.unpack_from(f"{self.order}{count}{'H' if kind == 3 else 'I'}", self.data, begin)
 
 
 def tiff(data: bytes) -> bytes | None:
     """A TIFF of as many bytes whose directories have the tags alone that decoding needs; what the others said is zeros. None where its
-    structure is broken, or has what is not understood: directories of further pictures, values of unknown types, 64-bit offsets."""
+    structure is broken, or has what is not understood: directories of further pictures, values of unknown types, 64-bit offsets, more
+    directories and entries than cameras write."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None:
         return None
@@ -79,8 +91,10 @@ def tiff(data: bytes) -> bytes | None:
     if overlap(found.cleared, found.kept):
         return None
     out = bytearray(data)
-    for begin, end in found.cleared:
-        out[begin:end] = bytes(end - begin)
+    done = 0
+    for begin, end in sorted(found.cleared):  # values may share bytes: each is written once
+        out[max(begin, done) : end] = bytes(max(0, end - max(begin, done)))
+        done = max(done, end)
     for at, directory in found.written:
         out[at : at + len(directory)] = directory
     return bytes(out)
@@ -112,13 +126,16 @@ def _page(found: _Found, at: int) -> int:
     return after
 
 
-def _clear(found: _Found, entry: tuple[int, int, int, Stretch], directory: Stretch) -> None:
-    """Note an entry's value, and the directories that it leads to, for zeros. `directory`: in which it lies, which is written anew."""
+def _clear(found: _Found, entry: tuple[int, int, int, Stretch], directory: Stretch, depth: int = 0) -> None:
+    """Note an entry's value, and the directories that it leads to, for zeros. `directory`: in which it lies, which is written anew, in
+    `depth` others."""
     if entry[0] in DIRECTORIES:
+        if depth == DEEPEST:
+            raise ValueError("directories too deep within each other")
         for at in found.numbers(entry):
             entries, end = found.entries(at)
             for each in entries:
-                _clear(found, each, (at, end))
+                _clear(found, each, (at, end), depth + 1)
             found.cleared.append((at, end))
     begin, end = entry[3]
     if not directory[0] <= begin < directory[1]:
