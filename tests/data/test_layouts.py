@@ -46,6 +46,26 @@ def test_faces_as_scikit_learn_and_torchvision_keep_them(tmp_path, home):
     assert {row["identity"] for row in rows.values()} == set(classes)
 
 
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["Ann/0/1", "Ann/1/2", "Bob/0/3"], [("Ann", None), ("Ann", None), ("Bob", None)]),
+        (["frames/Ann/0/1", "frames/Bob/0/2"], [("Ann", None), ("Bob", None)]),
+        (["lfw/Ann/1", "lfw/Bob/2", "lfw/stray", "stray"], [("Ann", None), ("Bob", None), (None, None), (None, None)]),
+        (["f/train/Ann/1", "f/test/images/Bob/0/2"], [("Ann", "train"), ("Bob", "test")]),
+        (["train/1", "images/train/Ann/2", "images/Bob/3"], [(None, "train"), ("Ann", "train"), ("Bob", None)]),
+        (["Ann/1", "Ann/2"], [("Ann", None), ("Ann", None)]),
+        (["images/Ann/images/1", "images/Bob/2"], [("Ann", None), ("Bob", None)]),
+    ],
+)
+def test_who_is_on_a_picture(tmp_path, paths, said):
+    for path in paths:
+        put(tmp_path / f"{path}.jpg", picture())
+    put(tmp_path / "pairs.txt", "1\n")
+    found = {r.name: (r.columns.get("identity"), r.split) for r in listing("faces", str(tmp_path), STORE, "")}
+    assert [found[f"{tmp_path}/{path}.jpg"] for path in paths] == said and len(found) == len(paths)
+
+
 def tree(paths: list[str]) -> dict[str, bytes]:
     return {path: picture(k) if path.endswith(".jpg") else b"words" for k, path in enumerate(paths)}
 

@@ -17,12 +17,13 @@ PART = 256
 
 
 @dataclass
-class _Shared:
+class Shared:
     """The folders that the images seen so far lie in, all of them; None before the first."""
 
     folders: list[str] | None = None
     least: int = 0
     """Folders above the image with the fewest."""
+    most: int = 0
 
     def see(self, path: str) -> None:
         own = _folders(path)
@@ -31,7 +32,7 @@ class _Shared:
             self.folders, self.least = own[: ends[0]] if ends else own, len(own)
         pairs = takewhile(lambda pair: pair[0] == pair[1], zip(self.folders, own, strict=False))
         self.folders = [name for name, _ in pairs]
-        self.least = min(self.least, len(own))
+        self.least, self.most = min(self.least, len(own)), max(self.most, len(own))
 
     @property
     def enclosing(self) -> list[str]:
@@ -63,9 +64,9 @@ def each_below(
     """The same of groups, such as splits, each of which may have folders of its own that enclose it. All are taken for as deep: none
     loses more folders than the group of several classes that has the fewest, or, where no group has several, the group that has the
     fewest, so that a class has one name in all of them."""
-    waiting: list[tuple[_Shared, DiskIndex]] = []
+    waiting: list[tuple[Shared, DiskIndex]] = []
     for found in groups:
-        shared, held = _Shared(), DiskIndex()
+        shared, held = Shared(), DiskIndex()
         waiting.append((shared, held))
         for part in parts(found, PART):
             for path, _ in part:
