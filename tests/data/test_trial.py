@@ -16,14 +16,24 @@ from mapsto.data.trial import Trial
 from tests.stages.test_ingest import here, run  # noqa: F401  the fixture
 
 CRASHES = """
-import os
+import os, signal
 from mapsto.core import codecs
 from mapsto.data import trial
 decode = codecs.decode
-codecs.decode = lambda data, most: os.abort() if b"CRASH" in data else decode(data, most)
+def crashing(data, most):
+    if b"CRASH" in data:
+        os.abort()
+    if b"EXIT" in data:
+        os._exit(3)
+    if b"KILL" in data:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if b"MEMORY" in data:
+        raise MemoryError
+    return decode(data, most)
+codecs.decode = crashing
 trial.main(10**8)
 """
-"""A decoder that a word crashes."""
+"""A decoder that words crash; at others it is killed, or has no memory."""
 
 
 def picture() -> bytes:
@@ -49,6 +59,21 @@ def test_each_crash_is_told_and_what_comes_after_it_is_opened(crashing):
         trial.survived(picture())
         assert trial.process is not process and trial.process.poll() is None
     assert trial.process is None
+
+
+@pytest.mark.parametrize("word", [b"KILL", b"MEMORY"])
+def test_short_memory_is_no_crash(crashing, word):
+    with Trial(10**8) as trial:
+        trial.survived(picture() + word)
+        with pytest.raises(UserError, match=r"^its decoder crashed \(exit code 3\)$"):
+            trial.survived(picture() + b"EXIT")
+
+
+def test_a_process_that_does_not_start_refuses_no_image(crashing):
+    with Trial(10**8) as trial:
+        trial.command = [sys.executable, "-c", "import nothing_of_this_name"]
+        with pytest.raises(RuntimeError, match=r"did not start \(exit code 1\)"):
+            trial.survived(picture())
 
 
 def test_the_program_itself_opens_images():

@@ -1,6 +1,7 @@
 """Opening images in a process of its own: a file that crashes its decoder ends that process, and is told by it.
 
-`python -m mapsto.data.trial MAX_PIXELS` reads images from its standard input, each after its length, and answers each with a byte.
+`python -m mapsto.data.trial MAX_PIXELS` says with a byte that it has started, reads images from its standard input, each after its length,
+and answers each with a byte.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ..core.errors import UserError
 from .dicom import is_dicom, to_png
 
 LENGTH = struct.Struct("<q")
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
+"""No decoder raises them; the system does where memory is short, or a person."""
 
 
 class Trial:
@@ -36,12 +39,16 @@ class Trial:
         self._end()
 
     def survived(self, data: bytes) -> None:
-        """Raises UserError for an image whose decoder crashes. What it makes of any other is not told."""
+        """Raises UserError for an image whose decoder crashes. What it makes of any other is not told, nor what it would have made of one
+        at which the process was killed from outside."""
         if self.process is None:
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
             )
+            assert self.process.stdout is not None
+            if not self.process.stdout.read(1) and -(code := self.process.wait()) not in FROM_OUTSIDE:
+                raise RuntimeError(f"{' '.join(self.command)}: did not start ({_told(code)})")
         assert self.process.stdin is not None and self.process.stdout is not None
         with suppress(BrokenPipeError):
             self.process.stdin.write(LENGTH.pack(len(data)) + data)
@@ -49,8 +56,8 @@ class Trial:
         if not self.process.stdout.read(1):
             code = self.process.wait()
             self._end()
-            names = {each.value: each.name for each in signal.Signals}
-            raise UserError(f"its decoder crashed ({names.get(-code, f'exit code {code}')})")
+            if -code not in FROM_OUTSIDE:
+                raise UserError(f"its decoder crashed ({_told(code)})")
 
     def _end(self) -> None:
         if self.process is not None:
@@ -60,11 +67,17 @@ class Trial:
             self.process = None
 
 
+def _told(code: int) -> str:
+    return {each.value: each.name for each in signal.Signals}.get(-code, f"exit code {code}")
+
+
 def main(max_pixels: int) -> None:
     source, answer = sys.stdin.buffer, sys.stdout.buffer
+    answer.write(b".")
+    answer.flush()
     while head := source.read(LENGTH.size):
         data = source.read(*LENGTH.unpack(head))
-        with suppress(UserError):
+        with suppress(Exception):  # whoever opens it next meets it, too: a refusal, or no memory
             codecs.decode(to_png(data, max_pixels) if is_dicom(data) else data, max_pixels)
         answer.write(b".")
         answer.flush()
