@@ -35,6 +35,14 @@ def test_voc(tmp_path):
     assert "no XML file of its name" in told and "EntitiesForbidden" in told and "JPEGImages does not have" in told
 
 
+@pytest.mark.parametrize("width", ["1e999", "nan", "wide", "0", ""])
+def test_a_size_of_voc_that_is_none_says_nothing(tmp_path, width):
+    put(tmp_path / "voc/JPEGImages/a.jpg", picture())
+    put(tmp_path / "voc/Annotations/a.xml", VOC_XML.replace("<width>32<", f"<width>{width}<"))
+    rows, reasons, _, _ = ingested(tmp_path / "voc", tmp_path, "voc")
+    assert rows["a.jpg"]["boxes"] == [[0, 2, 10, 12]] and not reasons
+
+
 def coco(images: list[dict], annotations: list[dict], categories: list[dict] | None = None) -> str:
     return json.dumps({"images": images, "annotations": annotations, "categories": categories or []})
 

@@ -97,6 +97,14 @@ def _annotation(data: bytes) -> dict[str, Any]:
         boxes.append([x0 - 1, y0 - 1, x1, y1] if sound else [x0, y0, x0, y0])
         labels.append(name.strip())
         difficult.append((thing.findtext("difficult") or "0").strip() == "1")
-    frame = [int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height")]
+    frame = [_side(root.findtext(f"size/{side}")) for side in ("width", "height")]
     told = {"_frame": frame} if all(frame) else {}
     return {"boxes": boxes, "box_labels": labels, "difficult": difficult} | told
+
+
+def _side(text: str | None) -> int:
+    """In pixels; 0 where it is not told, or no number."""
+    try:
+        return int(float(text or 0))
+    except (ValueError, OverflowError):
+        return 0
