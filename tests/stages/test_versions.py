@@ -1,6 +1,7 @@
 """Data sets shown, verified and compared, as the command line has them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,18 @@ def test_diff_tells_which_annotations_have_changed(here, tmp_path):  # noqa: F81
     assert (found.changed, found.moved, found.same, found.added, found.removed) == (6, 1, 1, 0, 0)
     assert found.columns == dict.fromkeys(("labels", "value", "mask", "boxes", "box_labels", "caption", "identity"), 1)
     assert "changed    6 (labels 1, value 1, mask 1, boxes 1, box_labels 1, caption 1, identity 1)" in found.lines()
+
+
+def test_diff_of_lists_of_labels_asks_no_order_of_classes(here, tmp_path):  # noqa: F811
+    images(tmp_path / "images", {"x": 2})
+    file = tmp_path / "m.jsonl"
+    file.write_text("".join(json.dumps({"image": f"images/x/{k}.jpg", "labels": ["c", "a"]}) + "\n" for k in range(2)))
+    dataset = run(file, tmp_path / "out", splits={"val": 0, "test": 0})[0]
+    assert dataset.manifest["classes"] == ["a", "c"]
+    turned = replace(dataset, manifest=dataset.manifest | {"classes": ["c", "a"]})  # ids 0 and 1 are the same two
+    assert (diff(dataset, turned).same, diff(dataset, turned).changed) == (2, 0)
+    other = replace(dataset, manifest=dataset.manifest | {"classes": ["a", "d"]})
+    assert diff(dataset, other).columns == {"labels": 2}
 
 
 def test_what_is_no_data_set_says_so(tmp_path):

@@ -157,11 +157,13 @@ def _contents(dataset: Dataset, names: Sequence[str]) -> dict[bytes, Counter[Row
 
 
 def _by_name(column: str, value: Any, classes: Sequence[str]) -> Any:
-    """Class ids as names."""
+    """Class ids as names; of `labels`, a set that is stored in the order of its ids, in the names' order."""
     if column == "label":
         return classes[value] if value is not None and value >= 0 else None
-    if column in ("labels", "box_labels") and value:
+    if column == "box_labels" and value:
         return [classes[k] if k >= 0 else None for k in value]
+    if column == "labels" and value:
+        return sorted(classes[k] for k in value)
     return value
 
 
