@@ -10,7 +10,7 @@ REFUSED: Mapping[str, str] = {
     "truncated": "begins as an image and ends before it does",
     "min_side": "a side shorter than `min_side`",
     "mask_size": "its mask is of another size",
-    "annotations": "annotations that do not fit: boxes, labels, a value or a mask that cannot be taken",
+    "annotations": "annotations that do not fit, are not there or cannot be taken: boxes, labels, a value, a text or a mask",
     "unreadable": "no image that can be read",
 }
 """Names of the findings, and what each is about."""
@@ -19,7 +19,8 @@ _REASONS = (
     ("too_large", r"too large|over the limit"),
     ("mask_size", r"mask and image differ in size"),
     ("min_side", r"smaller than min_side"),
-    ("annotations", r"^(labels?|value|box\w*|crowd|difficult|area|segments|keypoints|(its|a) mask|mask|its segmentation)\b"),
+    ("annotations", r"^(labels?|value|box\w*|crowd|difficult|area|segments|keypoints|mask|RLE|annotations)\b"),
+    ("annotations", r"^(its|an?|no|\d+) (annotation|label file|text|json|masks?|segmentation)\b|^several images have this name|ground truth"),
     ("truncated", r"truncat|ends before|premature|unexpected end|broken data stream|incomplete"),
 )  # fmt: skip
 
