@@ -139,6 +139,26 @@ def test_many_frames_of_one_scene_are_one_cluster_of_few_pairs(photographs, monk
     assert set(pairs.first[across]) | set(pairs.second[across]) == set(range(count))
 
 
+def test_pairs_of_little_agreement_take_no_place_of_those_that_agree_more(photographs, monkeypatch):
+    """24 frames alike to 0.85, and two pairs across the splits to 0.97: they are told, and the pairs of 0.85 are few all the same."""
+    monkeypatch.setattr(duplicates, "MOST", 2)
+    rng, count = np.random.default_rng(5), 24
+    noise = rng.normal(0, 3, (count, *photographs[0].shape))
+    thumbs = np.stack([thumbnail(np.clip(photographs[0] + each, 0, 255).astype(np.uint8)) for each in noise])
+    number, close = {thumb.tobytes(): k for k, thumb in enumerate(thumbs)}, {(4, 23), (9, 20)}
+
+    def agreed(one: np.ndarray, other: np.ndarray, mirrored: bool, floor: float) -> float:
+        return 0.97 if (number[one.tobytes()], number[other.tobytes()]) in close else 0.85
+
+    monkeypatch.setattr(duplicates, "agreement", agreed)
+    kinds = (np.arange(count) >= 12).astype(np.uint8)
+    pairs = near_pairs(thumbs, (0.95, 0.8), kinds=kinds)
+    sure = pairs.at_least(0.95)
+    assert set(zip(sure.first.tolist(), sure.second.tolist(), strict=True)) == close
+    assert count - 1 <= len(pairs) <= count * 2 * 2 + count + len(close)
+    assert len(set(groups(count, pairs.first, pairs.second))) == 1
+
+
 def test_a_pair_that_joins_two_full_clusters_is_looked_at():
     bound = duplicates._Bound(np.zeros(100, np.uint8))
     for low in (0, 50):

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mapsto.config.curation import CleanConfig, EmbeddingsConfig
+from mapsto.config.curation import CleanConfig, EmbeddingsConfig, VerifyConfig
 from mapsto.core.codecs import decode, encode
 from mapsto.curate.agreement import SURE, agreement, turned_agreement
 from mapsto.curate.duplicates import SAME
 from mapsto.curate.fingerprints import thumbnail
 from mapsto.data.scenes import numbered
-from mapsto.stages import clean_embeddings
+from mapsto.stages import clean_embeddings, clean_verify
 from mapsto.stages.clean import Clean
 from mapsto.stages.ingest import Ingest
 
@@ -64,6 +64,11 @@ def test_what_the_hash_misses_is_found_by_features_and_verified(source, tmp_path
     found, said = told(1)
     assert found == {"near": "hash", "turned": "embedding", "upside-down": "embedding", "cropped": "embedding"}
     assert "clean: 3 of" in said and "further pairs that are alike in their colour features show the same" in said
+    given.clean = given.clean.model_copy(update={"verify": VerifyConfig(features="hog", least=1.0)})
+    monkeypatch.setattr(clean_verify, "each", here)
+    found, said = told(2)
+    assert "clean: 0 of 1 pairs of near duplicates are alike in their hog features" in said
+    assert set(found) == {"turned", "upside-down", "cropped"}
 
 
 def test_turned_agreement_is_that_of_the_turn_and_of_the_part():

@@ -95,8 +95,8 @@ class CleanConfig(Section):
     add_classes: tuple[str, ...] = ()
     """Classes that corrections may bring, appended to the data set's own in this order, whose ids stay. Any other unknown one is refused."""
     verify: VerifyConfig | None = None
-    """By default, near duplicates are those whose small pictures agree in shapes and colours; with this, only those of them whose
-    features are alike, too."""
+    """By default, near duplicates are those whose small pictures agree in shapes and colours; with this, of those that the hash has
+    found only those whose features are alike, too."""
 
     embeddings: EmbeddingsConfig | None = None
     """Further candidates for near duplicates: each image's nearest by features, verified by their small pictures, turned and as parts

@@ -67,31 +67,38 @@ NO_PAIRS = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.fl
 
 
 def near_pairs(
-    thumbs: np.ndarray, least: float = SAME, rows: np.ndarray | None = None, kinds: np.ndarray | None = None
+    thumbs: np.ndarray,
+    wanted: Sequence[float] = (SAME,),
+    rows: np.ndarray | None = None,
+    kinds: np.ndarray | None = None,
 ) -> Pairs:
     """The near duplicates among N small pictures, `rows` of `thumbs` (M×4,296 uint8, of `fingerprints.thumbnail`; a memory map
-    will do; None: all of them), none equal to another. `kinds`: N uint8, what a picture counts as, its splits, for one.
+    will do; None: all of them), none equal to another. `wanted`: the agreements from which a pair counts, of each who asks. `kinds`: N uint8,
+    what a picture counts as, its splits, for one.
 
-    Of a picture with many near duplicates not every pair comes back: the clusters are those of all pairs, and a picture that is near
-    to any of a kind is in a pair with one, in up to 16 of them (`MOST`). Holds about 300 bytes a picture besides the pictures, and 21
-    for each pair, of which there are at most 16 a picture and kind, and one a picture more.
+    Of a picture with many near duplicates not every pair comes back. Of those that reach any of the agreements `wanted`, the clusters are
+    those of all pairs, and a picture that is near to any of a kind is in a pair with one, in up to 16 of them (`MOST`). Holds about 300
+    bytes a picture besides the pictures, and 21 for each pair, of which there are at most 16 a picture, kind and agreement wanted, and
+    one a picture and agreement more.
     """
     rows = np.arange(len(thumbs)) if rows is None else rows
     kinds = np.zeros(len(rows), np.uint8) if kinds is None else kinds
-    index, bound, parts = _Index(thumbs, rows, kinds), _Bound(kinds), [NO_PAIRS]
+    index, parts = _Index(thumbs, rows, kinds), [NO_PAIRS]
+    bounds = {least: _Bound(kinds) for least in sorted(wanted)}
     for start in range(0, len(rows), LOOKED_UP):
         found: dict[tuple[int, int], tuple[float, bool]] = {}
         for first, second, mirrored in index.candidates(start):
             for i, j in zip(first.tolist(), second.tolist(), strict=True):
                 known = found.get((i, j))
-                if known is None and bound.reached(i, j):
+                asking = [least for least, bound in bounds.items() if known is None and not bound.reached(i, j)]
+                if not (asking if known is None else known[0] < SURE):
                     continue
-                if known is None or known[0] < SURE:
-                    floor = known[0] if known else least
-                    score = agreement(np.asarray(thumbs[rows[i]]), np.asarray(thumbs[rows[j]]), mirrored, floor)
-                    if score >= floor:
-                        found[i, j] = score, mirrored
-                        if known is None:
+                floor = asking[0] if known is None else known[0]
+                score = agreement(np.asarray(thumbs[rows[i]]), np.asarray(thumbs[rows[j]]), mirrored, floor)
+                if score >= floor:
+                    found[i, j] = score, mirrored
+                    for least, bound in bounds.items():
+                        if score >= least and (known is None or known[0] < least):
                             bound.count(i, j)
         i_j, seen = np.array([*found], np.int64).reshape(-1, 2), [*found.values()]
         scores, flags = (np.array([each[k] for each in seen], kind) for k, kind in ((0, np.float32), (1, bool)))

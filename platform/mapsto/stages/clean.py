@@ -216,14 +216,17 @@ def alike(
     the hash has found). `sure`: of rows and pairs among them, the pairs that count; `further`: those that the hash has not found."""
     equal = same_pixels(facts)
     near, pairs, hashed = equal, NO_PAIRS, np.zeros(len(facts), bool)
-    wanted = [chosen[name].threshold for name in ("near_duplicate", "leakage") if chosen[name].policy != "off"]
-    if wanted and min(wanted) < 1:
+    asking = [chosen[name] for name in ("near_duplicate", "leakage")]
+    if wanted := [each.threshold for each in asking if each.policy != "off" and each.threshold < 1]:
         heads = heads_of(equal)
         splits = np.zeros(len(heads), np.uint8)
         np.bitwise_or.at(splits, equal, np.uint8(1) << facts.split)  # those that a group has rows in, as bits
-        pairs = sure(heads, near_pairs(thumbs, min(wanted), heads, splits))
+        told = near_pairs(thumbs, wanted, heads, splits)
+        pairs = sure(heads, told)
         hashed = np.isin(equal, np.concatenate([pairs.first, pairs.second]))
-        pairs = joined([pairs, further(thumbs, heads, pairs, min(wanted))])
+        pairs = joined(
+            [pairs, further(thumbs, heads, told, min(wanted))]
+        )  # of `told`, none comes back that is not sure
         near = with_near(equal, pairs)
     return near, pairs, equal, hashed
 
