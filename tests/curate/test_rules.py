@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mapsto.core.sample import SPLITS
-from mapsto.curate.duplicates import Pairs
+from mapsto.curate.duplicates import NO_PAIRS, Pairs
 from mapsto.curate.facts import Facts, bits
 from mapsto.curate.quality import MEASURES
 from mapsto.curate.rules import RULES, Seen, Setting, Verdict, judge, same_pixels, with_near
@@ -149,6 +150,22 @@ def test_lists_of_labels_conflict_where_they_differ():
     assert told(verdict, "conflicting_labels") == [(2, -1, 0.5), (3, 2, 0.5)]
     assert gone(verdict) == {2: "conflicting_labels", 3: "conflicting_labels"}
     assert told(verdict, "missing_label") == [(5, -1, 1)]
+
+
+def test_rare_classes_of_many_rows_and_classes_are_told_in_little_memory():
+    """30,000 rows of 2,000 classes: 60 MB with a byte for each of them."""
+    many, classes = 30_000, 2_000
+    rows = facts([("train", -1, str(k)) for k in range(many)])
+    present = np.zeros((many, classes // 8), np.uint8)
+    present[np.arange(many), np.arange(many) % (classes // 8)] = 0b10000000
+    present[-1, 0] = 0b01000000  # class 1, of which there is one
+    tracemalloc.start()
+    found = RULES["class_imbalance"].find(
+        Seen(replace(rows, present=present), *[rows.row_id] * 2, NO_PAIRS, rows.row_id), 50
+    )
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.rows.tolist(), found.scores.tolist()) == ([many - 1], [120.0]) and held < 120e6
 
 
 @pytest.mark.parametrize("listed", [True, False])

@@ -12,11 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from mapsto.config.curation import CleanConfig
+from mapsto.core.artifact import Artifact
 from mapsto.core.codecs import decode_mask, encode
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.data.export import export
-from mapsto.stages import clean_corrections
+from mapsto.stages import clean_corrections, clean_facts
 from mapsto.stages.review import corrections, review
 from mapsto.stages.versions import verify
 
@@ -132,3 +133,20 @@ def test_a_file_that_changes_under_a_cleaning_is_refused(bare, tmp_path, monkeyp
     with pytest.raises(UserError, match=r"c.jsonl: has changed since this cleaning began; run it again$"):
         cleaned(bare, tmp_path / "clean" / "1", file, add=("a",), rules=OFF)
     assert len(seen) == 2 and json.loads(file.read_text())
+
+
+def test_rows_of_one_label_have_no_place_for_classes_until_a_correction_brings_boxes(here, tmp_path):  # noqa: F811
+    dataset = run(images(tmp_path / "images", {f"c{k:02d}": 1 for k in range(20)}), tmp_path / "data", splits={})[0]
+    work = Artifact(str(tmp_path / "facts"), Storage())
+    facts, _ = clean_facts.gather(work, dataset, tmp_path, False, lambda line: None)
+    assert len(dataset.manifest["classes"]) == 20 and facts.present.shape == (20, 1) and not facts.present.any()
+    row_id, sha256 = int(facts.row_id[7]), rows_of(dataset)[int(facts.row_id[7])]["content_sha256"]
+
+    def present(**change) -> np.ndarray:
+        file = lines(tmp_path / "c.jsonl", {"row_id": row_id, "content_sha256": sha256, **change})
+        given = clean_corrections.named([str(file)], Storage())
+        return clean_corrections.corrected(facts, given, Storage(), dataset.manifest).facts.present
+
+    assert present(label="c03").shape == (20, 1)
+    drawn = present(boxes=[[1, 2, 9, 9]], box_labels=["c17"], origin=[None])
+    assert np.argwhere(np.unpackbits(drawn, axis=1)).tolist() == [[7, 17]]

@@ -45,7 +45,8 @@ class Facts:
     largest_id: np.ndarray
     """int16: of the mask, void (255, `task.void`) left aside; -1 without mask."""
     present: np.ndarray
-    """N×W uint8: the classes of the row's `labels`, or else of its boxes, a bit for each, the first the highest of its byte."""
+    """N×W uint8: the classes of the row's `labels`, or else of its boxes, a bit for each, the first the highest of its byte; W is 1 where
+    no row of the data set has either."""
     listed: np.ndarray
     """bool: it has `labels`, none of the classes among them."""
     kinds: np.ndarray

@@ -12,6 +12,8 @@ from .duplicates import SAME, Pairs, groups
 from .facts import NO_IDENTITY, Facts
 
 NONE = -1
+AT_ONCE = 2**23
+"""Rows times classes that are looked at together: bounds the memory, 9 bytes for each."""
 SPLIT_ORDER = ("test", "val", "train")
 """Of copies in several splits, those of the first of these stay: what is measured on is not thinned out."""
 
@@ -273,9 +275,11 @@ def _class_imbalance(seen: Seen, threshold: float) -> Found:
     labels, score = f.label[rows], np.zeros(len(f))
     score[rows] = _outnumbered(np.bincount(labels))[labels]
     several = np.flatnonzero(f.present.any(1) & train)
-    held = [np.unpackbits(f.present[some], axis=1) for some in np.array_split(several, -(-len(several) // 65536) or 1)]
-    ratio = _outnumbered(np.sum([each.sum(0, dtype=np.int64) for each in held], axis=0))
-    score[several] = np.maximum(score[several], np.concatenate([(each * ratio).max(1, initial=0) for each in held]))
+    rows_at_once = max(1, AT_ONCE // (8 * f.present.shape[1]))
+    parts = np.array_split(several, -(-len(several) // rows_at_once) or 1)
+    ratio = _outnumbered(sum(np.unpackbits(f.present[some], axis=1).sum(0, dtype=np.int64) for some in parts))
+    for some in parts:
+        score[some] = np.maximum(score[some], (np.unpackbits(f.present[some], axis=1) * ratio).max(1, initial=0))
     found = np.flatnonzero(score > threshold)
     return Found.of(found, score[found])
 

@@ -85,7 +85,7 @@ def corrected(
     place = {int(row_id): k for k, row_id in enumerate(facts.row_id)} if files else {}
     label, outside, largest = facts.label.copy(), facts.outside.copy(), facts.largest_id.copy()
     width = len(bits((), len(classes)))
-    present = np.pad(facts.present, ((0, 0), (0, max(0, width - facts.present.shape[1]))))
+    present = facts.present
     index = {name: k for k, name in enumerate(classes)}
     rows: dict[int, dict[str, Any]] = {}
     for uri, known in files:
@@ -111,6 +111,8 @@ def corrected(
                 segments = entry.get("segments")
                 new |= {"boxes": entry["boxes"], "box_labels": ids, "origin": entry["origin"], "segments": segments}
                 if not facts.listed[k]:
+                    if present is facts.present:  # of one label a row, it has no place for classes
+                        present = np.pad(present, ((0, 0), (0, max(0, width - present.shape[1]))))
                     present[k] = bits(ids, len(classes))
                 outside[k] = _outside(entry["boxes"], int(facts.width[k]), int(facts.height[k]))
             if "mask_png" in entry:

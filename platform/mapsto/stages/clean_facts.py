@@ -60,6 +60,7 @@ class FactsJob:
     artifact: Artifact
     shards: tuple[SplitIndex, ...]
     classes: int
+    """That a row may have several of; 0 where none has lists of labels or boxes."""
     void: tuple[int, ...] = ()
     """Mask ids that mark no class, besides 255."""
 
@@ -106,7 +107,8 @@ def gather(
 ) -> tuple[Facts, np.ndarray]:
     """The facts of all rows, and their small pictures (N×4,296 uint8) in a file in `folder`. Finished shards are not done again."""
     found = shards(dataset)
-    job = FactsJob(artifact, tuple(found), len(dataset.manifest["classes"]), void)
+    several = not {"labels", "box_labels"}.isdisjoint(columns_of(dataset))
+    job = FactsJob(artifact, tuple(found), len(dataset.manifest["classes"]) if several else 0, void)
     there = set(artifact.storage.names(artifact.path("work", "facts"))) if resume else set()
     missing = [k for k in range(len(found)) if f"{k:06d}.parquet" not in there]
     if len(missing) < len(found):
