@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from mapsto.config.curation import CleanConfig
 from mapsto.config.schema import DataConfig
+from mapsto.core.artifact import Artifact
 from mapsto.core.codecs import MAX_PIXELS, decode, encode
 from mapsto.core.errors import UserError
 from mapsto.core.preprocess import Preprocess
+from mapsto.core.storage import Storage
 from mapsto.data.annotations import _ids
 from mapsto.data.export import export
 from mapsto.data.transforms import Prepare
+from mapsto.serving.predictor import Asked, Predictor
 from mapsto.serving.protocol import within_limits
+from mapsto.stages import search
 from mapsto.stages.clean import Clean
 from mapsto.stages.index_vectors import Features
+from tests import pictures
 
 from .test_clean import made, no_cluster  # noqa: F401  the fixture
 from .test_ingest import here, run  # noqa: F401  the fixture
@@ -70,3 +76,28 @@ def test_the_door_for_requests_is_as_narrow_as_before(large):
         within_limits({"image": small, "style": data})
     with pytest.raises(UserError, match="over the limit"):
         decode(data, MAX_PIXELS)
+
+
+def test_predict_tells_of_a_file_over_the_limit_and_goes_on(tmp_path):
+    def prepare(request):
+        raise UserError("no model here")  # what is within the limits comes so far
+
+    names = {"bomb.png": pictures.bomb(), "small.png": encode(np.zeros((8, 8, 3), np.uint8), "png")}
+    for name, data in names.items():
+        (tmp_path / name).write_bytes(data)
+    runtime = cast(Any, SimpleNamespace(task=SimpleNamespace(prepare=prepare)))
+    predictor = Predictor(runtime, Storage(), Artifact(str(tmp_path / "out"), Storage()))
+    bomb, small = predictor([Asked(k, str(tmp_path / name)) for k, name in enumerate(names)])
+    assert "over the limit of 100" in bomb["error"] and small["error"] == "no model here"
+
+
+def test_search_refuses_an_image_over_the_limit(tmp_path, monkeypatch):
+    def searcher(index):
+        return SimpleNamespace(features=SimpleNamespace(of=lambda images: pytest.fail("it was opened")))
+
+    monkeypatch.setattr(search, "indexed", lambda recipe, role: None)
+    monkeypatch.setattr(search, "Searcher", searcher)
+    (tmp_path / "bomb.png").write_bytes(pictures.bomb())
+    recipe = cast(Any, SimpleNamespace(storage=SimpleNamespace(open=Storage)))
+    with pytest.raises(UserError, match=r"bomb\.png: .*over the limit of 100"):
+        list(search.search(recipe, image=str(tmp_path / "bomb.png")))
