@@ -30,6 +30,9 @@ from .ingest import config_of
 GRAPH, ABOUT = "graph.usearch", "index.json"
 CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 128
 """M, efConstruction and ef of the paper."""
+ALONE = 1000
+"""Vectors that one thread adds first: where many threads begin a graph at once, some find nothing to be joined to, and no search
+reaches them."""
 SAMPLE, NEAREST = 200, 10
 """Rows that recall is measured with, and neighbours of each."""
 ASKED, VOTERS = 1000, 5
@@ -124,7 +127,12 @@ def build(artifact: Artifact, rows: list[int]) -> tuple[Any, str, int]:
                 ndim=vectors.shape[1], metric="cos", dtype="f16", connectivity=CONNECTIVITY,
                 expansion_add=EXPANSION_ADD, expansion_search=EXPANSION_SEARCH, enable_key_lookups=False,
             )  # fmt: skip
-        graph.add(np.arange(len(graph), len(graph) + expected, dtype=np.uint64), vectors)
+        keys = np.arange(len(graph), len(graph) + expected, dtype=np.uint64)
+        alone = max(0, min(expected, ALONE - len(graph)))
+        if alone:
+            graph.add(keys[:alone], vectors[:alone], threads=1)
+        if alone < expected:
+            graph.add(keys[alone:], vectors[alone:])
         ids.append(table["row_id"].to_numpy())
         blank += int((~vectors.any(axis=1)).sum())
         total.update(ids[-1].tobytes() + vectors.tobytes())
