@@ -78,3 +78,15 @@ def test_training_and_tuning_keep_what_they_say(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(type(stage), "_run", lambda self, job: job.say("told"))
     stage.run(job(tmp_path, []))
     assert (tmp_path / "a/train/1/log.txt").read_text().endswith("Z  told\n")
+
+
+def test_a_copy_of_who_says_something_keeps_no_lines(tmp_path: Path) -> None:
+    """Ray Tune pickles its callbacks."""
+    from ray import cloudpickle
+
+    with logged(job(tmp_path, [])) as told:
+        told.say("trial 1  epoch 1/2")
+        cloudpickle.loads(cloudpickle.dumps(told.say))("elsewhere")
+        told.say("trial 1  epoch 2/2")
+    text = (tmp_path / "a/train/1/log.txt").read_text()
+    assert "epoch 1/2" in text and "epoch 2/2" in text and "elsewhere" not in text

@@ -32,6 +32,11 @@ class Log:
         self.lock = threading.RLock()
         self.later: threading.Timer | None = None
 
+    def __reduce__(self) -> tuple[type[_Nowhere], tuple[()]]:
+        """Ray Tune writes down what it is given, and who says something with it. A copy keeps no lines: two would overwrite
+        each other's."""
+        return _Nowhere, ()
+
     def add(self, line: str) -> None:
         with self.lock:
             self.text += f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}  {line}\n"
@@ -59,6 +64,10 @@ class Log:
             except UserError as error:
                 log.warning("%s was not written: %s", NAME, error)
             self.written = time.monotonic()
+
+
+class _Nowhere:
+    def add(self, line: str) -> None: ...
 
 
 @contextmanager
