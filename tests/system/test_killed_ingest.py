@@ -71,6 +71,8 @@ def test_an_ingest_killed_at_any_moment_ends_with_the_same_files(source: Path, t
         first = ingest(folder, source)
         first.until(r"^(ingest train: making)")
         time.sleep(moment)
+        while first.process.poll() is None and len(first.process.children(recursive=True)) <= 3:
+            time.sleep(0.05)  # its cluster is not there yet
         if first.process.poll() is None:
             killed += first.send(signal.SIGKILL) == -signal.SIGKILL
         again = ingest(folder, source)
