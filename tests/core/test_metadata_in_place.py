@@ -6,20 +6,19 @@ import io
 import struct
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
 from mapsto.core.codecs import decode, header
-from mapsto.core.errors import UserError
 from mapsto.core.metadata import stripped
 from mapsto.core.metadata_tiff import tiff
 
-from .test_metadata import MOST, PLAIN_XMP, SECRETS, WIDE, photographed, picture, tags
+from .test_metadata import MOST, PLAIN_XMP, SECRETS, WIDE, decodes_as_before, photographed, picture, tags
 
-heif = pytest.importorskip("pillow_heif")
-heif.register_heif_opener(thumbnails=False)
+pillow_heif.register_heif_opener(thumbnails=False)
 
 LATITUDE = [52, 22, 11]
 """Of `photographed`, in degrees, minutes and seconds."""
@@ -167,14 +166,4 @@ WHOLE = {format: saved(format, 6) for format in ("AVIF", "HEIF", "TIFF")}
 )
 def test_damaged_files_decode_as_before_or_are_refused(format, damage, cut):
     """Where the original decodes and is stripped, what comes out decodes to the same."""
-    data = bytearray(WHOLE[format])
-    for place, value in damage:
-        data[place % len(data)] = value
-    data = bytes(data[: len(data) - (cut % len(data) if cut % 3 == 0 else 0)])
-    try:
-        bare = stripped(data, MOST)
-        before = decode(data, MOST)
-    except UserError:
-        return
-    if bare is not None:
-        np.testing.assert_array_equal(decode(bare, MOST), before)
+    decodes_as_before(WHOLE[format], damage, cut)
