@@ -117,7 +117,7 @@ def mapsto(which: str, kept: Kept | None = None) -> Callable[[Path], dict[str, f
 
         from mapsto.runtime import session
 
-        with session.connected(num_cpus=WORKERS + 1):
+        with session.connected(num_cpus=WORKERS + 1, dashboard=False):  # as `mapsto train` does
             _warm(folder)
             TorchTrainer(
                 _in_worker,
@@ -180,7 +180,7 @@ def cache(folder: Path) -> dict[str, float]:
     at first. The cluster is warm: its processes have made an epoch of the local data set."""
     from mapsto.runtime import session
 
-    with session.connected(num_cpus=WORKERS + 1):
+    with session.connected(num_cpus=WORKERS + 1, dashboard=False):  # as `mapsto train` does
         _warm(folder)
         ends: list[float] = []
         for item, _ in batches_of((folder / "s3.uri").read_text(), folder, "s3"):
@@ -249,7 +249,7 @@ def plain_ray(folder: Path) -> dict[str, float]:
         transform = transforms()
         return {"image": np.stack([transform(pixels(data)).numpy() for data in batch["image"]])}
 
-    with session.connected(num_cpus=WORKERS):
+    with session.connected(num_cpus=WORKERS, dashboard=False):
         rows = ray.data.read_parquet(shards(folder), columns=["image"], shuffle="files").map_batches(
             augment, batch_size=BATCH
         )

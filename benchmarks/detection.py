@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as name:
         folder = Path(name)
         write(folder / "scenes", COUNT, 1, (SIZE, SIZE), splits={"train": 1.0}, spoiled=0, masks=True, processes=2)
-        with session.connected():
+        with session.connected(dashboard=False):
             seeds = itertools.count(1)
             _ours(folder, 0, 1)
             seen = interleaved(

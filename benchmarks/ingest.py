@@ -87,7 +87,7 @@ def ours() -> float:
         )
         assert made.meta()["metrics"]["images"] == COUNT
 
-    with session.connected(num_cpus=PROCESSES):
+    with session.connected(num_cpus=PROCESSES, dashboard=False):
         return _rate(ingest)
 
 

@@ -93,7 +93,7 @@ def run(count: int, folder: Path) -> dict[str, dict[str, float]]:
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE.format(folder=folder))
     out = {}
-    with session.connected(num_cpus=CPUS):
+    with session.connected(num_cpus=CPUS, dashboard=False):
         for stage in STAGES:
             with Watch() as watch:
                 artifact = produce(load(str(recipe), []), stage, {"role": "train"}, say=lambda line: None)

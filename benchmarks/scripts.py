@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as name:
         folder = Path(name)
         photographs(folder, COUNT)
-        with session.connected():
+        with session.connected(dashboard=False):
             seeds = itertools.count(1)
             _ours(folder, "data", seeds, epochs=1)  # the data set, and a warm cluster
             seen = interleaved(

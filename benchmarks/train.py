@@ -66,7 +66,7 @@ def main() -> None:
         folder = Path(name)
         os.environ |= environment
         _photographs(folder / "s3" / "images")
-        with session.connected():
+        with session.connected(dashboard=False):
             seeds = itertools.count(1)
             _s3(0, warm=True)
             seen = interleaved(

@@ -184,6 +184,22 @@ def test_a_layout_on_the_command_line_is_the_recipes(recipe: Path, monkeypatch: 
     assert "coco" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("command", "shown"), [("ingest", False), ("train", False), ("tune", True)])
+def test_only_commands_that_need_it_start_the_dashboard(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, command: str, shown: bool
+) -> None:
+    seen: list[object] = []
+
+    def connected(*_: object, dashboard: bool, **__: object):
+        seen.append(dashboard)
+        return contextlib.nullcontext(SimpleNamespace(private=False))
+
+    monkeypatch.setattr("mapsto.runtime.session.connected", connected)
+    monkeypatch.setattr("mapsto.stages.pipeline.produce", lambda *_, **__: SimpleNamespace())
+    assert cli.main([command, str(recipe)]) == 0
+    assert seen == [shown]
+
+
 def test_a_user_error_inside_a_ray_task_is_one_line(
     recipe: Path, cluster: str, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -209,7 +209,8 @@ def _stage(arguments: argparse.Namespace) -> int:
         return _produce(recipe, arguments, options)  # the work is done elsewhere
     from .runtime import session
 
-    with session.connected(arguments.address, arguments.cpus, verbose=arguments.verbose) as cluster:
+    shown = arguments.verb in ("tune", "run", "serve")
+    with session.connected(arguments.address, arguments.cpus, verbose=arguments.verbose, dashboard=shown) as cluster:
         code = _produce(recipe, arguments, options)
         if cluster.private and _serves(recipe, arguments.verb, getattr(arguments, "until", None)):
             _hold(cluster, progress.say)

@@ -29,6 +29,6 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     recipes = [load(name, arguments.overrides) for name in arguments.recipes]
     check(recipes)  # before a cluster is started
-    with session.connected(arguments.address, arguments.cpus):
+    with session.connected(arguments.address, arguments.cpus, dashboard=False):
         compare(recipes, absolute(arguments.output), progress.say)
     return 0

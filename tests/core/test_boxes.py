@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms, box_iou
 
+from mapsto.core.batches import pieces, rows, stack
 from mapsto.core.boxes import areas, iou, nms
 from mapsto.core.preprocess import Preprocess
-from mapsto.core.task import pieces, rows, stack
 
 
 def boxes_of(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -14,12 +14,12 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mapsto.core.batches import stack
 from mapsto.core.instances import packed, tight
 from mapsto.core.metrics.detection import DetectionMetrics, Found
 from mapsto.core.metrics.segmentation import SegmentationMetrics
 from mapsto.core.page import Page
 from mapsto.core.sample import Arrays
-from mapsto.core.task import stack
 from mapsto.engine.evaluate import in_row_order
 
 CLASSES = ("a", "b", "c")

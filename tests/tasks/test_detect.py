@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from mapsto.core.batches import pieces, rows
 from mapsto.core.codecs import encode
 from mapsto.core.errors import UserError
 from mapsto.core.registry import task_class
 from mapsto.core.sample import DatasetInfo, Geometry
-from mapsto.core.task import Context, Unsupported, pieces, rows
+from mapsto.core.task import Context, Unsupported
 from mapsto.engine.batches import to_numpy
 from mapsto.engine.evaluate import in_row_order
 from mapsto.serving import protocol

@@ -14,10 +14,10 @@ import torch
 from pydantic import ValidationError
 
 from mapsto.core import heavy
+from mapsto.core.batches import rows
 from mapsto.core.errors import UserError
 from mapsto.core.registry import task_class
 from mapsto.core.sample import DatasetInfo, Geometry
-from mapsto.core.task import rows
 from mapsto.engine.batches import to_numpy
 from mapsto.models import rtdetr
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from mapsto.core.batches import rows, stack
 from mapsto.core.codecs import encode
 from mapsto.core.errors import BrokenModel, UserError
 from mapsto.core.registry import TASKS, load_task, save_task, task_class
 from mapsto.core.sample import DatasetInfo, Geometry
-from mapsto.core.task import Context, direct, rows, stack
+from mapsto.core.task import Context, direct
 from mapsto.engine.evaluate import in_row_order
 
 INFO = DatasetInfo(

@@ -6,14 +6,14 @@ torch at module level: decoding workers and the command line import it too, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from .batches import stack
 from .errors import UserError
 from .preprocess import Preprocess
 from .sample import Arrays, Batch, DatasetInfo, Geometry, Prediction, Sample, Split
@@ -340,57 +340,6 @@ def image_of(request: Mapping[str, Any]) -> Any:
     if data is None or len(data) == 0:
         raise UserError("the request has no image: send an encoded image (JPEG, PNG, WebP, ...) as `image`")
     return data
-
-
-def stack(samples: Sequence[Sample], ragged: Sequence[str] = ()) -> Batch:
-    """Samples of equal names and shapes to one array per name; numbers become int64 or float32.
-
-    Names in `ragged` may differ in length: their values are laid end to end in one buffer, and `<name>_offsets` (N+1
-    int64) says where each row's begin and end.
-    """
-    batch: Batch = {}
-    for name in samples[0]:
-        values = [sample[name] for sample in samples]
-        if name in ragged:
-            array = np.concatenate(values)
-            batch[f"{name}_offsets"] = np.cumsum([0, *map(len, values)], dtype=np.int64)
-        else:
-            array = np.stack(values) if isinstance(values[0], np.ndarray) else np.asarray(values)
-        batch[name] = array.astype(np.float32) if array.dtype == np.float64 else array
-    return batch
-
-
-def pieces(batch: Batch, name: str) -> list[Any]:
-    """A ragged name's values by row, N views of its buffer (numpy arrays or tensors)."""
-    offsets = batch[f"{name}_offsets"].tolist()
-    return [batch[name][start:stop] for start, stop in pairwise(offsets)]
-
-
-def rows(batch: Batch, keep: Iterable[int] | np.ndarray) -> Batch:
-    """The given rows of a batch whose arrays (or tensors) have N rows each, or are ragged."""
-    index = np.asarray(keep)
-    index = index if index.size else np.empty(0, np.int64)
-    out: Batch = {}
-    for name, value in batch.items():
-        if f"{name}_offsets" in batch:
-            offsets = np.array(batch[f"{name}_offsets"].tolist())
-            starts, stops = offsets[:-1][index], offsets[1:][index]
-            out[name] = _joined([value[:0], *(value[a:b] for a, b in zip(starts, stops, strict=True))])
-            ends = np.concatenate([[0], np.cumsum(stops - starts)])
-            kept = batch[f"{name}_offsets"]
-            out[f"{name}_offsets"] = ends if isinstance(kept, np.ndarray) else kept.new_tensor(ends)
-        elif name.removesuffix("_offsets") not in batch or not name.endswith("_offsets"):
-            out[name] = value[index]
-    return out
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """Arrays, or tensors, end to end."""
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    import torch
-
-    return torch.cat(list(parts))
 
 
 def direct(task: Task) -> Task:

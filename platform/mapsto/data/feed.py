@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ..core.artifact import digest
+from ..core.batches import Together
 from ..core.errors import UserError
 from ..core.sample import Batch, Sample, Split
 from ..core.task import Stream, Task
@@ -100,7 +101,7 @@ class Feed:
         columns = tuple(dict.fromkeys([*stream.columns, "row_id"]))
         key = np.array([self.plan.seed, StreamPlan.key_of(name)], np.uint64)
         dice = Dice(key)
-        samples, ids = [], np.full(len(draws), -1, np.int64)
+        samples, ids, together = [], np.full(len(draws), -1, np.int64), Together(len(draws))
         for k, row in enumerate(draws.rows):
             drawn = [_row(index, int(r), columns, how) for r in (row, *draws.partners[k])]
             row_id = drawn[0]["row_id"]
@@ -111,7 +112,7 @@ class Feed:
             except Exception as error:
                 raise RuntimeError(f"{index.name} row {row_id}: {type(error).__name__}: {error}") from error
             sample.pop("row_id", None)
-            samples.append(sample)
+            samples.append(together.put(k, sample))
             ids[k] = row_id if draws.valid[k] else -1
         return self.task.collate(samples) | {"row_id": ids, "valid": draws.valid}
 

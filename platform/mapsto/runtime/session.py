@@ -42,7 +42,7 @@ class Session:
     address: str
     """Of the cluster's GCS, host:port."""
     dashboard: str | None
-    """URL; where jobs are submitted to, too."""
+    """URL; where jobs are submitted to, too. None where the cluster has none."""
     private: bool
     """Started by this process, and ended by `disconnect`."""
 
@@ -53,11 +53,14 @@ _guards: dict[str, subprocess.Popen[bytes]] = {}
 _restore: dict[str, str | None] = {}
 
 
-def connect(address: str | None = None, num_cpus: int | None = None, *, verbose: bool = False) -> Session:
+def connect(
+    address: str | None = None, num_cpus: int | None = None, *, verbose: bool = False, dashboard: bool = True
+) -> Session:
     """Connect once; later calls return the same session.
 
     `address`: host:port of a cluster (or `auto`); default: RAY_ADDRESS, which a Ray job has, else a private cluster on
-    loopback with `num_cpus` CPUs (default: the machine's). Raises UserError when no cluster answers.
+    loopback with `num_cpus` CPUs (default: the machine's), and with Ray's dashboard where `dashboard` says so: its ten processes
+    take a part of a small machine, and sweeps of several workers need it. Raises UserError when no cluster answers.
     """
     global _session
     if _session is not None:
@@ -66,7 +69,7 @@ def connect(address: str | None = None, num_cpus: int | None = None, *, verbose:
     _defaults(verbose)
     handler = signal.getsignal(signal.SIGTERM) if threading.current_thread() is threading.main_thread() else None
     try:
-        _session = _join(address, verbose) if address else _start(num_cpus, verbose)
+        _session = _join(address, verbose) if address else _start(num_cpus, verbose, dashboard)
         _hush(verbose)
     except BaseException:
         disconnect()
@@ -78,11 +81,13 @@ def connect(address: str | None = None, num_cpus: int | None = None, *, verbose:
 
 
 @contextmanager
-def connected(address: str | None = None, num_cpus: int | None = None, *, verbose: bool = False) -> Generator[Session]:
+def connected(
+    address: str | None = None, num_cpus: int | None = None, *, verbose: bool = False, dashboard: bool = True
+) -> Generator[Session]:
     """A session for the block: one that is there already is used and left, a new one is ended."""
     ours = _session is None
     try:
-        yield connect(address, num_cpus, verbose=verbose)
+        yield connect(address, num_cpus, verbose=verbose, dashboard=dashboard)
     finally:
         if ours:
             disconnect()
@@ -166,7 +171,7 @@ def _defaults(verbose: bool) -> None:
         os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 
 
-def _start(num_cpus: int | None, verbose: bool) -> Session:
+def _start(num_cpus: int | None, verbose: bool, dashboard: bool) -> Session:
     # Other users of this machine reach loopback, too. Ray reads the token once, when it is imported.
     if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         _export({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
@@ -178,7 +183,7 @@ def _start(num_cpus: int | None, verbose: bool) -> Session:
         try:
             with _own_agent_port():
                 context = ray.init(
-                    address="local", num_cpus=num_cpus, include_dashboard=True, dashboard_host=LOOPBACK,
+                    address="local", num_cpus=num_cpus, include_dashboard=dashboard, dashboard_host=LOOPBACK,
                     dashboard_port=_free_ports(1)[0], log_to_driver=verbose, logging_level=_level(verbose), _temp_dir=folder,
                     _node_ip_address=LOOPBACK,
                 )  # fmt: skip
@@ -192,7 +197,7 @@ def _start(num_cpus: int | None, verbose: bool) -> Session:
             continue
         # What a job's supervisor and Tune's cleaner read; without it they guess among the machine's clusters.
         Path(folder, "ray_current_cluster").write_text(os.environ["RAY_ADDRESS"])
-        url = context.dashboard_url
+        url = context.dashboard_url if dashboard else None
         return Session(os.environ["RAY_ADDRESS"], f"http://{url}" if url else None, True)
     raise UserError(f"Ray did not start in {START_TRIES} x 30 s: this machine is too busy, or has too little memory")
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.artifact import Artifact
+from ..core.batches import rows
 from ..core.sample import Batch, Split
-from ..core.task import Task, rows
+from ..core.task import Task
 from ..data.blocks import opened
 from ..data.dataset import Dataset
 from ..data.feed import Feed

@@ -13,13 +13,14 @@ import numpy as np
 
 from ..core import heavy
 from ..core.artifact import Artifact
+from ..core.batches import pieces, rows
 from ..core.errors import UserError
 from ..core.instances import Patch, from_segment, to_counts, to_polygons
 from ..core.metrics.detection import MASKS, DetectionMetrics, Found
 from ..core.picture import boxed, tinted
 from ..core.preprocess import Preprocess
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
-from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, Unsupported, pieces, rows
+from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, Unsupported
 from ..core.windows import Windows
 from ..data.transforms import (
     ColorJitter,

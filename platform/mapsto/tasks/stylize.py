@@ -10,11 +10,12 @@ from pydantic import Field as Setting
 from pydantic import model_validator
 
 from ..core.artifact import Artifact
+from ..core.batches import stack
 from ..core.errors import UserError
 from ..core.metrics.stylization import StyleMetrics
 from ..core.preprocess import Preprocess
 from ..core.sample import Arrays, Batch, Geometry, Prediction, Sample, Split
-from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig, Unsupported, stack
+from ..core.task import Context, ExportSpec, Field, Phase, Signature, Stream, Task, TaskConfig, Unsupported
 from ..data.transforms import Compose, Keep, Prepare, RandomFlip, RandomResizedCrop, Step
 from .features import Features
 from .likeness import Likeness

@@ -8,11 +8,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..batches import pieces
 from ..boxes import areas, intersections, iou
 from ..instances import Patch, to_counts, unpacked
 from ..page import Page
 from ..sample import Arrays, Geometry, places_of
-from ..task import pieces
 
 
 class Found(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..batches import pieces
 from ..errors import UserError
 from ..page import Page
 from ..sample import Arrays, Geometry, finite, places_of
-from ..task import pieces
 from .boundary import boundary_f
 from .classification import confusion
 
