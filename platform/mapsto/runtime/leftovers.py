@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -33,18 +33,28 @@ LOOK_S = 10.0
 """How often the guard notes which processes are the cluster's."""
 EARLY_S, EARLY_LOOK_S = 60.0, 0.5
 """While the cluster starts, it has new ones all the time."""
+SETTLED_S = 1.0
+"""Age at which a process has its own command, not that of the process it was forked from: it is looked at once more then."""
 
 
 def belonging(folder: str) -> list[psutil.Process]:
     """The processes that have a cluster's own folder in their command or in the environment they were started with, and all
     that they have started; but not this one. Some write their title over both, so neither alone tells."""
-    found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter():
-        if process.pid != os.getpid() and folder.encode() in _words(process.pid):
-            with suppress(psutil.NoSuchProcess):
-                found |= {each.pid: each for each in [process, *process.children(recursive=True)]}
-    found.pop(os.getpid(), None)
-    return list(found.values())
+    every = {process.pid: process for process in psutil.process_iter()}
+    above: dict[int, int] = {}
+    for pid, process in every.items():
+        with suppress(psutil.NoSuchProcess):
+            above[pid] = process.ppid()
+    named = {pid for pid in every if folder.encode() in _words(pid)} - {os.getpid()}
+    return [process for pid, process in every.items() if pid != os.getpid() and named.intersection(_line(pid, above))]
+
+
+def _line(pid: int, above: Mapping[int, int]) -> list[int]:
+    """A process and those that it descends from."""
+    line = [pid]
+    while (pid := above.get(pid, 0)) and pid not in line:
+        line.append(pid)
+    return line
 
 
 def _words(pid: int) -> bytes:
@@ -99,10 +109,15 @@ def main(folder: str) -> None:
     # Ray's agents write their title over command and environment: they are known as the raylet's children alone, and it may be
     # gone first.
     known: dict[int, psutil.Process] = {}
+    since: dict[int, float] = {}
+    settled: set[int] = set()
     early = time.monotonic() + EARLY_S
-    while not select.select([sys.stdin], [], [], EARLY_LOOK_S if time.monotonic() < early else LOOK_S)[0]:
-        known = {pid: each for pid, each in known.items() if each.is_running()}
-        known |= {each.pid: each for each in belonging(folder)}
+    while not select.select([sys.stdin], [], [], EARLY_LOOK_S if (now := time.monotonic()) < early else LOOK_S)[0]:
+        since = {pid: since.get(pid, now) for pid in psutil.pids()}
+        if not settled.issuperset(since):
+            known = {pid: each for pid, each in known.items() if each.is_running()}
+            known |= {each.pid: each for each in belonging(folder)}
+        settled = {pid for pid, first in since.items() if now - first >= SETTLED_S}
     if not os.path.exists(folder):
         return
     known |= {each.pid: each for each in belonging(folder)}
