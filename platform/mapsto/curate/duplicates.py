@@ -9,13 +9,20 @@ agree in their shapes and in their colours, whole or one as a part of the other:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 
 from .agreement import SURE, agreement
 from .fingerprints import BITS, VIEWS, WHOLE, View, fine_rises, halved, likeness, packed, rises
+
+T = TypeVar("T")
 
 CHUNK = 1 << 14
 """Pictures read at once."""
@@ -30,6 +37,8 @@ like backgrounds."""
 FINELY_LIKE = 0.38
 """The same on a finer grid. Two of the planted copies were at 0.33 and 0.35, crops, the others at 0.44 or more; of the other candidates of
 photographs none was above 0.27, nine in ten of the garments' below 0.31, of the drawn pictures' 99 in 100 below 0.35."""
+THREADS = 4
+"""That look candidates up while others are compared, at most: each holds its own candidates."""
 AT_ONCE = 4096
 """Candidates that are sifted at once: bounds the memory."""
 FULLEST = 256
@@ -85,9 +94,9 @@ def near_pairs(
     kinds = np.zeros(len(rows), np.uint8) if kinds is None else kinds
     index, parts = _Index(thumbs, rows, kinds), [NO_PAIRS]
     bounds = {least: _Bound(kinds) for least in sorted(wanted)}
-    for start in range(0, len(rows), LOOKED_UP):
+    for looked_up in _ahead(index.candidates, range(0, len(rows), LOOKED_UP)):
         found: dict[tuple[int, int], tuple[float, bool]] = {}
-        for first, second, mirrored in index.candidates(start):
+        for first, second, mirrored in looked_up:
             for i, j in zip(first.tolist(), second.tolist(), strict=True):
                 known = found.get((i, j))
                 asking = [least for least, bound in bounds.items() if known is None and not bound.reached(i, j)]
@@ -104,6 +113,23 @@ def near_pairs(
         scores, flags = (np.array([each[k] for each in seen], kind) for k, kind in ((0, np.float32), (1, bool)))
         parts.append(Pairs(i_j[:, 0], i_j[:, 1], scores, flags, 0))
     return replace(joined(parts), passed_over=index.passed_over)
+
+
+def _ahead(look_up: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
+    """What `look_up` gives for each, in order; a few threads are ahead (NumPy leaves them the cores)."""
+    threads = min(THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        under_way: deque[Future[T]] = deque()
+        try:
+            for start in starts:
+                under_way.append(pool.submit(look_up, start))
+                if len(under_way) > threads:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
 
 
 def joined(parts: Sequence[Pairs]) -> Pairs:
@@ -179,10 +205,11 @@ class _Index:
         for band in range(self.bands):
             np.cumsum(np.bincount(keys[band], minlength=1 << self.width), out=self.starts[band, 1:])
         self.passed_over = 0
+        self._counting = Lock()
 
-    def candidates(self, start: int) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    def candidates(self, start: int) -> list[tuple[np.ndarray, np.ndarray, bool]]:
         """For pictures numbered from `start`, first as they are, then mirrored: (numbers, greater numbers, whether mirrored) of
-        pairs that are looked at, each once."""
+        pairs that are looked at, each once. Threads may call it at once."""
         count = len(self.packed)
         near: dict[bool, list[np.ndarray]] = {False: [], True: []}
         small = halved(self.thumbs[self.pictures[start : start + LOOKED_UP]])
@@ -200,9 +227,15 @@ class _Index:
                 rows, others = rows[others > rows + start], others[others > rows + start]
             like = self._alike(rise, small, view, rows, others)
             near[view.mirrored].append(np.stack([rows[like] + start, others[like]]))
+        found = []
         for mirrored, pairs in near.items():
             first, second = np.sort(np.concatenate(pairs, axis=1), axis=0)
-            yield *np.divmod(np.unique(first * count + second), count), mirrored
+            found.append((*np.divmod(np.unique(first * count + second), count), mirrored))
+        return found
+
+    def _pass_over(self, count: int) -> None:
+        with self._counting:
+            self.passed_over += count
 
     def _probes(self, bits: np.ndarray, margins: np.ndarray, band: int, sure: bool) -> Iterator[np.ndarray]:
         keys = self._key(bits, band)
@@ -240,7 +273,7 @@ class _Index:
         order = np.lexsort((apart, kind))
         first = np.searchsorted(kind[order], kind[order])  # where each one's kind begins
         kept = np.sort(order[np.arange(len(order)) - first < FULLEST])
-        self.passed_over += len(rows) - len(kept)
+        self._pass_over(len(rows) - len(kept))
         return rows[kept], others[kept]
 
     def _near(self, keys: np.ndarray, band: int, own: np.ndarray, start: int) -> np.ndarray:
@@ -254,7 +287,7 @@ class _Index:
         """2×M int64: place in `keys`, number of a picture whose band has this key."""
         low = self.starts[band][keys]
         size = self.starts[band][keys + 1] - low
-        self.passed_over += int(np.maximum(size - FULLEST, 0).sum())
+        self._pass_over(int(np.maximum(size - FULLEST, 0).sum()))
         size = np.minimum(size, FULLEST)
         rows = np.repeat(np.arange(len(keys)), size)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(size) - size, size)
