@@ -123,3 +123,9 @@ def test_the_worked_example_of_a_task_goes_through_the_stages(tmp_path, cluster,
     finally:
         recipe_model.cache_clear()
         cloudpickle.unregister_pickle_by_value(made)
+
+
+def test_the_changelog_has_each_heading_of_a_version_once():
+    for version in re.split(r"(?m)^## ", (ROOT / "CHANGELOG.md").read_text())[1:]:
+        headings = re.findall(r"(?m)^### .*", version)
+        assert len(headings) == len(set(headings)), (version.splitlines()[0], headings)
