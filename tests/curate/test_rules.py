@@ -29,7 +29,7 @@ def facts(rows: list[tuple], **measures: dict[int, float]) -> Facts:
     none, side = np.full(n, -1, np.int64), np.full(n, 64)
     return Facts(
         np.arange(n), np.zeros(n, np.int32), np.arange(n, dtype=np.int32), np.array([SPLITS.index(s) for s in split], np.uint8),
-        np.array(label), none, seen, seen, side, side, values, np.zeros(n, np.float32), none.astype(np.int16),
+        np.array(label), none, seen, seen, side, side, values, np.zeros(n, np.float32), np.zeros(n, np.int32), none.astype(np.int16),
         np.zeros((n, 1), np.uint8), np.zeros(n, bool),
         np.zeros(n, np.uint8), ("jpeg",),
     )  # fmt: skip

@@ -25,6 +25,7 @@ from mapsto.stages.clean import Clean
 from mapsto.stages.review import corrections, review
 from mapsto.stages.versions import verify
 
+from .ingested import run
 from .test_clean import made, no_cluster  # noqa: F401  the fixture
 from .test_export import rich  # noqa: F401  the fixture
 from .test_ingest import here  # noqa: F401  the fixture
@@ -165,6 +166,23 @@ def test_rules_see_what_was_corrected(rich, tmp_path):  # noqa: F811
     file = lines(tmp_path / "c.jsonl", entry)
     dataset, metrics = cleaned(rich, tmp_path / "clean" / "2", file, rules=rules)
     assert metrics["quarantined"] == 0 and len(rows_of(dataset)) == len(old)
+
+
+def test_boxes_that_ingest_left_out_are_no_finding_once_a_person_has_drawn_them(here, tmp_path):  # noqa: F811
+    (tmp_path / "a.png").write_bytes(encode(np.zeros((20, 30, 3), np.uint8), "png"))
+    made_up = {"image": "a.png", "boxes": [[5, 5, 5, 9]], "box_labels": ["cell"]}
+    before = run(lines(tmp_path / "m.jsonl", made_up), tmp_path / "data", splits={})[0]
+    ((row_id, row),) = rows_of(before).items()
+    drawn = {
+        "row_id": row_id,
+        "content_sha256": row["content_sha256"],
+        "boxes": [[5, 5, 7, 9]],
+        "box_labels": ["cell"],
+        "origin": [None],
+    }
+    rules = OFF | {"boxes_without_area": {"policy": "quarantine"}, "dark": {"policy": "off"}}
+    dataset, metrics = cleaned(before, tmp_path / "clean" / "1", lines(tmp_path / "c.jsonl", drawn), rules=rules)
+    assert metrics["quarantined"] == 0 and rows_of(dataset)[row_id]["boxes"] == [[5, 5, 7, 9]]
 
 
 def test_pixels_of_masks_that_leave_are_not_counted(rich, tmp_path):  # noqa: F811

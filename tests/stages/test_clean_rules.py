@@ -10,6 +10,7 @@ import pytest
 
 from mapsto.config.schema import DataConfig
 from mapsto.core.codecs import encode
+from mapsto.data import shards
 from mapsto.data.dataset import Dataset
 from mapsto.data.scenes import numbered
 from mapsto.stages.clean import Clean
@@ -73,3 +74,34 @@ def test_a_missing_label_is_that_of_a_duplicate_or_stays_missing(folder):
     assert lines == {"twin.png": "a", "long.png": None}
     labels = {Path(row["source"]).name: row["label"] for row in after.read("train", ["source", "label"])}
     assert labels["twin.png"] == labels["00.png"] >= 0 and labels["long.png"] == -1
+
+
+@pytest.mark.parametrize("policy", ["report", "quarantine"])
+def test_boxes_without_area_are_findings_of_the_rows_that_lost_them(folder, policy):
+    given = {
+        "00.png": [[1, 1, 9, 9], [9, 1, 1, 9], [-9, 1, 0, 9]],
+        "01.png": [[1, 1, 9, 9]],
+        "02.png": [[5, 5, 5, 8]],
+        "03.png": [],
+    }
+    rows = [{"image": name, "boxes": boxes, "box_labels": ["x"] * len(boxes)} for name, boxes in given.items()]
+    before, after = cleaned(folder, rows, boxes_without_area={"policy": policy})
+    assert {Path(row["source"]).name: row["boxes_left_out"] for row in before.read("train")} == {
+        "00.png": 2, "01.png": 0, "02.png": 1, "03.png": 0,
+    }  # fmt: skip
+    lines = {named(after, before, row["row_id"]): row for row in found(after, "boxes_without_area")}
+    assert {name: line["score"] for name, line in lines.items()} == {"00.png": 2, "02.png": 1}
+    assert {line["policy"] for line in lines.values()} == {policy} and not found(after, "boxes_outside")
+    kept = {Path(row["source"]).name: row["boxes"] for row in after.read("train")}
+    assert kept == {name: boxes[:1] for name, boxes in given.items() if policy == "report" or name not in lines} | (
+        {"02.png": []} if policy == "report" else {}
+    )
+
+
+def test_a_data_set_from_before_these_counts_is_cleaned_without_them(folder, monkeypatch):
+    schema = shards.shard_schema
+    monkeypatch.setattr(
+        shards, "shard_schema", lambda columns: (s := schema(columns)).remove(s.get_field_index("boxes_left_out"))
+    )
+    _, after = cleaned(folder, [{"image": "00.png", "boxes": [[9, 1, 1, 9]], "box_labels": ["x"]}])
+    assert after.manifest["rows_kept"] == 1 and not found(after, "boxes_without_area")

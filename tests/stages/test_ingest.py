@@ -219,6 +219,7 @@ def test_wrong_masks_and_boxes_are_kept_apart(here, tmp_path):
         {"image": "0.jpg", "boxes": [[1, 1, 5, 5]], "box_labels": ["x"]}, {"image": "1.jpg", "boxes": [[5, 1, 1, 5]], "box_labels": ["x"]},
         {"image": "2.jpg", "boxes": [[1, 1, 5, 5]], "box_labels": ["x", "y"]}, {"image": "3.jpg", "mask": "small.png"}, {"image": "0.jpg", "mask": "gone.png"},
         {"image": "4.jpg", "boxes": [[1, 2], [3, 4]], "box_labels": ["x"]},
+        {"image": "4.jpg", "boxes": [[5, 1, 1, 5]], "box_labels": ["x"], "value": "nan"},
     ]  # fmt: skip
     (source / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     dataset, _, said = run(source / "m.jsonl", tmp_path / "out", splits={})

@@ -55,7 +55,7 @@ def listed(folder: Path) -> list[dict]:
         boxes = [[1, 1, 9, 9], [2, 3, 20, 30]]
         rows.append({
             "image": f"{k}.png", "label": "ab"[k % 2], "split": "val" if k in (8, 9, 10) else "train",
-            "identity": f"person-{k % 4}", "boxes": boxes[: 1 + k % 2], "box_labels": ["a", "b"][: 1 + k % 2],
+            "identity": f"person-{k % 4}", "boxes": [*boxes[: 1 + k % 2], [5, 5, 5, 9]], "box_labels": [*["a", "b"][: 1 + k % 2], "b"],
         })  # fmt: skip
     (folder / "anna.png").write_bytes(b"no picture")
     return [*rows, {"image": "anna.png", "label": "a", "split": "train", "identity": "person-3"}]
@@ -184,7 +184,17 @@ def test_the_manifest_is_that_of_an_ingest_without_the_rows(made_world, tmp_path
     rows = [row for row in listed(tmp_path / "again") if row["identity"] != "person-1"]
     wanted = ingested(tmp_path / "again", str(tmp_path / "new" / "trial" / "ingest" / "0"), rows).manifest
     got = Dataset.open(made_world["first"].artifact).manifest
-    for name in ("counts", "objects", "formats", "longest_side", "pixels_from", "rows_in", "rows_kept", "reasons"):
+    for name in (
+        "counts",
+        "objects",
+        "formats",
+        "longest_side",
+        "pixels_from",
+        "rows_in",
+        "rows_kept",
+        "reasons",
+        "dropped",
+    ):
         assert got[name] == wanted[name], name
     np.testing.assert_allclose(got["mean"], wanted["mean"], atol=1e-5)
     np.testing.assert_allclose(got["std"], wanted["std"], atol=1e-5)

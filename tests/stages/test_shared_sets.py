@@ -61,6 +61,7 @@ def test_blood_cells_two_of_their_boxes_are_invalid(ingested):
     assert len(texts) == dataset.manifest["rows_kept"] == 364 and not refused and len(kept) == 3
     assert written.total() == 4888 and kept.total() == 4886 and kept <= written
     assert dataset.manifest["dropped"] == {"boxes without area inside the image": 2}
+    assert sum(row["boxes_left_out"] for row in every(dataset)) == 2
     for split in ("train", "val", "test"):
         assert rows(dataset, split) == len((folder / f"ImageSets/Main/{split}.txt").read_text().split())
 

@@ -19,8 +19,8 @@ class CleanRule(Section):
 
 RuleName = Literal[
     "exact_duplicate", "conflicting_labels", "leakage", "near_duplicate", "missing_label", "label_error", "too_small",
-    "extreme_shape", "blank", "dark", "bright", "blurred", "low_information", "odd_mode", "boxes_outside", "mask_ids",
-    "class_imbalance",
+    "extreme_shape", "blank", "dark", "bright", "blurred", "low_information", "odd_mode", "boxes_outside", "boxes_without_area",
+    "mask_ids", "class_imbalance",
 ]  # fmt: skip
 REPAIRS = {"conflicting_labels", "leakage", "missing_label", "label_error", "boxes_outside"}
 

@@ -42,6 +42,8 @@ class Facts:
     """N×6 float32: `quality.MEASURES`."""
     outside: np.ndarray
     """float32: pixels by which the furthest box lies outside the image; 0 without boxes."""
+    left_out: np.ndarray
+    """int32: boxes without area inside the image that `ingest` left out of the row."""
     largest_id: np.ndarray
     """int16: of the mask, void (255, `task.void`) left aside; -1 without mask."""
     present: np.ndarray

@@ -259,6 +259,11 @@ def _boxes_outside(seen: Seen, threshold: float) -> Found:
     return Found.of(rows, seen.facts.outside[rows])
 
 
+def _boxes_without_area(seen: Seen, threshold: float) -> Found:
+    rows = np.flatnonzero(seen.facts.left_out > threshold)
+    return Found.of(rows, seen.facts.left_out[rows])
+
+
 def _mask_ids(seen: Seen, threshold: float) -> Found:
     if seen.mask_classes is None:
         return Found.of(np.zeros(0, np.int64), np.zeros(0))
@@ -320,6 +325,7 @@ RULES: Mapping[str, Rule] = {
     "low_information": Rule("entropy of its grey levels below {t:g} of 8 bits", _outside("entropy", True), 0.3),
     "odd_mode": Rule("grey among colour or colour among grey, as less than {t:g} of the set", _odd_mode, 0.05),
     "boxes_outside": Rule("a box lies more than {t:g} pixels outside the image", _boxes_outside, 1.0, "repair", repairs="cut at the image's edge"),
+    "boxes_without_area": Rule("of its boxes more than {t:g} have no area inside the image: ingest left them out", _boxes_without_area, 0.0),
     "mask_ids": Rule("the mask names an id that is neither a class of the task nor void", _mask_ids, 0.0),
     "class_imbalance": Rule("of a class that the largest one outnumbers by more than {t:g} to 1 in training", _class_imbalance, 10.0),
 }  # fmt: skip

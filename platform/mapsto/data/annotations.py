@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,8 @@ PER_BOX = ("box_labels", "crowd", "difficult", "area", "segments", "keypoints")
 """Columns with one entry per box."""
 WORDS = ("caption", "identity", "license", "consent")
 """Columns of text, kept as the source has it."""
+LEFT_OUT = "boxes_left_out"
+"""Column of data sets of boxes: how many of the row's in its source have no area inside the image; they are not among `boxes`."""
 NO_AREA = "boxes without area inside the image"
 
 
@@ -54,10 +55,10 @@ def column_types() -> dict[str, pa.DataType]:
 
 
 def annotated(
-    reference: Reference, height: int, width: int, index: Mapping[str, int], source: Storage, dropped: Counter[str]
+    reference: Reference, height: int, width: int, index: Mapping[str, int], source: Storage
 ) -> dict[str, Any]:
-    """The row's further columns. `index`: class name → id. A box without area inside the image is left out, and counted;
-    UserError for anything else that does not fit, which keeps the image out."""
+    """The row's further columns. `index`: class name → id. A box without area inside the image is left out, and counted in
+    `boxes_left_out`; UserError for anything else that does not fit, which keeps the image out."""
     given = dict(reference.columns)
     row: dict[str, Any] = {}
     if "_mask_range" in given:
@@ -71,7 +72,7 @@ def annotated(
     if "_instances" in given:
         given |= _instances(_read(given["_instances"], source), height, width, str(given["box_labels"][0]))
     if "boxes" in given:
-        row |= _boxed(given, height, width, index, dropped)
+        row |= _boxed(given, height, width, index)
     if "labels" in given:
         row["labels"] = sorted({index[str(name)] for name in _listed(given["labels"])})
     if "value" in given:
@@ -95,9 +96,7 @@ def _number(value: Any) -> float:
     return number
 
 
-def _boxed(
-    given: Mapping[str, Any], height: int, width: int, index: Mapping[str, int], dropped: Counter[str]
-) -> dict[str, Any]:
+def _boxed(given: Mapping[str, Any], height: int, width: int, index: Mapping[str, int]) -> dict[str, Any]:
     boxes = _array(given["boxes"])
     if len(boxes) and "_frame" in given:
         _same("annotations", given["_frame"], height, width)
@@ -127,13 +126,12 @@ def _boxed(
     inside = np.clip(boxes, 0, scale)
     sound = (inside[:, 2:] > inside[:, :2]).all(1)
     if not sound.all():
-        dropped[NO_AREA] += int((~sound).sum())
         columns = {
             name: [v for v, good in zip(values, sound, strict=True) if good]
             for name, values in columns.items()
             if values
         }
-    return {"boxes": boxes[sound].tolist(), "box_labels": [], **columns}
+    return {"boxes": boxes[sound].tolist(), LEFT_OUT: int((~sound).sum()), "box_labels": [], **columns}
 
 
 def _same(what: str, size: Any, height: int, width: int) -> None:

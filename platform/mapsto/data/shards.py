@@ -21,7 +21,7 @@ from ..core.errors import UserError
 from ..core.metadata import FREE, stripped
 from ..core.sample import Split
 from ..core.storage import Storage
-from .annotations import annotated, column_types
+from .annotations import LEFT_OUT, NO_AREA, annotated, column_types
 from .chunks import read_chunk
 from .dicom import is_dicom, to_png
 from .execution import tries
@@ -78,7 +78,6 @@ class ShardJob:
         index = {name: k for k, name in enumerate(self.classes)}
         kept = _Kept(self, split, number)
         refused: list[dict[str, Any]] = []
-        dropped: Counter[str] = Counter()
         unstripped: Counter[str] = Counter()
         pixels, mask_pixels = np.zeros((2, 3)), np.zeros(256, np.int64)
         thumbs: list[tuple[str, str]] = []
@@ -91,7 +90,7 @@ class ShardJob:
                     raise UserError(data)
                 if trial:
                     trial.survived(data)
-                row, image = self._checked(reference, data, index, dropped, unstripped)
+                row, image = self._checked(reference, data, index, unstripped)
             except UserError as error:
                 refused.append(_refusal(reference, split, str(error)))
                 continue
@@ -116,7 +115,6 @@ class ShardJob:
             "values": sums(values),
             "reasons": Counter(kind(entry["reason"]) for entry in refused),
             "refused": refused[:20],
-            "dropped": dropped,
             "unstripped": unstripped,
             "pixels": pixels.tolist(),
             "mask_pixels": {str(k): int(n) for k, n in enumerate(mask_pixels) if n},
@@ -133,12 +131,10 @@ class ShardJob:
         reference: Reference,
         data: bytes,
         index: Mapping[str, int],
-        dropped: Counter[str],
         unstripped: Counter[str],
     ) -> tuple[dict[str, Any], np.ndarray]:
-        """The row of an image that decodes whole, and its pixels; UserError says what is wrong with any other. What is
-        left out of its annotations is counted in `dropped`, metadata that cannot be taken out, by format, in
-        `unstripped`."""
+        """The row of an image that decodes whole, and its pixels; UserError says what is wrong with any other. Metadata that
+        cannot be taken out is counted in `unstripped`, by format."""
         if is_dicom(data):
             with codecs.quiet(data):
                 data = to_png(data, self.max_pixels)
@@ -160,7 +156,7 @@ class ShardJob:
             "height": height,
             "format": head.format,
             "source": reference.name,
-        } | annotated(reference, height, width, index, self.source, dropped)
+        } | annotated(reference, height, width, index, self.source)
         if self.packing is not None:
             row, image = packed(row, image, self.packing)
         unstripped.update([head.format] if stays else [])
@@ -250,7 +246,8 @@ def shard_schema(columns: tuple[str, ...]) -> pa.Schema:
         "source": pa.string(),
     }
     wanted = {*columns, *({"box_labels"} if "boxes" in columns else ())}
-    return pa.schema(every | {name: kind for name, kind in column_types().items() if name in wanted})
+    further = {name: kind for name, kind in column_types().items() if name in wanted}
+    return pa.schema(every | further | ({LEFT_OUT: pa.int32()} if "boxes" in columns else {}))
 
 
 def moments(image: np.ndarray) -> np.ndarray:
@@ -291,6 +288,7 @@ def _size(row: Mapping[str, Any]) -> int:
 _COUNTED: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "labels": lambda row: [str(row["label"])],
     "objects": lambda row: [str(k) for k in row.get("box_labels", ())],
+    "dropped": lambda row: [NO_AREA] * row.get(LEFT_OUT, 0),
     "formats": lambda row: [row["format"]],
     "sizes": lambda row: [_bin(max(row["width"], row["height"]))],
 }

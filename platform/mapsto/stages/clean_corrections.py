@@ -84,6 +84,7 @@ def corrected(
     purged = any(each["rows"] for each in manifest.get("erased", ()))
     place = {int(row_id): k for k, row_id in enumerate(facts.row_id)} if files else {}
     label, outside, largest = facts.label.copy(), facts.outside.copy(), facts.largest_id.copy()
+    left_out = facts.left_out.copy()
     width = len(bits((), len(classes)))
     present = facts.present
     index = {name: k for k, name in enumerate(classes)}
@@ -115,6 +116,7 @@ def corrected(
                         present = np.pad(present, ((0, 0), (0, max(0, width - present.shape[1]))))
                     present[k] = bits(ids, len(classes))
                 outside[k] = _outside(entry["boxes"], int(facts.width[k]), int(facts.height[k]))
+                left_out[k] = 0  # a person has looked
             if "mask_png" in entry:
                 new["mask"], largest[k] = _mask(
                     entry["mask_png"], int(facts.width[k]), int(facts.height[k]), where, void
@@ -124,7 +126,7 @@ def corrected(
         given |= {name for name in ("boxes", "box_labels", "mask") if new.get(name) is not None}
         given |= {"segments"} if any(text is not None for text in new.get("segments") or ()) else set()
         new_columns.update(name for name in sorted(given) if name not in columns)
-    changed = replace(facts, label=label, outside=outside, largest_id=largest, present=present)
+    changed = replace(facts, label=label, outside=outside, left_out=left_out, largest_id=largest, present=present)
     made = {k: Correction(**new) for k, new in rows.items()}
     return Corrected(changed, made, gone, new_classes, new_columns)
 

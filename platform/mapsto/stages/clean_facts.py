@@ -15,6 +15,7 @@ from ..core.sample import SPLITS
 from ..curate.facts import NO_IDENTITY, Facts, bits, code, joined, of_annotations, of_classes, of_image
 from ..curate.fingerprints import THUMB_BYTES
 from ..curate.quality import MEASURES
+from ..data.annotations import LEFT_OUT
 from ..data.dataset import Dataset, SplitIndex, read_group
 from ..data.execution import each
 from ..runtime.progress import bar
@@ -29,6 +30,7 @@ COLUMNS = (
     "format",
     "boxes",
     "box_labels",
+    LEFT_OUT,
     "labels",
     "mask",
     "identity",
@@ -87,7 +89,17 @@ class FactsJob:
         table = pq.read_table(path, filesystem=filesystem)
         columns = {
             name: table[name].to_numpy()
-            for name in ("row_id", "label", "identity", "width", "height", "outside", "largest_id", "listed")
+            for name in (
+                "row_id",
+                "label",
+                "identity",
+                "width",
+                "height",
+                "outside",
+                "left_out",
+                "largest_id",
+                "listed",
+            )
         }
         for name, size in (("content", 16), ("pixels", 16)):
             columns[name] = _fixed(table[name], size).view(f"S{size}").ravel()
@@ -135,6 +147,7 @@ def _row(row: dict[str, Any], classes: int, void: tuple[int, ...]) -> dict[str, 
     seen = of_image(codecs.decode(row["image"])) | of_annotations(width, height, boxes, mask, void)
     seen |= of_classes(row.get("labels"), row.get("box_labels"), classes)
     known["identity"] = code(row["identity"]) if row.get("identity") is not None else NO_IDENTITY
+    known["left_out"] = row.get(LEFT_OUT) or 0
     return known | {"content": bytes.fromhex(row["content_sha256"])[:16]} | seen
 
 
@@ -144,7 +157,7 @@ def _schema(classes: int) -> Any:
     return pa.schema({
         "row_id": pa.int64(), "label": pa.int64(), "identity": pa.int64(), "width": pa.int32(), "height": pa.int32(), "format": pa.string(),
         "content": pa.binary(16), "pixels": pa.binary(16), "measures": pa.binary(4 * len(MEASURES)),
-        "thumb": pa.binary(THUMB_BYTES), "outside": pa.float32(), "largest_id": pa.int16(),
+        "thumb": pa.binary(THUMB_BYTES), "outside": pa.float32(), "left_out": pa.int32(), "largest_id": pa.int16(),
         "present": pa.binary(len(bits((), classes))), "listed": pa.bool_(),
     })  # fmt: skip
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core import codecs
 from ..core.storage import Storage
+from ..data.annotations import LEFT_OUT, NO_AREA
 from ..data.dataset import content_digest
 from ..data.shards import kind, moments
 from ..data.tally import longest_side
@@ -21,7 +22,7 @@ from .tree import Node
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COUNTED = ("row_id", "content_sha256", "label", "width", "height", "format", "box_labels", "value")
+COUNTED = ("row_id", "content_sha256", "label", "width", "height", "format", "box_labels", LEFT_OUT, "value")
 Entry = dict[str, Any]
 
 
@@ -79,6 +80,7 @@ def _counts(version: Node, plan: Plan) -> dict[str, Any]:
     formats: Counter[str] = Counter()
     values: dict[str, list[list[float]]] = {}
     sides = [np.empty(0, np.int64)]
+    left_out = 0
     for split, uri, _ in version.files():
         table = small(version.artifact.storage, uri, COUNTED)
         table = table.filter(~plan.hits(table, version.uri))
@@ -86,6 +88,8 @@ def _counts(version: Node, plan: Plan) -> dict[str, Any]:
             labels.setdefault(split, Counter()).update(table["label"].to_pylist())
             formats.update(table["format"].to_pylist())
             sides.append(np.maximum(table["width"].to_numpy(), table["height"].to_numpy()))
+            if LEFT_OUT in table.schema.names:
+                left_out += sum(table[LEFT_OUT].drop_null().to_pylist())
             if "value" in table.schema.names:
                 values.setdefault(split, []).append(sums(table["value"].drop_null().to_pylist()))
             if old.get("objects"):
@@ -95,7 +99,11 @@ def _counts(version: Node, plan: Plan) -> dict[str, Any]:
     def named(counts: Mapping[str, Counter[int]]) -> dict[str, dict[str, int]]:
         return {s: {name: c[k] for k, name in enumerate(classes) if c[k]} for s, c in counts.items()}
 
+    dropped = dict(old.get("dropped", {}))
+    if NO_AREA in dropped and LEFT_OUT in old["columns"]:  # without the column, what was counted stays
+        dropped[NO_AREA] = left_out
     return {
+        "dropped": {what: count for what, count in dropped.items() if count},
         "counts": named(labels), "objects": named(objects) if old.get("objects") else old.get("objects", {}),
         "formats": dict(formats.most_common()), "longest_side": longest_side(np.concatenate(sides)),
         **({"values": {split: joined(parts) for split, parts in values.items()}} if "values" in old else {}),

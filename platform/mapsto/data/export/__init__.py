@@ -15,6 +15,7 @@ from typing import Any
 
 from ...core.errors import UserError, nearest
 from ...core.storage import Storage
+from ..annotations import LEFT_OUT
 from ..dataset import Dataset, read_group
 from .plan import Format, Plan
 from .target import Target
@@ -27,7 +28,7 @@ FORMATS = {
     "voc": "mapsto.data.export.voc:Voc",
     "parquet": "mapsto.data.export.parquet:Parquet",
 }
-OWN = {"image", "row_id", "content_sha256", "width", "height", "format", "source", "box_labels"}
+OWN = {"image", "row_id", "content_sha256", "width", "height", "format", "source", "box_labels", LEFT_OUT}
 """Columns that an ingest of the export makes anew, that its files' names keep, or that go with another."""
 
 
