@@ -12,7 +12,7 @@ import pytest
 
 from mapsto.core.codecs import decode
 from mapsto.core.errors import UserError
-from mapsto.data.sources import listing
+from mapsto.data.sources import detect, listing
 from mapsto.data.sources.archive import NO_END
 
 from .layouts import HEIGHT, STORE, WIDTH, ingested, mask, picture, put, tar
@@ -162,3 +162,34 @@ def test_compressed_shards_of_webdataset(tmp_path, suffix):
     broken = put(tmp_path / f"b/x.{suffix}", gzip.compress(tar(members))[:-9])
     with pytest.raises(UserError, match="the archive is broken"):
         list(listing("webdataset", str(broken), STORE, str(tmp_path / "w")))
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+@pytest.mark.parametrize("above", ["train/", "", "./flowers/"])
+def test_class_folders_with_a_text_beside_each_image_keep_their_classes(tmp_path, suffix, above):
+    members = {}
+    for k, name in enumerate(["cat"] * 14 + ["dog"] * 2):
+        members |= {f"{above}{name}/{k}.png": picture(k, "png"), f"{above}{name}/{k}.txt": b"an animal"}
+    data = tar(members)
+    source = put(tmp_path / f"in/x.{suffix}", gzip.compress(data) if suffix == "tar.gz" else data)
+    layout, why = detect(str(source), STORE)
+    assert layout == "archive" and "its folders are classes" in why and "layout `webdataset`" in why and ": txt)" in why
+    found = list(listing("archive", str(source), STORE, str(tmp_path / "w")))
+    labels = [reference.label for reference in found if reference.name.endswith(".png")]
+    assert labels == ["cat"] * 14 + ["dog"] * 2 and len(found) == 32
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        (("1.jpg", "1.txt", "2.jpg", "2.txt"), "(1: jpg, txt)"),
+        (("train/1.jpg", "train/1.txt", "val/2.jpg", "val/2.txt"), "(train/1: jpg, txt)"),
+        (("a/1.jpg", "a/1.txt", "a/2.jpg", "a/2.txt"), "(a/1: jpg, txt); what lies in a/ is of no class by that"),
+        (("a/1.jpg", "a/1.cls", "b/2.jpg", "b/2.cls"), "(a/1: cls, jpg)"),
+        (("train/a/1.jpg", "train/a/1.json", "train/a/1.txt", "train/b/2.jpg"), "(train/a/1: jpg, json, txt)"),
+    ],
+)
+def test_samples_that_say_their_class_or_lie_in_no_class_folders_stay_webdatasets(tmp_path, members, why):
+    source = put(tmp_path / "x.tar", tar({name: picture() if name.endswith("jpg") else b"1" for name in members}))
+    layout, said = detect(str(source), STORE)
+    assert layout == "webdataset" and said.endswith(why)

@@ -20,6 +20,7 @@ from .enclosing import below, each_below
 from .expand import MOST_EXPANSION, gunzipped
 from .item import SPLIT_NAMES, Reference, Told, hidden, is_archive, is_image
 from .look import Look
+from .samples import CAPTIONS, first_sample
 
 SETTINGS = ("told",)
 
@@ -30,10 +31,21 @@ BOMB_BYTES = 64 * 2**20
 
 
 def recognise(look: Look) -> str | None:
-    if is_archive(look.uri):
-        return "its name ends like an archive's"
     archives, images = sum(map(is_archive, look.names)), sum(map(is_image, look.names))
-    return f"archives among its files: {archives}, images: none" if archives and not images else None
+    if is_archive(look.uri):
+        why = "its name ends like an archive's"
+    elif archives and not images:
+        why = f"archives among its files: {archives}, images: none"
+    else:
+        return None
+    found = first_sample(look)
+    if found is None or not found.by_class:
+        return why
+    texts = ", ".join(kind for kind in found.kinds if kind in CAPTIONS)
+    return (
+        f"{why}; its folders are classes ({', '.join(found.folders)}): the texts beside the images ({found.key}: {texts}) are not read, and "
+        "with layout `webdataset` they are captions, and no image has a class"
+    )
 
 
 def listing(uri: str, storage: Storage, work: str, told: Told) -> Iterator[Reference]:

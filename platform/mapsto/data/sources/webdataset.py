@@ -9,11 +9,9 @@ Source: https://github.com/webdataset/webdataset#the-webdataset-format
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,8 +22,8 @@ from .archive import NO_END, ends_well, escapes
 from .expand import gunzipped
 from .item import SPLIT_NAMES, Reference, is_image
 from .look import Look, relative
+from .samples import TEXTS, first_sample, is_shard, split_key
 
-TEXTS = ("cls", "label", "txt", "text", "caption", "json", "index")
 LARGEST_TEXT = 16 * 2**20
 """A larger text is refused, with its sample: it would be held whole."""
 FIELDS = (
@@ -35,38 +33,21 @@ _SPLIT = re.compile(r"(?:^|[-_/])(train|training|val|valid|validation|dev|test)(
 
 
 def recognise(look: Look) -> str | None:
-    """By the first shard's first members: an image and a text of one key."""
-    first = look.uri if _is_shard(look.uri) else next(filter(_is_shard, look.names), None)
-    if first is None:
+    """By the first shard's first members: an image and a text of one key. Class folders whose images have captions alone beside them
+    are an archive's."""
+    found = first_sample(look)
+    if found is None or found.by_class:
         return None
-    uri = first if first == look.uri else f"{look.uri.rstrip('/')}/{first}"
-    fs, path = look.storage.fs(uri)
-    seen: dict[str, set[str]] = {}
-    try:
-        with (
-            look.storage.retry(uri, lambda: fs.open(path, "rb")) as raw,
-            tarfile.open(fileobj=raw, mode="r:*") as archive,
-        ):
-            for _ in range(8):
-                member = archive.next()
-                if member is None:
-                    break
-                key, kind = split_key(member.name)
-                seen.setdefault(key, set()).add(kind)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile):
-        return None
-    for key, kinds in seen.items():
-        if any(kind in TEXTS for kind in kinds) and any(is_image(f"x.{kind}") for kind in kinds):
-            return f"{first} has samples of one key ({key}: {', '.join(sorted(kinds))})"
-    return None
+    within = f"; what lies in {found.folders[0]}/ is of no class by that" if found.folders else ""
+    return f"{found.shard} has samples of one key ({found.key}: {', '.join(found.kinds)}){within}"
 
 
 def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
     """Raises UserError for a broken shard. A sample without an image, and one that cannot be read, is reported."""
-    if _is_shard(uri):
+    if is_shard(uri):
         shards = [uri]
     else:
-        shards = sorted(f"{uri.rstrip('/')}/{name}" for name, _ in relative(uri, storage) if _is_shard(name))
+        shards = sorted(f"{uri.rstrip('/')}/{name}" for name, _ in relative(uri, storage) if is_shard(name))
     if not shards:
         raise UserError(f"{uri}: no shard (.tar, .tar.gz, .tgz) below it")
     for shard in shards:
@@ -75,17 +56,6 @@ def listing(uri: str, storage: Storage, work: str = "") -> Iterator[Reference]:
             yield from _shard(shard, plain, storage)
         except tarfile.TarError as error:
             raise UserError(f"{shard}: the archive is broken ({error})") from error
-
-
-def _is_shard(name: str) -> bool:
-    return name.endswith((".tar", ".tar.gz", ".tgz"))
-
-
-def split_key(name: str) -> tuple[str, str]:
-    """`a/b.seg.png` → (`a/b`, `seg.png`): the key ends at the first dot of the file's name."""
-    folder, _, file = name.rpartition("/")
-    stem, _, kind = file.partition(".")
-    return (f"{folder}/{stem}" if folder else stem), kind.lower()
 
 
 def _shard(name: str, uri: str, storage: Storage) -> Iterator[Reference]:
