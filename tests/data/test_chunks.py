@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
 from mapsto.data import chunks
-from mapsto.data.chunks import Chooser, Grouped, cut, ordered_classes, read_chunk
+from mapsto.data.chunks import cut, ordered_classes, read_chunk
 from mapsto.data.sources.item import Reference
+from mapsto.data.splits import Chooser, Grouped
 
 
 def references(counts, split=None):

@@ -81,7 +81,7 @@ class DataConfig(Section):
     ] = "auto"
     splits: dict[Literal["val", "test"], Fraction] = Field({"val": 0.1, "test": 0.1})
     """Fractions for the splits that the source does not give itself, taken from its training rows, stratified by
-    class. A source that gives `test` keeps it whole."""
+    class, or by the several classes of a row's list of labels or boxes. A source that gives `test` keeps it whole."""
     group: Literal["identity", "label"] | None = None
     """Rows that share it never lie in two of the drawn splits (a person, in faces): whole groups are drawn instead."""
     seed: int = Field(0, ge=0)

@@ -16,6 +16,7 @@ from ..core.errors import UserError
 from ..core.sample import Split
 from ..core.storage import Storage, join
 from .sources.item import Reference
+from .splits import Chooser, Grouped, MultiLabel, classes_of, member_of
 
 CHUNK_ROWS = 4096
 CHUNK_BYTES = 64 * 2**20
@@ -27,8 +28,8 @@ MASKS = ("_mask_range", "_mask_cell")
 SHUFFLE_ROWS = 200_000
 """References to whole objects are shuffled through a buffer of so many, so that no shard holds one class only."""
 
-FORM = 1
-"""Of what a listing keeps for a resumed run; of earlier code it is 0, and such a run begins anew."""
+FORM = 2
+"""Of what a listing and the finished chunks keep for a resumed run; one that other code began, begins anew."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def cut(
     names: set[str] = set()
     columns: set[str] = set()
     given: set[Split] = set()
-    rows = grouped = single = 0
+    rows = grouped = single = drawn = 0
+    multi_label = False
     where: dict[str, set[Split]] = {}
     with tempfile.TemporaryFile(prefix="mapsto-listing-") as spool:
         with gzip.open(spool, "wt", compresslevel=1) as out:
@@ -97,8 +99,9 @@ def cut(
                     given.add(reference.split)
                 if reference.split in (None, "train") and not reference.reason:
                     if group is None:
-                        counts[reference.label or ""] += 1
-                    elif (member := _member(reference, group)) is not None:
+                        counts.update(classes := classes_of(reference))
+                        drawn, multi_label = drawn + 1, multi_label or len(classes) > 1
+                    elif (member := member_of(reference, group)) is not None:
                         counts[member] += 1
                         grouped += 1
                     else:
@@ -108,7 +111,13 @@ def cut(
         if group and rows and not grouped:
             raise UserError(f"group: no row has the column {group}, by which the splits are to be kept apart")
         shares = wanted.get("val", 0.0), wanted.get("test", 0.0)
-        chooser = Grouped(counts, *shares, seed, group, single) if group else Chooser(counts, *shares, seed)
+        chooser: Chooser | MultiLabel | Grouped
+        if group:
+            chooser = Grouped(counts, *shares, seed, group, single)
+        elif multi_label:
+            chooser = MultiLabel(counts, drawn, *shares, seed)
+        else:
+            chooser = Chooser(counts, *shares, seed)
         spool.seek(0)
         with gzip.open(spool, "rt") as lines:
             ordered = _shuffled((Reference(**json.loads(line)) for line in lines), seed)
@@ -123,18 +132,21 @@ def cut(
                 )
                 number, first = number + 1, first + len(held)
     apart = sum(len(splits) > 1 for splits in where.values())
-    classes = tuple(declared)
-    classes += ordered_classes(names.difference(classes))
-    return Listed(rows, number, classes, tuple(sorted(columns)), tuple(sorted(given)), len(where), apart)
+    known = tuple(declared)
+    known += ordered_classes(names.difference(known))
+    return Listed(rows, number, known, tuple(sorted(columns)), tuple(sorted(given)), len(where), apart)
 
 
 def _placed(
-    references: Iterable[Reference], chooser: Chooser | Grouped, group: str | None, where: dict[str, set[Split]]
+    references: Iterable[Reference],
+    chooser: Chooser | MultiLabel | Grouped,
+    group: str | None,
+    where: dict[str, set[Split]],
 ) -> Iterator[tuple[Reference, Split]]:
     """Each reference with its split; `where` gets the splits that each group is found in."""
     for reference in references:
         split = chooser.split(reference)
-        if group and not reference.reason and (member := _member(reference, group)) is not None:
+        if group and not reference.reason and (member := member_of(reference, group)) is not None:
             where.setdefault(member, set()).add(split)
         yield reference, split
 
@@ -154,95 +166,6 @@ def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
     """By name; by value where all are numbers, of at most 20 digits."""
     found = sorted(names)
     return tuple(sorted(found, key=int) if all(name.isdecimal() and len(name) <= 20 for name in found) else found)
-
-
-class Chooser:
-    """Exact stratified splits in one pass: each class gives its share, to within one image, and the whole its own.
-
-    Selection sampling (Knuth, The Art of Computer Programming 3.4.2, algorithm S) per class; the rest of a class's
-    rounding is carried to the next one.
-    """
-
-    def __init__(self, counts: Mapping[str, int], val: float, test: float, seed: int) -> None:
-        self._rng = np.random.default_rng([seed, 1])
-        self._left = dict(counts)
-        self._need: dict[str, list[int]] = {}
-        share = val / (val + test) if val + test else 0.0
-        total = held = 0
-        for name in sorted(counts):
-            before, total = total, total + counts[name]
-            out = round((val + test) * total) - round((val + test) * before)
-            held_before, held = held, held + out
-            to_val = round(share * held) - round(share * held_before)
-            self._need[name] = [to_val, out - to_val]
-
-    def split(self, reference: Reference) -> Split:
-        if (own := _own(reference)) is not None:
-            return own
-        name = reference.label or ""
-        left = self._left[name]
-        self._left[name] = left - 1
-        return _drawn(self._rng, self._need[name], left)
-
-
-def _drawn(rng: np.random.Generator, need: list[int], left: int) -> Split:
-    """The split of one of the `left` rows that are still to come; `need`: of them for val and for test, reduced by it."""
-    place = rng.random() * left
-    if place < need[0]:
-        need[0] -= 1
-        return "val"
-    if place < need[0] + need[1]:
-        need[1] -= 1
-        return "test"
-    return "train"
-
-
-class Grouped:
-    """Splits that no group straddles: whole groups in random order go to test, then val, until its share of the rows is
-    reached as nearly as groups allow. Rows of no group are drawn one by one, and make up for what the groups could not reach."""
-
-    def __init__(
-        self, counts: Mapping[str, int], val: float, test: float, seed: int, column: str, single: int = 0
-    ) -> None:
-        """`counts`: group → rows; `single`: rows of no group."""
-        self._column = column
-        self._of: dict[str, Split] = {}
-        self._rng = np.random.default_rng([seed, 1])
-        rows = sum(counts.values())
-        left: dict[Split, float] = {"test": test * rows, "val": val * rows}
-        names = sorted(counts)
-        for k in self._rng.permutation(len(names)):
-            size = counts[names[k]]
-            for split in left:
-                if left[split] >= size / 2:
-                    left[split] -= size
-                    self._of[names[k]] = split
-                    break
-        to_val = min(single, max(0, round(val * single + left["val"])))
-        self._need = [to_val, min(single - to_val, max(0, round(test * single + left["test"])))]
-        self._single = single
-
-    def split(self, reference: Reference) -> Split:
-        if (own := _own(reference)) is not None:
-            return own
-        member = _member(reference, self._column)
-        if member is not None:
-            return self._of.get(member, "train")
-        self._single -= 1
-        return _drawn(self._rng, self._need, self._single + 1)
-
-
-def _own(reference: Reference) -> Split | None:
-    """The split that is not drawn: the source's own to evaluate on, and train for a row that is refused."""
-    if reference.split in ("val", "test"):
-        return reference.split
-    return "train" if reference.reason else None
-
-
-def _member(reference: Reference, column: str) -> str | None:
-    """The group of a reference; None where it has none."""
-    value = reference.label if column == "label" else reference.columns.get(column)
-    return None if value is None else str(value)
 
 
 def _write(assigned: Iterable[tuple[Reference, Split]]) -> Iterator[tuple[Split, list[Reference]]]:
