@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mapsto.core.codecs import decode, encode
 from mapsto.curate import duplicates
-from mapsto.curate.agreement import agreement
+from mapsto.curate.agreement import SURE, agreement, turned_agreement
 from mapsto.curate.duplicates import SAME, groups, near_pairs
 from mapsto.curate.fingerprints import (
     BITS,
@@ -139,6 +139,16 @@ def test_many_frames_of_one_scene_are_one_cluster_of_few_pairs(photographs, monk
     assert set(pairs.first[across]) | set(pairs.second[across]) == set(range(count))
 
 
+def test_thresholds_above_what_is_sure_are_reached(photographs):
+    """A picture that is nearly its own mirror image agrees with it to 0.95 and more, and mirrored to 1."""
+    image = photographs[1].astype(float)
+    even = (0.55 * image + 0.45 * image[:, ::-1]).clip(0, 255).astype(np.uint8)
+    one, other = thumbnail(even), thumbnail(np.ascontiguousarray(even[:, ::-1]))
+    assert SURE < agreement(one, other) < 0.99 < agreement(one, other, mirrored=True)
+    assert turned_agreement(one, other) < 0.99 <= turned_agreement(one, other, enough=0.99)
+    assert near_pairs(np.stack([one, other]), (SAME, 0.99)).score.tolist() == pytest.approx([1], abs=1e-3)
+
+
 def test_pairs_of_little_agreement_take_no_place_of_those_that_agree_more(photographs, monkeypatch):
     """24 frames alike to 0.85, and two pairs across the splits to 0.97: they are told, and the pairs of 0.85 are few all the same."""
     monkeypatch.setattr(duplicates, "MOST", 2)
@@ -147,7 +157,7 @@ def test_pairs_of_little_agreement_take_no_place_of_those_that_agree_more(photog
     thumbs = np.stack([thumbnail(np.clip(photographs[0] + each, 0, 255).astype(np.uint8)) for each in noise])
     number, close = {thumb.tobytes(): k for k, thumb in enumerate(thumbs)}, {(4, 23), (9, 20)}
 
-    def agreed(one: np.ndarray, other: np.ndarray, mirrored: bool, floor: float) -> float:
+    def agreed(one: np.ndarray, other: np.ndarray, mirrored: bool, floor: float, enough: float) -> float:
         return 0.97 if (number[one.tobytes()], number[other.tobytes()]) in close else 0.85
 
     monkeypatch.setattr(duplicates, "agreement", agreed)

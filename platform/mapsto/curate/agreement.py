@@ -10,7 +10,7 @@ import numpy as np
 from .fingerprints import COLOURS, SIDE, colours, greys
 
 SURE = 0.95
-"""Agreement in shapes from which no better alignment is looked for."""
+"""Agreement in shapes from which no better alignment is looked for, unless more is asked for."""
 PART = 0.95
 """Share of the sides that a part has, as which one picture is looked for in the other."""
 PARTS = (PART, *(k / 100 for k in range(92, 44, -4)))
@@ -47,20 +47,21 @@ _TO_RGB = np.array([[1, 1, 1], [1.402, -0.714136, 0], [0, -0.344136, 1.772]], np
 _FROM_RGB = np.linalg.inv(_TO_RGB)
 
 
-def agreement(a: np.ndarray, b: np.ndarray, mirrored: bool = False, least: float = -1.0) -> float:
+def agreement(a: np.ndarray, b: np.ndarray, mirrored: bool = False, least: float = -1.0, enough: float = SURE) -> float:
     """How much two small pictures (4,296 uint8) show the same, up to 1: the smaller of their agreement in shapes and in colours,
     of the best of three alignments (whole on whole; either as 95 % of the other's sides, where it fits best).
 
     Shapes: the correlation that seven of ten parts of a 5×5 grid reach or exceed. Colours: 1 less the difference that seven of ten
     pixels of the 10×10 stay below, in units of 50 levels; a picture without any colour agrees with all.
-    Below `least` it may be too high: colours are not looked at where shapes do not agree.
+    Below `least` it may be too high: colours are not looked at where shapes do not agree. Above `enough` it may be too low: no better
+    alignment is looked for.
     """
     turn = -1 if mirrored else 1
     grey_a, cells_a = np.ascontiguousarray(greys(a)[:, ::turn]), _cells(a)[:, ::turn]
-    return _aligned(grey_a, greys(b), cells_a, _cells(b), (PART,), least)
+    return _aligned(grey_a, greys(b), cells_a, _cells(b), (PART,), least, enough)
 
 
-def turned_agreement(a: np.ndarray, b: np.ndarray, least: float = -1.0) -> float:
+def turned_agreement(a: np.ndarray, b: np.ndarray, least: float = -1.0, enough: float = SURE) -> float:
     """The same of the best of eight turns (by quarters, and mirrored), and with either as a part of the other down to 48 % of its
     sides, which keeps their proportion."""
     best = -1.0
@@ -69,8 +70,8 @@ def turned_agreement(a: np.ndarray, b: np.ndarray, least: float = -1.0) -> float
             grey, cells = (
                 np.ascontiguousarray(np.rot90(each[:, ::mirrored], quarters)) for each in (greys(a), _cells(a))
             )
-            best = max(best, _aligned(grey, greys(b), cells, _cells(b), PARTS, max(least, best)))
-            if best >= SURE:
+            best = max(best, _aligned(grey, greys(b), cells, _cells(b), PARTS, max(least, best), enough))
+            if best >= enough:
                 return best
     return best
 
@@ -82,10 +83,11 @@ def _aligned(
     cells_b: np.ndarray,
     parts: Sequence[float],
     least: float,
+    enough: float,
 ) -> float:
     telling = _in_range(grey_a) & _in_range(grey_b)
     shapes, hues = _shapes_agree(grey_a, grey_b, telling), (cells_a, cells_b)
-    for share in parts if shapes < SURE else ():
+    for share in parts if shapes < enough else ():
         small = round(SIDE * share)
         for whole, part, of_whole, of_part in (
             (grey_a, grey_b, cells_a, cells_b),

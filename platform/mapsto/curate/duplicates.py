@@ -93,17 +93,17 @@ def near_pairs(
     rows = np.arange(len(thumbs)) if rows is None else rows
     kinds = np.zeros(len(rows), np.uint8) if kinds is None else kinds
     index, parts = _Index(thumbs, rows, kinds), [NO_PAIRS]
-    bounds = {least: _Bound(kinds) for least in sorted(wanted)}
+    bounds, enough = {least: _Bound(kinds) for least in sorted(wanted)}, max(SURE, *wanted)
     for looked_up in _ahead(index.candidates, range(0, len(rows), LOOKED_UP)):
         found: dict[tuple[int, int], tuple[float, bool]] = {}
         for first, second, mirrored in looked_up:
             for i, j in zip(first.tolist(), second.tolist(), strict=True):
                 known = found.get((i, j))
                 asking = [least for least, bound in bounds.items() if known is None and not bound.reached(i, j)]
-                if not (asking if known is None else known[0] < SURE):
+                if not (asking if known is None else known[0] < enough):
                     continue
                 floor = asking[0] if known is None else known[0]
-                score = agreement(np.asarray(thumbs[rows[i]]), np.asarray(thumbs[rows[j]]), mirrored, floor)
+                score = agreement(np.asarray(thumbs[rows[i]]), np.asarray(thumbs[rows[j]]), mirrored, floor, enough)
                 if score >= floor:
                     found[i, j] = score, mirrored
                     for least, bound in bounds.items():

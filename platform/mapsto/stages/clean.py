@@ -111,10 +111,10 @@ class Clean:
                     )
                 return confirmed(job, shards(before), facts, rows, pairs, config.verify) if config.verify else pairs
 
-            def further(thumbs: np.ndarray, rows: np.ndarray, pairs: Pairs, least: float) -> Pairs:
+            def further(thumbs: np.ndarray, rows: np.ndarray, pairs: Pairs, wanted: list[float]) -> Pairs:
                 if not config.embeddings:
                     return NO_PAIRS
-                return neighbours(job, shards(before), thumbs, rows, pairs, config.embeddings, least)
+                return neighbours(job, shards(before), thumbs, rows, pairs, config.embeddings, wanted)
 
             near, pairs, equal, hashed = alike(facts, thumbs, chosen, sure, further)
             del thumbs
@@ -210,7 +210,7 @@ def alike(
     thumbs: np.ndarray,
     chosen: Mapping[str, Setting],
     sure: Callable[[np.ndarray, Pairs], Pairs],
-    further: Callable[[np.ndarray, np.ndarray, Pairs, float], Pairs],
+    further: Callable[[np.ndarray, np.ndarray, Pairs, list[float]], Pairs],
 ) -> tuple[np.ndarray, Pairs, np.ndarray, np.ndarray]:
     """Who shows the same as whom, among all rows: (near groups, near pairs of equal groups, equal groups, N bool: rows in a pair that
     the hash has found). `sure`: of rows and pairs among them, the pairs that count; `further`: those that the hash has not found."""
@@ -224,9 +224,7 @@ def alike(
         told = near_pairs(thumbs, wanted, heads, splits)
         pairs = sure(heads, told)
         hashed = np.isin(equal, np.concatenate([pairs.first, pairs.second]))
-        pairs = joined(
-            [pairs, further(thumbs, heads, told, min(wanted))]
-        )  # of `told`, none comes back that is not sure
+        pairs = joined([pairs, further(thumbs, heads, told, wanted)])  # of `told`, none comes back that is not sure
         near = with_near(equal, pairs)
     return near, pairs, equal, hashed
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..config.curation import EmbeddingsConfig
 from ..core.artifact import Artifact
 from ..core.stage import Job
-from ..curate.agreement import turned_agreement
+from ..curate.agreement import SURE, turned_agreement
 from ..curate.duplicates import Pairs
 from ..data.dataset import SplitIndex
 from ..data.execution import each
@@ -27,10 +27,10 @@ def neighbours(
     rows: np.ndarray,
     known: Pairs,
     config: EmbeddingsConfig,
-    least: float,
+    wanted: Sequence[float],
 ) -> Pairs:
     """Pairs among `rows` (indices into all rows; pair numbers are places in them) that are no `known` ones: of each the `config.nearest`
-    rows whose features' cosine is the largest and at least `config.least`, where their small pictures agree to `least`, turned by
+    rows whose features' cosine is the largest and at least `config.least`, where their small pictures agree to the least of `wanted`, turned by
     quarters, mirrored, or one as a part of the other. Vectors are made in Ray tasks, shard by shard; finished shards are not done again."""
     assert (np.diff(rows) > 0).all()
     artifact = Artifact(job.artifact.path("work", "embeddings"), job.storage)
@@ -41,13 +41,13 @@ def neighbours(
         pass
     told = set(zip(known.first.tolist(), known.second.tolist(), strict=True))
     found: dict[tuple[int, int], float] = {}
-    candidates = 0
+    candidates, least, enough = 0, min(wanted), max(SURE, *wanted)
     for pair in _candidates(artifact, shards, rows, config):
         if pair not in told:
             told.add(pair)
             candidates += 1
             i, j = pair
-            score = turned_agreement(np.asarray(thumbs[rows[i]]), np.asarray(thumbs[rows[j]]), least)
+            score = turned_agreement(np.asarray(thumbs[rows[i]]), np.asarray(thumbs[rows[j]]), least, enough)
             if score >= least:
                 found[pair] = score
     job.say(
