@@ -31,7 +31,7 @@ def mask(values: np.ndarray, palette: bool = False) -> bytes:
     image = Image.fromarray(values.astype(np.uint8), "L" if not palette else None)
     if palette:
         image = Image.fromarray(values.astype(np.uint8), "P")
-        image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0] + [9] * 759)
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()

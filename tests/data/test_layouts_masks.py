@@ -108,3 +108,25 @@ def test_run_lengths_are_columns_of_zeros_and_ones_in_turn():
     assert run_lengths(np.array([[0, 1, 1], [0, 0, 1]], bool)) == {"size": [2, 3], "counts": [2, 1, 1, 2]}
     assert run_lengths(np.ones((2, 2), bool)) == {"size": [2, 2], "counts": [0, 4]}
     assert run_lengths(np.zeros((2, 2), bool)) == {"size": [2, 2], "counts": [4]}
+
+
+def test_ade20k_and_pascal_folders(tmp_path):
+    """PASCAL's masks are of palettes, with 255 for void; of its images most have none."""
+    ids = np.full((HEIGHT, WIDTH), 255)
+    ids[2:5, 3:9] = 20
+    ade = tmp_path / "ade"
+    for k, split in enumerate(("training", "validation")):
+        put(ade / f"images/{split}/{k}.jpg", picture(k))
+        put(ade / f"annotations/{split}/{k}.png", mask(ids))
+    rows, reasons, _, _ = ingested(ade, tmp_path / "w1", "pairs")
+    assert {name: row["split"] for name, row in rows.items()} == {"0.jpg": "train", "1.jpg": "val"} and not reasons
+    pascal = tmp_path / "pascal"
+    for name in "abc":
+        put(pascal / f"JPEGImages/{name}.jpg", picture(ord(name)))
+    for name in "ab":
+        put(pascal / f"SegmentationClass/{name}.png", mask(ids, palette=True))
+    put(pascal / "ImageSets/Segmentation/train.txt", "a\n")
+    put(pascal / "ImageSets/Segmentation/val.txt", "b\n")
+    rows, reasons, _, _ = ingested(pascal, tmp_path / "w2", "pairs")
+    assert {name: row["split"] for name, row in rows.items()} == {"a.jpg": "train", "b.jpg": "val"} and not reasons
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(rows["b.jpg"]["mask"]))), ids)
