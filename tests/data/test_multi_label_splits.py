@@ -87,6 +87,12 @@ def test_one_class_a_row_in_a_list_is_drawn_as_a_label(tmp_path):
     assert split(given, "labels", tmp_path / "lists") == split(given, "", tmp_path / "labels")
 
 
+def test_an_empty_label_is_none_beside_lists(tmp_path):
+    """The listing's file, which is read a second time, does not keep it."""
+    given = [Reference(f"{k}", size=9, label="", columns={"labels": ["a", "b"][: k % 3]}) for k in range(30)]
+    assert cut(given, Storage(), str(tmp_path), SHARES, 0, None).rows == 30
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_split_whose_share_is_a_row_has_one(tmp_path, seed):
     assert {"val", "test"} <= set(split([{0, 1}] * 6, "labels", tmp_path, seed))

@@ -135,7 +135,7 @@ class Grouped:
 
 def classes_of(reference: Reference) -> list[str]:
     """The classes that a row is drawn by: its label, or else those of its list of labels, or of its boxes; "" stands for none."""
-    if reference.label is not None:
+    if reference.label:
         return [reference.label]
     found = reference.columns.get("labels") or reference.columns.get("box_labels") or ()
     return sorted({str(name) for name in found}) or [""]
