@@ -7,6 +7,7 @@ the searches are compared, not the cluster.
 
 - ASHA is replayed over recorded curves: the random sweeps' trials in many random orders, several at a time, by the same
   scheduler object that a sweep uses. Where it stops the trial that would have been best, its steps count on top of all the steps.
+- A population is replayed by the sweep's own scheduler object, too: its members train epoch by epoch, and hand on their states in memory.
 - Random, Optuna and population get the same epochs and are compared by their best on the validation rows, seed by seed.
 
 Environment: SEEDS (5), TRIALS (16), EPOCHS (9), ORDERS (400), AT_ONCE (4).
@@ -19,11 +20,13 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from mapsto.config.load import load, override
+from mapsto.config.tuning import PopulationScheduler
 from mapsto.core.item import Item
 from mapsto.core.sample import DatasetInfo
 from mapsto.engine.checkpoints import from_bytes, to_bytes
@@ -31,7 +34,7 @@ from mapsto.engine.fit import Epoch, fit
 from mapsto.engine.world import World
 from mapsto.stages.tune_optuna import Search
 from mapsto.stages.tune_schedule import Earlier, scheduler_of
-from mapsto.stages.tune_space import draw, perturb
+from mapsto.stages.tune_space import draw
 from mapsto.tasks.classify import Classify
 
 from ._common import Figure, publish
@@ -39,7 +42,6 @@ from ._common import Figure, publish
 SEEDS, TRIALS = int(os.environ.get("SEEDS", "5")), int(os.environ.get("TRIALS", "16"))
 EPOCHS, ORDERS = int(os.environ.get("EPOCHS", "9")), int(os.environ.get("ORDERS", "400"))
 AT_ONCE = int(os.environ.get("AT_ONCE", "4"))
-QUANTILE, RESAMPLE = 0.25, 0.25
 METRIC, BATCH = "top1", 32
 RECIPE = f"""
 name: bench-tune
@@ -87,7 +89,7 @@ class Problem:
         self, overrides: dict[str, Any], seed: int, state: bytes | None = None, epochs: int = EPOCHS
     ) -> tuple[Curve, bytes]:
         """Train from the start, or from a state, up to the end of epoch `epochs`: the curve from epoch 1 on, and the state.
-        A setting that diverges has scored 0 since."""
+        A setting that diverges has scored 0 since, and has no state."""
         import torch
 
         from mapsto.core.errors import UserError
@@ -110,7 +112,7 @@ class Problem:
         except Enough:
             pass
         except UserError:  # not finite
-            curve = curve + [0.0] * (epochs - len(curve))
+            curve, last = curve + [0.0] * (epochs - len(curve)), b""
         return curve, last
 
     def _items(self, seed: int, start: int) -> Iterator[tuple[Item, Arrays]]:
@@ -138,26 +140,69 @@ def optuna_search(problem: Problem, seed: int) -> list[Curve]:
     return curves
 
 
+class Member:
+    """A trial of a population as Ray's scheduler asks for one: between two epochs, with its state in memory."""
+
+    experiment_tag, temporary_state = "", SimpleNamespace(saving_to=None)
+
+    def __init__(self, number: int, overrides: dict[str, Any]) -> None:
+        self.trial_id, self.status, self.curve = str(number), "PAUSED", Curve()
+        self.config: dict[str, Any] = {"trial": {"overrides": overrides, "member": number, "turn": 0}}
+        self.checkpoint: bytes | None = None
+        config = SimpleNamespace(num_to_keep=None, checkpoint_score_attribute=None)
+        self.manager = SimpleNamespace(checkpoint_config=config, _latest_checkpoint_result=None)
+        self.run_metadata, self.evaluated_params = SimpleNamespace(checkpoint_manager=self.manager), dict[str, Any]()
+
+    def is_finished(self) -> bool:
+        return self.status == "TERMINATED"
+
+    def set_experiment_tag(self, tag: str) -> None:
+        pass
+
+    def set_config(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def take(self) -> None:
+        """Go on from the state that the scheduler has handed over, if any."""
+        if (handed := self.manager._latest_checkpoint_result) is not None:
+            self.checkpoint, self.manager._latest_checkpoint_result = handed.checkpoint, None
+
+
+class Controller:
+    """What the scheduler asks Ray Tune's loop for."""
+
+    search_alg = None
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+
+    def get_trials(self) -> list[Member]:
+        return self.members
+
+    def get_live_trials(self) -> list[Member]:
+        return [each for each in self.members if not each.is_finished()]
+
+
 def population(problem: Problem, seed: int) -> list[Curve]:
-    """All members epoch by epoch; after each, the worst quarter goes on from one of the best, perturbed."""
-    config = problem.recipe.tune.model_copy(update={"seed": seed, "search": "random"})  # type: ignore[union-attr]
-    rng = np.random.default_rng([seed, 1])
-    settings, states = draw(config), [None] * TRIALS
-    curves: list[Curve] = [[] for _ in settings]
-    size = max(1, int(TRIALS * QUANTILE))
+    """All members epoch by epoch, under the scheduler that a sweep uses; one that diverges has left the population, as there."""
+    given = PopulationScheduler(kind="pbt")
+    config = problem.recipe.tune.model_copy(update={"seed": seed, "search": "random", "scheduler": given})  # type: ignore[union-attr]
+    members = [Member(number, overrides) for number, overrides in enumerate(draw(config), 1)]
+    scheduler, controller = scheduler_of(config, METRIC, "max", EPOCHS), Controller(members)
+    for each in members:
+        scheduler.on_trial_add(controller, each)  # type: ignore[arg-type]
     for epoch in range(1, EPOCHS + 1):
-        for i, own in enumerate(settings):
-            if epoch == 1 or states[i]:
-                curves[i], states[i] = problem.run(own, seed, states[i], epoch)  # type: ignore[call-overload]
-            else:
-                curves[i] = [*curves[i], 0.0]  # diverged, and not yet replaced
-        order = sorted(range(TRIALS), key=lambda i: curves[i][-1])
-        if epoch < EPOCHS:
-            for i in order[:size]:
-                donor = int(rng.choice(order[-size:]))
-                states[i], curves[i] = states[donor], curves[donor]
-                settings[i] = perturb(config.space, settings[donor], RESAMPLE, rng)
-    return curves
+        for each in controller.get_live_trials():
+            each.take()
+            overrides = each.config["trial"]["overrides"]
+            each.curve, each.checkpoint = problem.run(overrides, seed, each.checkpoint, epoch)
+            result = {"epoch": epoch, METRIC: each.curve[-1], "uri": "here" if epoch == EPOCHS else ""}
+            if not each.checkpoint:
+                each.status = "TERMINATED"
+                result["failed"] = "diverged"
+            scheduler.on_trial_result(controller, each, result)  # type: ignore[arg-type]
+        scheduler.choose_trial_to_run(controller)  # type: ignore[arg-type]  # exchanges where the last one to come diverged
+    return [each.curve + [0.0] * (EPOCHS - len(each.curve)) for each in members]
 
 
 def asha(problem: Problem, curves: list[Curve], seed: int) -> tuple[int, float]:
