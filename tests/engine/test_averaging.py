@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from pydantic import ValidationError
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from mapsto.config.training import TrainConfig
+from mapsto.config.training import SwaConfig, TrainConfig
 from mapsto.engine.checkpoints import from_bytes, to_bytes
 from mapsto.engine.fit import fit
+from mapsto.engine.swa import Swa
 from mapsto.engine.world import World
 from mapsto.stages.train import rewound
 
@@ -58,9 +60,6 @@ def test_swas_own_learning_rate_begins_with_it() -> None:
 
 
 def test_only_the_last_rows_are_remembered() -> None:
-    from mapsto.config.training import SwaConfig
-    from mapsto.engine.swa import Swa
-
     swa = Swa(torch.nn.Linear(1, 1), SwaConfig(rows=10))
     for number in range(9):
         swa.keep({"row_id": np.full(4, number), "valid": np.ones(4, bool)})
@@ -97,6 +96,36 @@ def test_swa_resumes_to_the_same_bits() -> None:
     whole, _ = run(SWA, task, on_epoch=lambda epoch: states.append(to_bytes(epoch.state())))
     again, _ = run(SWA, task, resume=from_bytes(states[2]))
     same(whole, again)
+
+
+class Two(World):
+    """Of two ranks, whose other one has two batches to measure on."""
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value, 2]
+
+    def broadcast_object(self, value: Any) -> Any:
+        return value
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.mul_(2)
+
+    def broadcast(self, tensors: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("norm", "taken"), [(torch.nn.SyncBatchNorm, [2, 3]), (torch.nn.BatchNorm1d, [0, 1, 2, 3])])
+def test_ranks_measure_a_norm_that_is_all_ranks_on_as_many_batches(norm: Any, taken: list[int]) -> None:
+    """A synchronised norm's forward pass waits for every rank: one more of them on one rank would wait for ever."""
+    task, seen = Regression(), []
+    model = torch.nn.Sequential(norm(6), torch.nn.Linear(6, 1))
+    model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(int(kwargs["input"][0, 0])), with_kwargs=True)
+    swa = Swa(model, SwaConfig())
+    for number in range(4):
+        swa.keep(rows(3) | {"x": np.full((3, 6), number, np.float32)})
+    swa.measure(task, model, Two(0, 2), nullcontext, [])
+    assert seen == taken
+    assert float(model[0].running_mean[0]) == pytest.approx(np.mean(taken))
 
 
 def test_two_averages_are_refused() -> None:

@@ -15,7 +15,7 @@ from mapsto.engine.fit import fit
 from mapsto.engine.world import World
 from tests.gloo import two
 
-from .ranks import BATCH, CONFIG, VAL, train
+from .ranks import BATCH, CONFIG, THAWED, VAL, train
 from .toy import Adversaries, Regression, items, rows
 
 
@@ -27,11 +27,16 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("run", "task"),
-    [("plain", Regression), ("accumulated", Regression), ("gan", Adversaries)],
+    ("run", "task", "config"),
+    [
+        ("plain", Regression, CONFIG),
+        ("accumulated", Regression, CONFIG),
+        ("thawed", Regression, THAWED),
+        ("gan", Adversaries, CONFIG),
+    ],
 )
-def test_unequal_shards_train_as_one_process(ranks: Any, run: str, task: Any) -> None:
-    weights, history = train(0, 1, task(), CONFIG)
+def test_unequal_shards_train_as_one_process(ranks: Any, run: str, task: Any, config: Any) -> None:
+    weights, history = train(0, 1, task(), config)
     for rank in ranks:
         for name, value in weights.items():
             np.testing.assert_allclose(rank[run][0][name], value, rtol=2e-5, atol=2e-6, err_msg=name)

@@ -45,6 +45,26 @@ def test_fp16_skips_a_step_that_overflows_and_lowers_the_scale() -> None:
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_channels_last_is_the_layout_of_the_kernels(wanted: bool) -> None:
+    net = prepared(nn.Sequential(nn.Conv2d(4, 8, 3)), TrainConfig(channels_last=wanted), World())
+    assert net[0].weight.is_contiguous(memory_format=torch.channels_last) == wanted
+    assert net(torch.randn(2, 4, 8, 8)).is_contiguous(memory_format=torch.channels_last) == wanted
+
+
+def test_fp16_whose_gradient_is_never_finite_ends_the_run() -> None:
+    """Each step would be left out, and the run go to its end having learnt nothing."""
+
+    class Endless(Regression):
+        def loss(self, model: nn.Module, batch: Any, context: Any) -> Any:
+            total, count, logs = super().loss(model, batch, context)
+            weight = model[0].weight
+            return total + torch.sqrt((weight - weight.detach()).abs()).sum(), count, logs  # 0, of infinite derivative
+
+    with pytest.raises(UserError, match=r"the gradient of phase 'train' is not finite at step 2\d \(epoch 6\), .*rows"):
+        run({"epochs": 9, "optimizer": {"lr": 0.05}, "precision": "fp16"}, Endless())
+
+
 def test_compiled_it_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[nn.Module] = []
     whole = nn.Module.compile
@@ -60,6 +80,48 @@ def test_compiled_it_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> No
     assert calls == [compiled]
     for name, value in plain.state_dict().items():
         np.testing.assert_allclose(compiled.state_dict()[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_of_a_model_whose_own_forward_no_loss_takes_the_parts_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    whole = nn.Module.compile
+
+    def traced(self: nn.Module) -> None:
+        compiled.append(self)
+        whole(self, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    task = Adversaries()
+    plain, _ = run(CONFIG, task)
+    model, _ = run({**CONFIG, "compile": True}, task)
+    assert len(compiled) == 2 and set(compiled) == {model["D"], model["G"]}
+    for name, value in plain.state_dict().items():
+        np.testing.assert_allclose(model.state_dict()[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+class Tiled(nn.Module):
+    """A small timm net on images of 64 pixels that are tiled with a row's numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = timm.create_model("test_resnet", num_classes=1)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.net(input.repeat(1, 3 * 64 * 64 // input.shape[1]).reshape(len(input), 3, 64, 64))
+
+
+class Images(Regression):
+    def build(self, parents: Any) -> nn.Module:
+        torch.manual_seed(0)
+        return Tiled()
+
+
+def test_checkpointed_training_ends_with_the_plain_ones_statistics() -> None:
+    config = {"epochs": 1, "optimizer": {"lr": 0.001}, "ema": 0.9, "accumulate": 2}
+    plain, _ = run(config, Images())
+    again, _ = run({**config, "gradient_checkpointing": True}, Images())
+    for name, value in plain.state_dict().items():
+        np.testing.assert_allclose(again.state_dict()[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def test_checkpointed_activations_give_the_same_gradients() -> None:
@@ -91,6 +153,17 @@ def test_sync_norm_is_torchs_and_refused_without_a_gpu(monkeypatch: pytest.Monke
     assert isinstance(net[0], nn.SyncBatchNorm)
     net = prepared(nn.Sequential(nn.BatchNorm2d(2)), config, World(0, 1, torch.device("cuda")))
     assert isinstance(net[0], nn.BatchNorm2d)
+
+
+def test_sync_norm_keeps_the_activation_that_a_norm_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self)
+    net = timm.create_model("test_efficientnet", num_classes=3).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        before = net(images)
+        after = prepared(net, TrainConfig(sync_norm=True), World(0, 2, torch.device("cuda")))(images)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in net.modules())
+    torch.testing.assert_close(after, before)
 
 
 def test_deterministic_twice_is_the_same_bits_and_leaves_torch_as_it_was() -> None:
@@ -139,10 +212,18 @@ def test_out_of_memory_says_which_knob() -> None:
         {"optimizer": {"kind": "adamw", "lr": 0.01}, "schedule": {"kind": "cosine"}, "ema": 0.9},
         {"optimizer": {"kind": "lamb", "lr": 0.01}, "precision": "fp16", "schedule": {"kind": "exponential"}},
         {"optimizer": {"lr": 0.05}, "early_stop": {"patience": 1}, "clip": 0.5},
+        {"optimizer": {"lr": 0.05}, "precision": "fp16", "accumulate": 2, "ema": 0.9, "clip": 0.5},
+        {"optimizer": {"lr": 0.05}, "schedule": {"kind": "plateau", "patience": 0}, "precision": "bf16", "swa": {}},
+        {
+            "optimizer": {"kind": "adamw", "lr": 0.01, "layer_decay": 0.5, "groups": [{"match": "bias$", "lr": 2}]},
+            "init": {"freeze": ["^0", "^1"], "unfreeze_at": [2, 1]},
+            "ema": 0.9,
+        },
     ],
 )
 def test_a_run_saved_in_mid_epoch_goes_on_to_the_same_bits(settings: dict[str, Any]) -> None:
-    config, task = {"epochs": 3, "deterministic": True, **settings}, Regression(dropout=0.3, norm=True)
+    norm = "accumulate" not in settings  # a batch norm wants 2 rows
+    config, task = {"epochs": 3, "deterministic": True, **settings}, Regression(dropout=0.3, norm=norm)
     whole, history = run(config, task)
     asked: list[int] = []
     saved: list[tuple[Midway, bytes]] = []

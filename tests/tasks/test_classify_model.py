@@ -19,6 +19,7 @@ from mapsto.core.registry import load_task, save_task
 from mapsto.core.sample import DatasetInfo
 from mapsto.core.storage import Storage
 from mapsto.core.task import Context
+from mapsto.models.mixing import Mixing
 from mapsto.tasks.classify import Classify, ClassifyConfig
 from mapsto.tasks.classify_model import Model, network
 
@@ -100,6 +101,24 @@ def test_distillation_is_hintons_loss(tmp_path: Path) -> None:
     total.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert set(model.state_dict()) == set(classify().build({}).state_dict())  # no teacher in the checkpoint
+
+
+def test_a_teacher_sees_the_mixed_pixels_and_the_labels_are_mixed_and_smoothed(tmp_path: Path) -> None:
+    artifact, module = teacher(tmp_path)
+    task = classify(
+        distill={"teacher": artifact.uri, "temperature": 2, "alpha": 0.5}, augment={"mixup": 0.4}, label_smoothing=0.1
+    )
+    model = task.build({"task.distill.teacher": artifact})
+    total, _, logs = task.phases(model)[0].loss(model, BATCH, CONTEXT)
+    image, target = Mixing(0.4)(BATCH["image"], BATCH["label"], BATCH["valid"], 3, CONTEXT.shared)
+    assert not torch.equal(image[:4], BATCH["image"][:4].float())
+    with torch.no_grad():
+        ours, theirs = model(image)[:4], module(image)[:4]
+    p, q = (theirs / 2).softmax(1), (ours / 2).softmax(1)
+    soft = 4 * (p * (p.log() - q.log())).sum()
+    hard = -((target[:4] * 0.9 + 0.1 / 3) * ours.log_softmax(1)).sum()
+    assert float(total.detach()) == pytest.approx(float(0.5 * soft + 0.5 * hard), rel=1e-4)
+    assert float(logs["distill"]) == pytest.approx(float(soft), rel=1e-4)
 
 
 def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:

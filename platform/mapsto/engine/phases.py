@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.errors import UserError
@@ -19,6 +20,7 @@ from ..core.sample import Batch
 from .batches import to_device, valid_rows
 from .layers import layer_scales, undecayed
 from .optimizers import check_groups, of_phase, optimizer
+from .prepare import seen_already
 from .world import World
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class _Loss(nn.Module):
 
 SCALE = 2.0**8
 """Where fp16's loss scale begins: torch's 2 ** 16 is meant for means, and a phase's loss is a sum over its rows."""
+LEAST = 1e-4
+"""Below it (fairseq's min_loss_scale) steps were left out again and again: the gradient overflows whatever its scale."""
 
 
 class PhaseTrainer:
@@ -96,6 +100,8 @@ class PhaseTrainer:
         self.named = ("weight_decay", "momentum", "nesterov", "betas", *settings.options)
         self.lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(world.device.type, init_scale=SCALE, enabled=config.precision == "fp16")
+        self._again = [m for m in model.modules() if config.gradient_checkpointing and isinstance(m, _BatchNorm)]
+        """Batch norms that the backward pass may compute a second time."""
         self._before: list[int] = []
         """This rank's rows of the step before."""
         self._wrap()
@@ -151,6 +157,8 @@ class PhaseTrainer:
             self._stop("loss", mine, context.step, context.epoch, self.lr * factor)
         self._before = suspects
         self._apply(found.count, factor, context.shared)
+        if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST:
+            self._stop("gradient", suspects, context.step, context.epoch, self.lr * factor)
         if self.phase.after_step is not None:
             with torch.no_grad():
                 self.phase.after_step(self.model, context)
@@ -162,7 +170,8 @@ class PhaseTrainer:
         with self.loss.no_sync() if alone else nullcontext():  # type: ignore[union-attr]
             with self.autocast():
                 total, count, logs = self.loss(to_device(batch, self.world.device), context)
-            self.scaler.scale(total.float()).backward()
+            with seen_already(self._again):
+                self.scaler.scale(total.float()).backward()
         return {
             "loss": total.detach(),
             "count": count.detach(),

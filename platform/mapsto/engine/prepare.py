@@ -3,16 +3,23 @@ compilation. Parameter names stay as they are."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..core import heavy
 from ..core.errors import UserError
 from .world import World
 
 if TYPE_CHECKING:
     from ..config.training import TrainConfig
+
+CALL = "_compiled_call_impl"
+"""Where nn.Module.compile puts what a call of the module then runs."""
 
 
 def prepared(model: nn.Module, config: TrainConfig, world: World) -> nn.Module:
@@ -28,10 +35,30 @@ def prepared(model: nn.Module, config: TrainConfig, world: World) -> nn.Module:
     if config.gradient_checkpointing:
         checkpoint_gradients(model)
     if config.sync_norm and world.size > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # timm's own: torch's takes the activation out of the norms that have one (EfficientNet, ResNetV2, DenseNet)
+        model = heavy.timm().layers.convert_sync_batchnorm(model)
     if config.compile:
-        model.compile()
+        compile_called(model)
     return model
+
+
+def compile_called(model: nn.Module) -> None:
+    """Compile what is called, each at its first call: the model as a whole where its forward is used, else the parts that a
+    loss reaches for (a GAN's two nets, a diffusion model's U-Net, a detector's backbone and heads)."""
+    waiting = set(model.modules())
+
+    def compiled(module: nn.Module) -> Callable[..., Any]:
+        def first(*args: Any, **kwargs: Any) -> Any:
+            for inner in waiting.intersection(module.modules()):
+                setattr(inner, CALL, None)
+            waiting.difference_update(module.modules())
+            module.compile()
+            return module(*args, **kwargs)
+
+        return first
+
+    for module in waiting:
+        setattr(module, CALL, compiled(module))
 
 
 def checkpoint_gradients(model: nn.Module) -> None:
@@ -48,3 +75,17 @@ def checkpoint_gradients(model: nn.Module) -> None:
             f"train.gradient_checkpointing: not possible for this model ({error}); many of timm's have it, such as resnet50 "
             "and vit_small_patch16_224"
         ) from error
+
+
+@contextmanager
+def seen_already(norms: Iterable[_BatchNorm]) -> Generator[None]:
+    """Within, batch norms normalise as ever and leave their running statistics alone: activations that are computed again would
+    otherwise move them twice a step."""
+    held = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, _ in held:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, counted in held:
+            norm.momentum, norm.num_batches_tracked = momentum, counted

@@ -59,15 +59,18 @@ class Swa:
         ]
         before = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
         momenta = [norm.momentum for norm in norms]
+        batches = [batch for batch in self.recent if valid_rows(batch).sum() > 1] if norms else []
+        if any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):  # whose forward passes all ranks take together
+            fewest = world.broadcast_object(min(world.gather_objects(len(batches)), default=0))
+            batches = batches[len(batches) - fewest :]
         model.eval()
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over the batches
             norm.train()
-        for batch in self.recent if norms else ():
-            if valid_rows(batch).sum() > 1:
-                with autocast():
-                    task.forward(model, to_device(batch, world.device))
+        for batch in batches:
+            with autocast():
+                task.forward(model, to_device(batch, world.device))
         for norm, own, momentum in zip(norms, before, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()

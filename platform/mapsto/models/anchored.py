@@ -40,7 +40,7 @@ class RetinaNet(nn.Module):
 
     def losses(self, x: torch.Tensor, targets: Sequence[Targets]) -> Losses:
         """(sum over the images, their number, logs): each image's loss is over its own positive anchors."""
-        out, anchors = _named(self.forward(x)), [self.get_buffer("anchors")] * len(targets)
+        out, anchors = _named(self(x)), [self.get_buffer("anchors")] * len(targets)
         found = self.head.compute_loss(targets, out, anchors, [_matched(self, self.matcher, t) for t in targets])
         images = torch.tensor(float(len(targets)), device=x.device)
         logs = {"score_loss": found["classification"] * images, "box_loss": found["bbox_regression"] * images}
@@ -73,7 +73,7 @@ class Ssd(nn.Module):
     def losses(self, x: torch.Tensor, targets: Sequence[Targets]) -> Losses:
         """(sum over the positive anchors and three times as many hard negatives, number of the positive ones, logs). An
         image without objects has neither: SSD learns nothing from it."""
-        out, anchors = _named(self.forward(x)), [self.get_buffer("anchors")] * len(targets)
+        out, anchors = _named(self(x)), [self.get_buffer("anchors")] * len(targets)
         matched = [_matched(self, self.matcher, target) for target in targets]
         shifted = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
         found = self.ssd.compute_loss(shifted, out, anchors, matched)

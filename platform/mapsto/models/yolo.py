@@ -51,7 +51,7 @@ class Yolo(nn.Module):
         self, x: torch.Tensor, targets: Sequence[Targets]
     ) -> tuple[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]]:
         """(sum, count, logs) of a batch and each image's `boxes` (M×4 xyxy) and `labels` (M, from 0)."""
-        out = self.forward(x)
+        out = self(x)
         return detection_loss(out["deltas"].float(), out["logits"].float(), self.anchors, targets)
 
 
