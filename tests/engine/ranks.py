@@ -32,6 +32,7 @@ THAWED: dict[str, Any] = {
     "init": {"freeze": ["^0"], "unfreeze_at": 1},
 }
 """In the second epoch more is trained than what the first one's DDP knew of."""
+HALF: dict[str, Any] = {**THAWED, "precision": "fp16", "schedule": {"kind": "plateau", "patience": 0}, "early_stop": {}}
 BATCH = 7  # split over 2 ranks x 2: 2, 2, 2, 1; and an epoch's last batch of 23 rows has 2: 1, 1, 0, 0
 ROWS, VAL = 23, 8
 
@@ -88,6 +89,7 @@ def everything(rank: int) -> dict[str, Any]:
         "plain": train(rank, 2, Regression(), CONFIG),
         "accumulated": train(rank, 2, Regression(), {**CONFIG, "accumulate": 2}),
         "thawed": train(rank, 2, Regression(), THAWED),
+        "half": train(rank, 2, Regression(), HALF),
         "gan": train(rank, 2, Adversaries(), {**CONFIG, "accumulate": 2}),
         "norm": train(rank, 2, Regression(norm=True), CONFIG, 21),  # a batch norm wants 2 rows
         "gathered": gathered(rank),

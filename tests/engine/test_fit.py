@@ -18,6 +18,7 @@ from mapsto.engine.checkpoints import Checkpoints, from_bytes, to_bytes
 from mapsto.engine.ema import Ema
 from mapsto.engine.fit import Epoch, fit
 from mapsto.engine.optimizers import optimizer
+from mapsto.engine.schedules import factor
 from mapsto.engine.world import World
 
 from .toy import Adversaries, Regression, items, rows
@@ -180,6 +181,18 @@ def test_a_run_that_takes_anothers_state_goes_on_with_its_own_settings(tmp_path:
         sgd.step()
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("own", [{"kind": "one_cycle", "peak": 0.5}, {"kind": "cosine", "final": 0.3, "warmup": 0.5}])
+def test_a_run_that_takes_anothers_state_goes_on_in_its_own_schedule(own: dict[str, Any]) -> None:
+    """A population's member whose schedule was perturbed: from the donor's step on, at its own rate."""
+    states: list[bytes] = []
+    first = {"epochs": 3, "optimizer": {"lr": 0.1}, "schedule": {**own, "peak" if "peak" in own else "warmup": 0.2}}
+    run(first, on_epoch=lambda epoch: states.append(to_bytes(epoch.state())))
+    mine = {"epochs": 3, "optimizer": {"lr": 0.02}, "schedule": own}
+    _, history = run(mine, resume=from_bytes(states[0]), start=1)
+    expected = factor(TrainConfig(**mine).schedule, STEPS, 3 * STEPS)  # ty: ignore[invalid-argument-type]
+    assert [r["lr"] for r in history[1:]] == pytest.approx([0.02 * expected(k * STEPS - 1) for k in (2, 3)])
 
 
 @pytest.mark.parametrize("decays", [(0.0, 0.3), (0.3, 0.0)])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import OutOfMemoryError
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from mapsto.core.errors import UserError
 from mapsto.stages.train import distributed
 from mapsto.stages.train_elastic import Leaving, Trainer
+from mapsto.stages.train_watch import Watch
 from mapsto.stages.tune_trial import trial
 
 from . import fakes
@@ -115,3 +118,13 @@ def test_a_trial_looks_for_no_room_and_does_not_grow(tmp_path: Path, monkeypatch
     train, options = seen
     assert train.range == (2, 2)
     assert options["in_sweep"]
+
+
+def test_a_worker_that_ran_out_of_memory_is_told_with_the_knob(tmp_path: Path) -> None:
+    watch = Watch(str(tmp_path / "lines"))
+    watch.after_exception(None, {1: OutOfMemoryError("Task was killed due to the node running low on memory.")})
+    watch.after_exception(None, {0: ConnectionError("gone")})
+    memory, other = (json.loads(line)["lost"] for line in (tmp_path / "lines").read_text().splitlines())
+    assert memory.startswith("worker 1 lost (OutOfMemoryError: ")
+    assert memory.endswith("; a smaller train.batch_size or more train.accumulate needs less memory)")
+    assert "memory" not in other
