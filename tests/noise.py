@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,3 +67,12 @@ def write(
     artifact.begin({}, {}, {})
     artifact.finish(section={}, parents={}, metrics={}, digest=f"d{seed}")
     return Dataset.open(artifact)
+
+
+def in_bucket(dataset: Dataset, s3: Any) -> Dataset:
+    """A copy of a local data set in a new bucket of the tests' S3 server."""
+    uri = f"{s3.uri(f'noise-{secrets.token_hex(4)}')}/set"
+    for file in Path(dataset.artifact.uri).rglob("*"):
+        if file.is_file():
+            s3.storage.upload(file, f"{uri}/{file.relative_to(dataset.artifact.uri)}")
+    return Dataset.open(Artifact(uri, s3.storage))

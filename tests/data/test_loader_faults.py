@@ -17,7 +17,6 @@ import pytest
 from ray import cloudpickle
 
 from mapsto.config.schema import TrainConfig
-from mapsto.core.artifact import Artifact
 from mapsto.core.errors import UserError
 from mapsto.core.task import Stream, Task, TaskConfig
 from mapsto.data import execution
@@ -29,6 +28,7 @@ from mapsto.data.plan import Run
 from mapsto.data.transforms import Compose, Decode, Keep, RandomFlip
 from tests import faults
 from tests.faults import AWAY_S, PATIENCE_S, beside, first_to_say, heard, logged, lose, say, wait_until
+from tests.noise import in_bucket
 
 GROUP = 16
 """Rows of a row group, and of a microbatch."""
@@ -103,11 +103,7 @@ def local(tmp_path_factory: pytest.TempPathFactory, write_dataset: Any) -> Datas
 def test_a_killed_data_worker_and_a_store_that_was_away_change_nothing(
     cluster: str, s3: Any, local: Dataset, tmp_path: Path
 ) -> None:
-    bucket = s3.uri(f"faults-{secrets.token_hex(4)}")
-    for file in Path(local.artifact.uri).rglob("*"):
-        if file.is_file():
-            s3.storage.upload(file, f"{bucket}/set/{file.relative_to(local.artifact.uri)}")
-    remote = Dataset.open(Artifact(f"{bucket}/set", s3.storage))
+    remote = in_bucket(local, s3)
     before = logged(AGAIN)
 
     def disturb() -> None:
@@ -116,7 +112,7 @@ def test_a_killed_data_worker_and_a_store_that_was_away_change_nothing(
         try:
             say(tmp_path / "go")
             time.sleep(AWAY_S)
-            wait_until(lambda: logged(f"{bucket}/set/shards/", "; try 2 of 7 in 0.5 s"))
+            wait_until(lambda: logged(f"{remote.artifact.uri}/shards/", "; try 2 of 7 in 0.5 s"))
         finally:
             s3.start()
         psutil.Process(int(heard(tmp_path / "pid"))).kill()
@@ -165,23 +161,37 @@ def test_a_lost_node_changes_nothing(second_node: psutil.Process, new: Path, wri
     assert logged(AGAIN) > before
 
 
+@pytest.mark.parametrize("place", ["local", "bucket"])
 @pytest.mark.parametrize(
-    ("damage", "why"),
-    [(Path.unlink, "not found"), (lambda shard: os.truncate(shard, 1000), "cut short or damaged")],
-    ids=["deleted", "truncated"],
+    ("change", "why"),
+    [
+        (lambda good, other: None, "not found"),
+        (lambda good, other: good[:1000], "cut short or damaged"),
+        (lambda good, other: other, "bytes where the data set's manifest has"),
+    ],
+    ids=["deleted", "truncated", "overwritten"],
 )
 def test_a_shard_lost_under_the_run_ends_it_with_the_shards_name(
-    cluster: str, new: Path, write_dataset: Any, damage: Callable[[Path], None], why: str
+    cluster: str,
+    s3: Any,
+    new: Path,
+    write_dataset: Any,
+    place: str,
+    change: Callable[[bytes, bytes], bytes | None],
+    why: str,
 ) -> None:
-    dataset = write_dataset(new, {"train": ROWS}, per_group=GROUP, per_file=96, seed=3)
-    shard = Path(dataset.split("train").files[-1].uri)
+    sets = [write_dataset(new / str(k), {"train": ROWS}, per_group=GROUP, per_file=96, seed=k) for k in (3, 4)]
+    dataset, others = (in_bucket(each, s3) for each in sets) if place == "bucket" else sets
+    uri, other = (each.split("train").files[-1].uri for each in (dataset, others))
+    storage = dataset.artifact.storage
 
     def disturb() -> None:
         heard(new / "waiting")
-        damage(shard)
+        bad = change(storage.read(uri), storage.read(other))  # the same ids in the same row groups, other images
+        storage.delete(uri) if bad is None else storage.write(uri, bad)
         say(new / "go")
 
-    with beside(disturb), pytest.raises(UserError, match=f"^{shard}: .*{why}"):
+    with beside(disturb), pytest.raises(UserError, match=f"^{uri}: .*{why}"):
         list(worker_batches(feed_of(dataset, away(new, 2 * GROUP)), 0, 1))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ from ..core.storage import Storage, join
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Read = TypeVar("Read")
 MANIFEST = "dataset.json"
@@ -168,30 +170,40 @@ def read_group(index: SplitIndex, number: int, columns: Sequence[str]) -> pa.Tab
     """Read one row group's columns (those that the file has) as an Arrow table.
 
     Raises UserError, with the shard's URI, for one that is gone, cut short, damaged or not the manifest's."""
-    import pyarrow.parquet as pq
-
     file, group = index.group(number)
-    filesystem, path = index.storage.arrow(file.uri)
 
     def read() -> pa.Table:
-        with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True, page_checksum_verification=True) as parquet:
-            found = [parquet.metadata.row_group(k).num_rows for k in range(parquet.num_row_groups)]
-            if found != list(file.groups):
-                raise UserError(
-                    f"{file.uri}: {sum(found)} rows where the data set's manifest has {file.rows}: replaced"
-                )
+        with opened(index, file) as parquet:
             have = set(parquet.schema_arrow.names)
             table = parquet.read_row_group(group, columns=[c for c in columns if c in have])
-            if file.ids is not None and "row_id" in table.column_names and len(table):
-                ids = table["row_id"].to_numpy()
-                if ids.min() < file.ids[0] or ids.max() > file.ids[1]:
-                    raise UserError(
-                        f"{file.uri}: holds row_id {ids.min()} to {ids.max()} where the data set's manifest has "
-                        f"{file.ids[0]} to {file.ids[1]}: replaced"
-                    )
-            return table
+        if file.ids is not None and "row_id" in table.column_names and len(table):
+            ids = table["row_id"].to_numpy()
+            if ids.min() < file.ids[0] or ids.max() > file.ids[1]:
+                raise UserError(
+                    f"{file.uri}: holds row_id {ids.min()} to {ids.max()} where the data set's manifest has "
+                    f"{file.ids[0]} to {file.ids[1]}: replaced"
+                )
+        return table
 
     return whole(index, file, read)
+
+
+@contextmanager
+def opened(index: SplitIndex, file: ShardFile) -> Generator[pq.ParquetFile]:
+    """A shard, whose pages' checksums are verified as they are read. Raises UserError for another one than the manifest's."""
+    import pyarrow.parquet as pq
+
+    filesystem, path = index.storage.arrow(file.uri)
+    with (
+        filesystem.open_input_file(path) as source,
+        pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True) as parquet,
+    ):
+        found = [parquet.metadata.row_group(k).num_rows for k in range(parquet.num_row_groups)]
+        if found != list(file.groups):
+            raise UserError(f"{file.uri}: {sum(found)} rows where the data set's manifest has {file.rows}: replaced")
+        if (size := source.size()) != file.bytes:
+            raise UserError(f"{file.uri}: {size} bytes where the data set's manifest has {file.bytes}: replaced")
+        yield parquet
 
 
 def whole(index: SplitIndex, file: ShardFile, read: Callable[[], Read]) -> Read:

@@ -15,7 +15,7 @@ import numpy as np
 from ..core.errors import UserError
 from ..core.metrics.folds import text_key
 from ..core.task import Stream
-from .dataset import ShardFile, SplitIndex, whole
+from .dataset import ShardFile, SplitIndex, opened, whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -156,16 +156,9 @@ def _file_column(file: ShardFile, index: SplitIndex, column: str, words: bool) -
 
 def _values(file: ShardFile, index: SplitIndex, column: str) -> pa.Array:
     """One column of a file, whole, as it is stored."""
-    import pyarrow.parquet as pq
-
-    filesystem, path = index.storage.arrow(file.uri)
 
     def read() -> pa.ChunkedArray:
-        with pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True, page_checksum_verification=True) as parquet:
-            if parquet.metadata.num_rows != file.rows:
-                raise UserError(
-                    f"{file.uri}: {parquet.metadata.num_rows} rows where the data set's manifest has {file.rows}: replaced"
-                )
+        with opened(index, file) as parquet:
             if column not in parquet.schema_arrow.names:
                 raise UserError(f"{file.uri}: no column {column}, by which its rows are to be drawn")
             return parquet.read(columns=[column]).column(column)
