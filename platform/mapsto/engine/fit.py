@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.item import Item
 from ..core.sample import Batch
 from ..core.task import Context
-from .batches import to_device
+from .batches import stager, to_device
 from .ema import Ema
 from .evaluate import Evaluation
 from .freezing import Frozen
@@ -102,7 +102,8 @@ def fit(
     """
     forget_held()
     with deterministic(config.deterministic), memory():
-        trainer = _Fit(task, model, config, Timed(items), world, steps_per_epoch, notice, on_notice, asked)
+        timed = Timed(items, stager(world.device))
+        trainer = _Fit(task, model, config, timed, world, steps_per_epoch, notice, on_notice, asked)
         trainer.start(resume)
         while not trainer.ended:
             on_epoch(trainer.run_epoch())
@@ -302,6 +303,7 @@ class _Fit:
                 swa.keep(batch)
             yield batch, item.ends_step
             if item.ends_step:
+                self.items.stage_next(item)
                 return
 
     def _context(self, phase: int) -> Context:
