@@ -89,10 +89,17 @@ def _bare(images: Iterator[bytes], part: int) -> float:
 
 
 def batches_of(
-    uri: str, folder: Path, which: str, worker_cpus: float = 1.0, batch_size: int = BATCH, kept: Kept | None = None
+    uri: str,
+    folder: Path,
+    which: str,
+    worker_cpus: float = 1.0,
+    batch_size: int = BATCH,
+    kept: Kept | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[tuple[Any, Any]]:
-    """The loader's own iterator over a data set, for one training worker that holds one CPU, or such as Ray Data knows of.
-    `kept`: what the node's cache holds of the images."""
+    """The loader's own iterator over a data set, for a training worker that holds one CPU, or such as Ray Data knows of.
+    `batch_size`: of each worker. `kept`: what the node's cache holds of the images."""
     from mapsto.core.registry import task_class
     from mapsto.data.dataset import Dataset
     from mapsto.data.feed import Feed
@@ -103,13 +110,14 @@ def batches_of(
     dataset = Dataset.open(Artifact(uri, Storage()))
     task = task_class(said.task.kind)(said.task, {"train": dataset.info()})
     feed = Feed.of(task, {"train": dataset}, ("train",), kept)
-    run = Run.of(feed.streams["train"], None, said.train.model_copy(update={"batch_size": batch_size}), 1)
-    return worker_batches(feed.follow(run), 0, 1, share=lambda value: value, worker_cpus=worker_cpus)
+    train = said.train.model_copy(update={"batch_size": batch_size * world})
+    run = Run.of(feed.streams["train"], None, train, world)
+    return worker_batches(feed.follow(run), rank, world, worker_cpus=worker_cpus)
 
 
-def mapsto(which: str, kept: Kept | None = None) -> Callable[[Path], dict[str, float]]:
-    """Our own iterator, in a Ray Train worker, on a warm cluster: its processes have made an epoch for this one. The
-    worker's own first epoch does not count."""
+def mapsto(which: str, kept: Kept | None = None, trainers: int = 1) -> Callable[[Path], dict[str, float]]:
+    """Our own iterator, in Ray Train workers, on a warm cluster: its processes have made an epoch for this one. The workers'
+    own first epoch does not count. Their speeds are added up; of the other figures the worst worker's counts."""
 
     def run(folder: Path) -> dict[str, float]:
         from ray.train.v2.api.config import RunConfig, ScalingConfig
@@ -117,7 +125,9 @@ def mapsto(which: str, kept: Kept | None = None) -> Callable[[Path], dict[str, f
 
         from mapsto.runtime import session
 
-        with session.connected(num_cpus=WORKERS + 1, dashboard=False):  # as `mapsto train` does
+        for file in folder.glob("told-*.json"):
+            file.unlink()
+        with session.connected(num_cpus=WORKERS + trainers, dashboard=False):  # as `mapsto train` does
             _warm(folder)
             TorchTrainer(
                 _in_worker,
@@ -127,10 +137,11 @@ def mapsto(which: str, kept: Kept | None = None) -> Callable[[Path], dict[str, f
                     "uri": (folder / f"{which}.uri").read_text(),
                     "kept": kept,
                 },
-                scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+                scaling_config=ScalingConfig(num_workers=trainers, resources_per_worker={"CPU": 1}),
                 run_config=RunConfig(storage_path=str(folder / "train")),
             ).fit()
-        return json.loads((folder / "told.json").read_text())
+        found = [json.loads(file.read_text()) for file in folder.glob("told-*.json")]
+        return {name: (sum if name == "images_per_s" else max)(each[name] for each in found) for name in found[0]}
 
     return run
 
@@ -143,13 +154,17 @@ def _warm(folder: Path) -> None:
 
 
 def _in_worker(config: dict[str, Any]) -> None:
+    import ray.train
+
+    rank, world = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     folder = Path(config["folder"])
     called = time.perf_counter()
     first = start = cpu = last = None
     images = 0
     between: list[float] = []
     gaps: list[float] = []
-    for item, batch in batches_of(config["uri"], folder, config["which"], 0.0, kept=config["kept"]):
+    batches = batches_of(config["uri"], folder, config["which"], 0.0, kept=config["kept"], rank=rank, world=world)
+    for item, batch in batches:
         now = time.perf_counter()
         if first is None:
             first = now - called
@@ -172,7 +187,10 @@ def _in_worker(config: dict[str, Any]) -> None:
         "longest_gap_batches": max(gaps) / statistics.mean(between),
         "longest_within_batches": max(between) / statistics.mean(between),
     }
-    (folder / "told.json").write_text(json.dumps(found))
+    (folder / f"told-{rank}.json").write_text(json.dumps(found))
+    for _ in batches:  # blocks are dealt in turn: a worker that took no more would hold the others up
+        if len(list(folder.glob("told-*.json"))) == world:
+            break
 
 
 def cache(folder: Path) -> dict[str, float]:

@@ -42,6 +42,7 @@ OURS: dict[str, Callable[[Path], dict[str, float]]] = {
     **{f"limit-{which}": ours.limit(which) for which in ("memory", "local", "s3")},
     "mapsto-local": ours.mapsto("local"),
     "mapsto-kept": ours.mapsto("local", Kept(400, 90)),
+    "mapsto-two": ours.mapsto("local", trainers=2),
     "mapsto-s3": ours.mapsto("s3"),
     "mapsto-packed": ours.mapsto("packed"),
     "cache": ours.cache,
@@ -60,7 +61,7 @@ PEERS = {
 ELSEWHERE = ("webdataset", "litdata", "mosaicml", "dali")
 """Run by PEERS_PYTHON."""
 CONTESTANTS = (
-    "limit-memory", "limit-local", "mapsto-local", *PEERS, "limit-s3", "mapsto-s3", "mapsto-packed", "mapsto-kept", "cache", "memory",
+    "limit-memory", "limit-local", "mapsto-local", "mapsto-two", *PEERS, "limit-s3", "mapsto-s3", "mapsto-packed", "mapsto-kept", "cache", "memory",
 )  # fmt: skip
 
 
@@ -130,6 +131,11 @@ def _figures(seen: dict[str, list[dict[str, float]]]) -> list[Figure]:
                 label = "the limit" if target else "decoding from memory"
                 times = ratio(rates(f"mapsto-{which}"), rates(f"limit-{limit}"))
                 figures.append(Figure(f"images/s over {label}, {where}", times, "x", target, "higher", how))
+    if {"mapsto-two", "limit-local"} <= seen.keys():
+        figures.append(
+            Figure("images/s of two training workers over the limit", ratio(rates("mapsto-two"), rates("limit-local")), "x", None, "higher",
+                   "both workers' batches of 64, shards on the local disk; the tasks of the data have two CPUs, as with one worker")
+        )  # fmt: skip
     for name, (label, how) in PEERS.items():
         if {name, "mapsto-local"} <= seen.keys():
             times, target = ratio(rates("mapsto-local"), rates(name)), 2.0 if name == "ray" else 1.0
