@@ -184,9 +184,18 @@ def test_a_layout_on_the_command_line_is_the_recipes(recipe: Path, monkeypatch: 
     assert "coco" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("command", "shown"), [("ingest", False), ("train", False), ("tune", True)])
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["ingest"], False),
+        (["train"], False),
+        (["tune"], True),
+        (["train", "--set", "tune={workers: 1, trials: 2, space: {train.seed: {kind: choice, values: [1, 2]}}}"], False),
+        (["train", "--set", "tune={workers: 2, trials: 2, space: {train.seed: {kind: choice, values: [1, 2]}}}"], True),
+    ],
+)
 def test_only_commands_that_need_it_start_the_dashboard(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch, command: str, shown: bool
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], shown: bool
 ) -> None:
     seen: list[object] = []
 
@@ -196,7 +205,7 @@ def test_only_commands_that_need_it_start_the_dashboard(
 
     monkeypatch.setattr("mapsto.runtime.session.connected", connected)
     monkeypatch.setattr("mapsto.stages.pipeline.produce", lambda *_, **__: SimpleNamespace())
-    assert cli.main([command, str(recipe)]) == 0
+    assert cli.main([command[0], str(recipe), *command[1:]]) == 0
     assert seen == [shown]
 
 

@@ -209,7 +209,9 @@ def _stage(arguments: argparse.Namespace) -> int:
         return _produce(recipe, arguments, options)  # the work is done elsewhere
     from .runtime import session
 
-    shown = arguments.verb in ("tune", "run", "serve")
+    shown = (
+        arguments.verb in ("tune", "run", "serve") or recipe.trial_workers > 1
+    )  # a stage makes the sweep it builds on
     with session.connected(arguments.address, arguments.cpus, verbose=arguments.verbose, dashboard=shown) as cluster:
         code = _produce(recipe, arguments, options)
         if cluster.private and _serves(recipe, arguments.verb, getattr(arguments, "until", None)):

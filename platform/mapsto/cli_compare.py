@@ -29,6 +29,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     recipes = [load(name, arguments.overrides) for name in arguments.recipes]
     check(recipes)  # before a cluster is started
-    with session.connected(arguments.address, arguments.cpus, dashboard=False):
+    shown = any(recipe.trial_workers > 1 for recipe in recipes)  # it makes the sweeps that are not made yet
+    with session.connected(arguments.address, arguments.cpus, dashboard=shown):
         compare(recipes, absolute(arguments.output), progress.say)
     return 0

@@ -54,3 +54,19 @@ def test_arrays_of_other_shapes_are_left_where_they_are() -> None:
     for sample, image in zip(put, images, strict=True):
         np.testing.assert_array_equal(sample["image"], image)
     assert put[2]["image"] is third["image"]
+
+
+def test_views_that_are_no_whole_rows_are_stacked_as_they_are() -> None:
+    home = np.arange(3 * SIDE * SIDE * 3, dtype=np.uint8).reshape(3, SIDE, SIDE, 3)
+    for views in (
+        [row.transpose(1, 0, 2) for row in home],
+        [row[:, ::-1] for row in home],
+        [row[:100] for row in home],
+        [home[0], home[1].transpose(1, 0, 2), home[2]],
+        [row.view(np.int8) for row in home],
+    ):
+        batch = stack([{"image": view} for view in views])["image"]
+        np.testing.assert_array_equal(batch, np.stack(views))
+        assert batch.dtype == views[0].dtype
+    with pytest.raises(ValueError, match="same shape"):
+        stack([{"image": home[0]}, {"image": home[1][:100]}, {"image": home[2]}])

@@ -204,6 +204,11 @@ class RecipeBase(Section):
     """null: the float model is served."""
     serve: ServeConfig = ServeConfig()
 
+    @property
+    def trial_workers(self) -> int:
+        """Workers of each trial of its sweep; 0 where it has none."""
+        return (self.tune.workers or self.train.range[0]) if self.tune else 0
+
     def public(self) -> dict[str, Any]:
         """The resolved recipe without the storage section's secrets: what artifacts and reports may show."""
         return self.model_dump(mode="json", exclude={"storage": SECRETS, "data": {"__all__": {"storage": SECRETS}}})

@@ -38,16 +38,16 @@ class Together:
         return sample
 
 
-def _home(values: Sequence[Any]) -> np.ndarray | None:
+def _home(values: Sequence[np.ndarray]) -> np.ndarray | None:
     """The array whose rows the values are, all of them and in order; None where there is none."""
-    first = values[0]
-    home = first.base if isinstance(first, np.ndarray) else None
-    if not isinstance(home, np.ndarray) or home.shape != (len(values), *first.shape) or home.dtype != first.dtype:
+    home = values[0].base
+    if not isinstance(home, np.ndarray) or not home.flags.c_contiguous or len(home) != len(values):
         return None
-    rows = all(
-        value.base is home and _place(value) == _place(home) + k * home.strides[0] for k, value in enumerate(values)
-    )
-    return home if rows and home.flags.c_contiguous else None
+    for value, row in zip(values, home, strict=True):
+        same = value.base is home and _place(value) == _place(row)
+        if not same or (value.dtype, value.shape, value.strides) != (row.dtype, row.shape, row.strides):
+            return None
+    return home
 
 
 def _place(array: np.ndarray) -> int:

@@ -150,8 +150,8 @@ def _quantile(values: np.ndarray, share: float) -> float:
     """`np.quantile` of some ten numbers, without its forty microseconds of checks."""
     at = share * (len(values) - 1)
     below = int(at)
-    low, high = np.sort(values)[[below, min(below + 1, len(values) - 1)]].tolist()
-    return low + (high - low) * (at - below)
+    low, high = np.sort(values)[[below, min(below + 1, len(values) - 1)]]
+    return float(low + (high - low) * values.dtype.type(at - below))
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:

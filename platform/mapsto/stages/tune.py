@@ -179,7 +179,7 @@ def _tune(
     # Tune would set the driver's keys in the trials' runtime environment, which Ray writes to a log; a node has its own
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS)
     recipe, config, artifact = job.recipe, job.recipe.tune, job.artifact
-    train, workers = recipe.train, config.workers or recipe.train.range[0]
+    train, workers = recipe.train, recipe.trial_workers
     alone, population = workers == 1, trials.population
     concurrent = _at_once(job, workers, len(listed) if population else None)
     resources = {"CPU": train.cpus_per_worker if alone else 0.1}
