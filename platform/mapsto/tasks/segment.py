@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -28,10 +27,12 @@ from ..data.transforms import (
     Prepare,
     RandomFlip,
     RandomResizedCrop,
-    mask_of,
+    Step,
 )
 from .augment import Changes
+from .detect_targets import Objects
 from .segment_model import SegmentLoss, SegmentModel
+from .segment_targets import OBJECTS, Flat, Painted, ids_of_objects
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,8 @@ class SegmentConfig(TaskConfig):
     answering: ClassVar[tuple[str, ...]] = ("boundary_tolerance",)
     measuring: ClassVar[tuple[str, ...]] = ("measure_at", "windows")
     classes: tuple[str, ...] = Setting(min_length=2, max_length=255)
-    """Names of the mask's ids, from 0 (often the background). 255 is void: not trained on, not measured."""
+    """Names of the mask's ids, from 0 (often the background). 255 is void: not trained on, not measured. Where a data set has
+    objects' segments and no masks: the background, and then the objects' classes that count."""
     void: tuple[Annotated[int, Setting(ge=0, le=255)], ...] = ()
     """Further ids that are void: `[11]` for CamVid."""
     model: SegmentModel = SegmentModel()
@@ -82,14 +84,6 @@ class SegmentConfig(TaskConfig):
         return self
 
 
-@dataclass(frozen=True)
-class Flat:
-    """The mask's pixels one after the other: originals differ in size."""
-
-    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return sample | {"mask": mask_of(sample).ravel()}
-
-
 class Segment(Task):
     Config = SegmentConfig
     about: ClassVar[str] = "a class for every pixel"
@@ -97,10 +91,12 @@ class Segment(Task):
 
     def check(self) -> None:
         info = self.datasets[self.config.role]
-        if "mask" not in info.columns:
-            raise UserError(
-                f"{info.uri}: no masks; segment needs a manifest with a `mask` column (URI of a grey or palette image of class ids)"
-            )
+        if self._drawn:
+            if "segments" not in info.columns:
+                raise UserError(
+                    f"{info.uri}: no masks; segment needs a column `mask` (URI of a grey or palette image of class ids) or `segments` (objects' outlines or run lengths)"
+                )
+            ids_of_objects(info, self.config.classes)
         size, step = self.config.image_size, self.config.model.step
         if size % step:
             raise UserError(
@@ -122,6 +118,11 @@ class Segment(Task):
     def windows(self) -> Windows | None:
         return self.config.windows
 
+    @property
+    def _drawn(self) -> bool:
+        """Whether masks are drawn from objects."""
+        return "mask" not in self.datasets[self.config.role].columns
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return self.stacked(samples, ("mask",) if "size" in samples[0] else ())
 
@@ -137,8 +138,9 @@ class Segment(Task):
         void, held = (VOID, *self.config.void), self._pixels("train")
         pixels = np.array([0 if k in void else held.get(k, 0) for k in range(len(self.config.classes))], float)
         if not pixels.any():
+            mend = "set none" if self._drawn else "ingest it again with --force, or set none"
             raise UserError(
-                f"{self.datasets[self.config.role].uri}: task.loss.class_weights balanced needs the masks' pixels by class, which this data set does not say; ingest it again with --force, or set none"
+                f"{self.datasets[self.config.role].uri}: task.loss.class_weights balanced needs the masks' pixels by class, which this data set does not say; {mend}"
             )
         return (pixels.sum() / np.maximum(pixels, 1) / np.count_nonzero(pixels) * (pixels > 0)).astype(np.float32)
 
@@ -156,20 +158,24 @@ class Segment(Task):
 
     def streams(self, split: Split) -> Mapping[str, Stream]:
         augment, keep, columns = self.config.augment, Keep("image", "mask"), ("image", "mask")
+        paint: tuple[Step, ...] = ()
+        if self._drawn:
+            info, columns = self.datasets[self.config.role], ("image", *OBJECTS)
+            paint = (Objects(train=False, masks=True), Painted(ids_of_objects(info, self.config.classes)))
         void = (AsVoid(self.config.void),) if self.config.void else ()
         if split != "train" and self.config.measure_at == "original":
             placed = Keep("image", "mask", "matrix", "size")
-            transform = Compose(Placed(self.preprocess, self.windows), *void, Flat(), placed)
+            transform = Compose(*paint, Placed(self.preprocess, self.windows), *void, Flat(), placed)
             return {
                 "": Stream(self.config.role, split, transform, columns, "sequential", beside=self._original_bytes())
             }
         pixels = self.config.image_size**2
         if split != "train":
-            transform = Compose(Prepare(self.preprocess), *void, keep)
+            transform = Compose(*paint, Prepare(self.preprocess), *void, keep)
             return {"": Stream(self.config.role, split, transform, columns, "sequential", beside=pixels)}
         moving = [RandomResizedCrop(self.config.image_size, augment.scale), RandomFlip(augment.flip)]
         colour = ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue)
-        steps = Compose(*moving, *augment.turns(), colour, *augment.blurs(), *void, keep)
+        steps = Compose(*paint, *moving, *augment.turns(), colour, *augment.blurs(), *void, keep)
         return {"": Stream(self.config.role, split, steps, columns, beside=pixels)}
 
     def _original_bytes(self) -> int | None:
