@@ -1,39 +1,44 @@
 """DCGAN (Radford et al., Unsupervised Representation Learning with Deep Convolutional GANs, arXiv 1511.06434), the
-discriminator with spectral norm (Miyato et al., arXiv 1802.05957) in place of batch norm."""
+discriminator with spectral norm (Miyato et al., arXiv 1802.05957) in place of batch norm, the generator's batch norm by
+class where there are classes."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from .class_norm import ClassNorm
 from .projection import Head, maybe_spectral
 
 
 class Generator(nn.Module):
-    """forward(z: N×latent float, label: N int64 or None) → N×3×size×size float in -1..1; size is 8 × a power of two. A
-    class is a learnt vector beside z."""
+    """forward(z: N×latent float, label: N int64 or None) → N×3×size×size float in -1..1; size is 8 × a power of two."""
 
     def __init__(self, latent: int, size: int, width: int, classes: int = 0) -> None:
         super().__init__()
+
+        def norm(channels: int) -> nn.Module:
+            return ClassNorm(channels, classes) if classes else nn.BatchNorm2d(channels)
+
         steps = _steps(size)
         channels = width * 2**steps
-        self.classes = nn.Embedding(classes, latent) if classes else None
-        self.start = nn.Linear(2 * latent if classes else latent, channels * 16)
+        self.start = nn.Linear(latent, channels * 16)
         self.channels = channels
-        blocks: list[nn.Module] = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        blocks: list[nn.Module] = [norm(channels), nn.ReLU(inplace=True)]
         for _ in range(steps):
             blocks += [
                 nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(channels // 2),
+                norm(channels // 2),
                 nn.ReLU(inplace=True),
             ]
             channels //= 2
-        self.blocks = nn.Sequential(*blocks, nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh())
+        self.blocks = nn.ModuleList([*blocks, nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()])
 
     def forward(self, z: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
-        if self.classes is not None:
-            z = torch.cat([z, self.classes(label)], 1)
-        return self.blocks(self.start(z).view(-1, self.channels, 4, 4))
+        x = self.start(z).view(-1, self.channels, 4, 4)
+        for block in self.blocks:
+            x = block(x, label) if isinstance(block, ClassNorm) else block(x)
+        return x
 
 
 class Discriminator(nn.Module):

@@ -9,28 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .class_norm import ClassNorm
 from .projection import Head, maybe_spectral
 
 WIDEST = 4
 """Channels of the coarse levels, in those of the finest."""
-
-
-class ClassNorm(nn.Module):
-    """Batch norm whose scale and shift are the class's own; one for all where there are no classes."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels, affine=not classes)
-        self.table = nn.Embedding(classes, 2 * channels) if classes else None
-        if self.table is not None:
-            nn.init.zeros_(self.table.weight)
-
-    def forward(self, x: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
-        x = self.norm(x)
-        if self.table is None:
-            return x
-        scale, shift = self.table(label)[:, :, None, None].chunk(2, 1)
-        return x * (1 + scale) + shift
 
 
 class Up(nn.Module):

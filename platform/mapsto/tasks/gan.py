@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class GanConfig(ConditionalConfig):
     kind: Literal["gan"]
     model: Literal["dcgan", "residual"] = "dcgan"
-    """`dcgan`: convolutions alone. `residual`: residual blocks in both nets, with batch norm by class in the generator."""
+    """`dcgan`: convolutions alone. `residual`: residual blocks in both nets. In both the generator's batch norm is by class."""
     loss: Literal["hinge", "relativistic"] = "hinge"
     """`relativistic` scores each generated image against a real one; it wants `r1` and `r2`."""
     latent: int = Setting(64, ge=2)
