@@ -10,6 +10,7 @@ import pytest
 from mapsto.core.storage import Storage
 from mapsto.data.chunks import cut, read_chunk
 from mapsto.data.sources.item import Reference
+from mapsto.data.splits import MultiLabel
 
 SHARES = {"val": 0.1, "test": 0.2}
 SPLITS = ("val", "test", "train")
@@ -96,3 +97,58 @@ def test_an_empty_label_is_none_beside_lists(tmp_path):
 @pytest.mark.parametrize("seed", range(8))
 def test_a_split_whose_share_is_a_row_has_one(tmp_path, seed):
     assert {"val", "test"} <= set(split([{0, 1}] * 6, "labels", tmp_path, seed))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_period_in_the_rows_of_an_archive_is_none_in_a_split(tmp_path, seed):
+    """Ten cameras by turns in an archive, whose members come in their order: no split has one camera alone."""
+    given = [
+        Reference(f"{k}", how="range", offset=k, size=9, columns={"labels": ["indoor", "chair"]}) for k in range(500)
+    ]
+    listed = cut(given, Storage(), str(tmp_path), {"val": 0.1, "test": 0.1}, seed, None)
+    cameras: dict[str, Counter] = {}
+    for number in range(listed.chunks):
+        name, _, found = read_chunk(Storage(), str(tmp_path), number)
+        cameras.setdefault(name, Counter()).update(int(reference.name) % 10 for reference in found)
+    for name in ("val", "test"):
+        assert cameras[name].total() == 50 and len(cameras[name]) >= 7 and max(cameras[name].values()) <= 20
+
+
+def test_any_row_may_come_to_val(tmp_path):
+    seen: Counter[int] = Counter()
+    for seed in range(200):
+        chooser = MultiLabel({"a": 40, "b": 40}, 40, 0.1, 0.1, seed)
+        reference = Reference("x", columns={"labels": ["a", "b"]})
+        seen.update(k for k in range(40) if chooser.split(reference) == "val")
+    assert seen.total() == 200 * 4 and all(sum(seen[k] for k in range(r, 40, 10)) for r in range(10))
+
+
+@pytest.mark.parametrize(
+    ("rows", "most"),
+    [
+        ([[f"{k}-{tag}" for tag in range(10)] for k in range(200)], 1),
+        ([["c", f"{k}-a", f"{k}-b"] for k in range(50)], 2),
+        ([[str(tag) for tag in np.random.default_rng(k).choice(500, 20, replace=False)] for k in range(250)], 4),
+        ([[*{str(tag) for tag in np.random.default_rng(k).zipf(1.5, 6)}] for k in range(500)], 6),
+    ],
+)
+def test_the_whole_has_its_share_however_many_classes_are_rare(rows, most):
+    """No class's share, a row or two at most, may leave the whole without its own; and not all at the end of the listing."""
+    counts = Counter(name for row in rows for name in row)
+    chooser = MultiLabel(counts, len(rows), 0.1, 0.1, 0)
+    where = [chooser.split(Reference("x", columns={"labels": row})) for row in rows]
+    wanted = len(rows) // 10
+    assert where.count("val") == where.count("test") == wanted
+    got = Counter((name, split) for row, split in zip(rows, where, strict=True) for name in row)
+    assert max(abs(got[name, split] - n / 10) for name, n in counts.items() for split in ("val", "test")) <= most
+    first = where[: len(rows) // 2]
+    assert all(0.25 * wanted <= first.count(split) <= 0.75 * wanted for split in ("val", "test"))
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (0.3, 0.7), (1, 0), (0, 1), (0, 0), (0.499, 0.499)])
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_shares_that_leave_train_little_or_nothing(val, test, rows):
+    chooser = MultiLabel({"a": rows, "b": rows}, rows, val, test, 0)
+    where = Counter(chooser.split(Reference("x", columns={"labels": ["a", "b"]})) for _ in range(rows))
+    assert abs(where["val"] - val * rows) < 1 and abs(where["test"] - test * rows) < 1
+    assert not where["train"] or val + test < 1

@@ -6,11 +6,16 @@ Each holds a few numbers for every class or group, whatever the number of rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
+from math import exp
 
 import numpy as np
 
 from ..core.sample import Split
 from .sources.item import Reference
+
+LEAN = 3.0
+"""By how much the log odds of a split grow with a row that it lacks of each of a row's classes."""
 
 
 class Chooser:
@@ -55,26 +60,26 @@ def _drawn(rng: np.random.Generator, need: list[int], left: int) -> Split:
 
 
 class MultiLabel:
-    """Splits in one pass where rows have several classes: a row goes where it leaves the classes' shares least uneven, by the sum of
-    squares over the share, each class weighing 1 / √rows, and all rows together as one (minimization: Pocock and Simon, Sequential
-    Treatment Assignment with Balancing for Prognostic Factors in the Controlled Clinical Trial, Biometrics 31, 1975).
+    """Splits in one pass where rows have several classes: the whole has its share exactly, each class to within a few rows.
 
-    Shares come out as even as by iterative stratification (Sechidis et al., On the Stratification of Multi-Label Data, 2011), which needs
-    all rows at hand.
+    Drawn as by selection sampling, with odds that lean to where the row's classes lack rows, each class weighing 1 / √rows, and all rows
+    together as one more (minimization with its random element: Pocock and Simon, Sequential Treatment Assignment with Balancing for
+    Prognostic Factors in the Controlled Clinical Trial, Biometrics 31, 1975), so that a period in the rows' order is none in a split's.
+    Shares come out about as even as by iterative stratification (Sechidis et al., On the Stratification of Multi-Label Data, 2011), which
+    needs all rows at hand.
     """
 
     def __init__(self, counts: Mapping[str, int], rows: int, val: float, test: float, seed: int) -> None:
         """`counts`: class → rows of it, and "" → rows of none; `rows`: in all."""
-        shares: dict[Split, float] = {"train": 1 - val - test, "val": val, "test": test}
-        self._shares = {split: share for split, share in shares.items() if share > 1e-9}
+        self._rng = np.random.default_rng([seed, 1])
+        self._shares: dict[Split, float] = {"train": 1 - val - test, "val": val, "test": test}
+        to_val = round(val * rows)
+        to_test = min(round(test * rows), rows - to_val) if self._shares["train"] > 1e-9 else rows - to_val
+        self._need = [rows - to_val - to_test, to_val, to_test]
+        """Rows that are still to come to each split."""
         sizes: dict[str | None, int] = {**counts, None: rows}
-        self._left = rows
-        self._due = [k for k, share in enumerate(self._shares.values()) if round(share * rows)]
-        """Splits that have no row yet, and whose share is one at least."""
         self._weight = {name: size**-0.5 for name, size in sizes.items() if size}
-        phases = np.random.default_rng([seed, 1]).uniform(-0.25, 0.25, (len(self._weight), len(self._shares)))
-        phases -= phases.mean(1, keepdims=True)
-        self._lacks = dict(zip(self._weight, phases.tolist(), strict=True))
+        self._lacks = {name: [0.0] * len(self._shares) for name in self._weight}
         """Class → rows that each split should have more of it by now."""
 
     def split(self, reference: Reference) -> Split:
@@ -83,19 +88,18 @@ class MultiLabel:
         names = (*classes_of(reference), None)
         weights = [self._weight[name] for name in names]
         lacks = [self._lacks[name] for name in names]
-        total = sum(weights)
-        gains = []
-        for k, share in enumerate(self._shares.values()):
-            for each in lacks:
-                each[k] += share
-            gains.append((2 * sum(w * each[k] for w, each in zip(weights, lacks, strict=True)) - total) / share)
-        free = self._due if self._left <= len(self._due) else range(len(gains))
-        best = max(free, key=gains.__getitem__)
+        lack = [
+            sum(w * x for w, x in zip(weights, each, strict=True)) / sum(weights) for each in zip(*lacks, strict=True)
+        ]
+        most = max(x for x, need in zip(lack, self._need, strict=True) if need)
+        odds = [need * exp(LEAN * min(x - most, 0)) for x, need in zip(lack, self._need, strict=True)]
+        place = self._rng.random() * sum(odds)
+        drawn = next((k for k, end in enumerate(accumulate(odds)) if place < end), odds.index(max(odds)))
         for each in lacks:
-            each[best] -= 1
-        self._left -= 1
-        self._due = [k for k in self._due if k != best]
-        return list(self._shares)[best]
+            for k, share in enumerate(self._shares.values()):
+                each[k] += share - (k == drawn)
+        self._need[drawn] -= 1
+        return list(self._shares)[drawn]
 
 
 class Grouped:
