@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import struct
+import tarfile
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mapsto.core.codecs import decode
 from mapsto.core.errors import UserError
 from mapsto.data.sources import detect, listing
 from mapsto.data.sources.archive import NO_END
+from mapsto.data.sources.samples import FIRST, MOST
 
 from .layouts import HEIGHT, STORE, WIDTH, ingested, mask, picture, put, tar
 
@@ -187,9 +189,52 @@ def test_class_folders_with_a_text_beside_each_image_keep_their_classes(tmp_path
         (("a/1.jpg", "a/1.txt", "a/2.jpg", "a/2.txt"), "(a/1: jpg, txt); what lies in a/ is of no class by that"),
         (("a/1.jpg", "a/1.cls", "b/2.jpg", "b/2.cls"), "(a/1: cls, jpg)"),
         (("train/a/1.jpg", "train/a/1.json", "train/a/1.txt", "train/b/2.jpg"), "(train/a/1: jpg, json, txt)"),
+        (
+            ("train/images/1.jpg", "train/images/1.txt", "val/images/2.jpg", "val/images/2.txt"),
+            "(train/images/1: jpg, txt); what lies in images/ is of no class by that",
+        ),
+        (
+            (
+                *(f"a/{k}.{kind}" for k in range(4) for kind in ("jpg", "txt")),
+                *(f"b/{k}.{kind}" for k in range(4) for kind in ("jpg", "txt", "cls")),
+            ),
+            "(a/0: jpg, txt)",
+        ),
+        (
+            (*(f"a/{k}.{kind}" for k in range(4) for kind in ("jpg", "txt")), "b/1.txt", "b/1.json", "b/1.jpg"),
+            "(a/0: jpg, txt)",
+        ),
     ],
 )
 def test_samples_that_say_their_class_or_lie_in_no_class_folders_stay_webdatasets(tmp_path, members, why):
     source = put(tmp_path / "x.tar", tar({name: picture() if name.endswith("jpg") else b"1" for name in members}))
     layout, said = detect(str(source), STORE)
     assert layout == "webdataset" and said.endswith(why)
+
+
+def test_a_text_that_is_no_images_own_says_no_class(tmp_path):
+    names = [f"{folder}/{k}.{kind}" for folder in "ab" for k in range(4) for kind in ("jpg", "txt")]
+    source = put(tmp_path / "x.tar", tar(dict.fromkeys([*names, "b/notes.json"], b"x")))
+    assert detect(str(source), STORE)[0] == "archive"
+
+
+def test_a_tars_first_members_are_read_once_and_no_further_than_they_tell(tmp_path, monkeypatch):
+    """Of a flat one, eight; where folders must be told apart, a thousand, but once for both layouts that ask."""
+    read: list[str] = []
+    own = tarfile.TarFile.next
+
+    def counted(self):
+        member = own(self)
+        read.append(member.name if member else "")
+        return member
+
+    monkeypatch.setattr(tarfile.TarFile, "next", counted)
+    for above, most in (("", FIRST), ("a/", 600), ("train/", FIRST)):
+        names = [f"{above}{k}.{kind}" for k in range(300) for kind in ("jpg", "txt")]
+        source = put(tmp_path / "x.tar.gz", gzip.compress(tar(dict.fromkeys(names, b"x"))))
+        read.clear()
+        assert detect(str(source), STORE)[0] == "webdataset" and len(read) <= most + 2
+    names = [f"{folder}/{k}.{kind}" for folder in "ab" for k in range(300) for kind in ("jpg", "txt")]
+    source = put(tmp_path / "x.tar.gz", gzip.compress(tar(dict.fromkeys(names, b"x"))))
+    read.clear()
+    assert detect(str(source), STORE)[0] == "archive" and len(read) <= MOST + 2

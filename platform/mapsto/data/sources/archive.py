@@ -20,7 +20,7 @@ from .enclosing import below, each_below
 from .expand import MOST_EXPANSION, gunzipped
 from .item import SPLIT_NAMES, Reference, Told, hidden, is_archive, is_image
 from .look import Look
-from .samples import CAPTIONS, first_sample
+from .samples import CAPTIONS
 
 SETTINGS = ("told",)
 
@@ -38,7 +38,7 @@ def recognise(look: Look) -> str | None:
         why = f"archives among its files: {archives}, images: none"
     else:
         return None
-    found = first_sample(look)
+    found = look.sample
     if found is None or not found.by_class:
         return why
     texts = ", ".join(kind for kind in found.kinds if kind in CAPTIONS)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from ...core.errors import UserError
 from ...core.storage import Storage, join
 from .item import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, MANIFEST_SUFFIXES, VIDEO_SUFFIXES, VOLUME_SUFFIXES, hidden
+from .samples import FirstSample, first_sample
 
 LOOK = 1000
 """Files of a folder that are looked at."""
@@ -55,6 +56,11 @@ class Look:
     def top(self) -> tuple[str, ...]:
         """The first names directly under the URI; none where it is a file itself."""
         return () if self.one else tuple(self.storage.glance(self.uri))
+
+    @cached_property
+    def sample(self) -> FirstSample | None:
+        """Of its first tar, whose first members are read once for all layouts that ask."""
+        return first_sample(self.uri, self.names, self.storage)
 
 
 def relative(uri: str, storage: Storage) -> Iterator[tuple[str, int]]:

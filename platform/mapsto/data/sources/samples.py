@@ -5,18 +5,22 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
 
+from ...core.storage import Storage
 from .item import SPLIT_NAMES, hidden, is_image
-from .look import LOOK, Look
 
 TEXTS = ("cls", "label", "txt", "text", "caption", "json", "index")
 """Kinds of WebDataset's texts."""
 CAPTIONS = ("txt", "text", "caption")
 """Those that say no class, and that others lay beside their images, too."""
+CLASSES = tuple(kind for kind in TEXTS if kind not in CAPTIONS)
 FIRST = 8
 """Members in which a sample must come."""
+MOST = 1000
+"""Members in which a second folder, or a text that says a class, must come."""
 
 
 @dataclass(frozen=True)
@@ -28,28 +32,22 @@ class FirstSample:
     kinds: tuple[str, ...]
     folders: tuple[str, ...] = ()
     """Those that the first images lie in, below the splits', where texts are captions alone; two at most."""
-    placed: bool = False
-    """Whether they lie in a folder of a split's (`train/cat/`)."""
 
     @property
     def by_class(self) -> bool:
-        """Whether the folders are classes: they lie in a split's, or there are several, and no text says a class. WebDataset's samples lie
-        flat, or in one folder."""
-        return bool(self.folders) and (self.placed or len(self.folders) > 1)
+        """Whether the folders are classes: there are several, and no text says a class. WebDataset's samples lie flat, or in one folder."""
+        return len(self.folders) > 1
 
 
-def first_sample(look: Look) -> FirstSample | None:
-    """Of the source's first tar; None where it has none, is broken, or is no tar of samples."""
-    shard = look.uri if is_shard(look.uri) else next(filter(is_shard, look.names), None)
+def first_sample(uri: str, names: Iterable[str], storage: Storage) -> FirstSample | None:
+    """Of the source's first tar; None where it has none, is broken, or is no tar of samples. `names`: paths below the URI."""
+    shard = uri if is_shard(uri) else next(filter(is_shard, names), None)
     if shard is None:
         return None
-    uri = shard if shard == look.uri else f"{look.uri.rstrip('/')}/{shard}"
-    fs, path = look.storage.fs(uri)
+    at = shard if shard == uri else f"{uri.rstrip('/')}/{shard}"
+    fs, path = storage.fs(at)
     try:
-        with (
-            look.storage.retry(uri, lambda: fs.open(path, "rb")) as raw,
-            tarfile.open(fileobj=raw, mode="r:*") as archive,
-        ):
+        with storage.retry(at, lambda: fs.open(path, "rb")) as raw, tarfile.open(fileobj=raw, mode="r:*") as archive:
             return _first(shard, archive)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile):
         return None
@@ -57,31 +55,25 @@ def first_sample(look: Look) -> FirstSample | None:
 
 def _first(shard: str, archive: tarfile.TarFile) -> FirstSample | None:
     seen: dict[str, set[str]] = {}
-    for _ in range(FIRST):
-        if (member := archive.next()) is None:
-            break
-        key, kind = split_key(member.name)
-        seen.setdefault(key, set()).add(kind)
-    samples = {key: kinds for key, kinds in seen.items() if _has_image(kinds) and not kinds.isdisjoint(TEXTS)}
-    if not samples:
-        return None
-    key, kinds = next(iter(samples.items()))
-    found = FirstSample(shard, key, tuple(sorted(kinds)))
-    if any(not kinds.isdisjoint(set(TEXTS).difference(CAPTIONS)) for kinds in samples.values()):
-        return found
     folders: dict[str, None] = {}
-    placed = False
-    for member in islice(archive, LOOK if any("/" in key for key in samples) else 0):
+    first: str | None = None
+    by_text = False
+    for count, member in enumerate(islice(archive, MOST), 1):
+        key, kind = split_key(member.name)
+        kinds = seen.setdefault(key, set())
+        kinds.add(kind)
+        if _has_image(kinds) and not kinds.isdisjoint(TEXTS):
+            first = first or key
+            by_text |= not kinds.isdisjoint(CLASSES)
         name = member.name.removeprefix("./")
         if is_image(name) and not hidden(name):
-            parts = name.split("/")[:-1]
-            splits = [k for k, part in enumerate(parts) if part.lower() in SPLIT_NAMES]
-            placed |= bool(splits) and splits[0] < len(parts) - 1
-            if folder := "/".join(part for k, part in enumerate(parts) if k not in splits):
-                folders[folder] = None
-        if placed or len(folders) > 1:
+            folder = "/".join(part for part in name.split("/")[:-1] if part.lower() not in SPLIT_NAMES)
+            folders |= {folder: None} if folder else {}
+        if count >= FIRST and (first is None or by_text or not folders):
             break
-    return replace(found, folders=tuple(folders), placed=placed)
+    if first is None:
+        return None
+    return FirstSample(shard, first, tuple(sorted(seen[first])), () if by_text else tuple(folders)[:2])
 
 
 def _has_image(kinds: set[str]) -> bool:

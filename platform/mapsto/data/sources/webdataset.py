@@ -22,7 +22,7 @@ from .archive import NO_END, ends_well, escapes
 from .expand import gunzipped
 from .item import SPLIT_NAMES, Reference, is_image
 from .look import Look, relative
-from .samples import TEXTS, first_sample, is_shard, split_key
+from .samples import TEXTS, is_shard, split_key
 
 LARGEST_TEXT = 16 * 2**20
 """A larger text is refused, with its sample: it would be held whole."""
@@ -35,7 +35,7 @@ _SPLIT = re.compile(r"(?:^|[-_/])(train|training|val|valid|validation|dev|test)(
 def recognise(look: Look) -> str | None:
     """By the first shard's first members: an image and a text of one key. Class folders whose images have captions alone beside them
     are an archive's."""
-    found = first_sample(look)
+    found = look.sample
     if found is None or found.by_class:
         return None
     within = f"; what lies in {found.folders[0]}/ is of no class by that" if found.folders else ""
