@@ -35,6 +35,7 @@ from mapsto.curate.refused import REFUSED, kind_of
         ("an archive within an archive: not opened", "unreadable"),
         ("not an image (no format is known for its first bytes)", "unreadable"),
         ("a link or device, not a file", "unreadable"),
+        ("not an image but a text: not read", "unreadable"),
         ("its decoder crashed (SIGSEGV)", "unreadable"),
     ],
 )  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,21 @@ def tar(members: dict[str, bytes]) -> bytes:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return out.getvalue()
+
+
+def packed(folder: Path, how: str, members: dict[str, bytes]) -> Path:
+    """A source that holds these files: a folder of them, or an archive."""
+    if how == "folder":
+        for name, data in members.items():
+            put(folder / "source" / name, data)
+        return folder / "source"
+    if how == "zip":
+        with zipfile.ZipFile(folder / "source.zip", "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return folder / "source.zip"
+    data = tar({f"./{name}": data for name, data in members.items()})
+    return put(folder / f"source.{how}", gzip.compress(data) if how == "tgz" else data)
 
 
 def ingested(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import zipfile
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mapsto.data.sources import Told, detect, listing
 
-from .layouts import STORE, ingested, picture, put, tar
+from .layouts import STORE, ingested, packed, picture, put, tar
 
 
 def test_a_single_image(tmp_path):
@@ -68,21 +64,6 @@ def test_who_is_on_a_picture(tmp_path, paths, said):
 
 def tree(paths: list[str]) -> dict[str, bytes]:
     return {path: picture(k) if path.endswith(".jpg") else b"words" for k, path in enumerate(paths)}
-
-
-def packed(folder: Path, how: str, members: dict[str, bytes]) -> Path:
-    """A source that holds these files: a folder of them, or an archive."""
-    if how == "folder":
-        for name, data in members.items():
-            put(folder / "source" / name, data)
-        return folder / "source"
-    if how == "zip":
-        with zipfile.ZipFile(folder / "source.zip", "w") as archive:
-            for name, data in members.items():
-                archive.writestr(name, data)
-        return folder / "source.zip"
-    data = tar({f"./{name}": data for name, data in members.items()})
-    return put(folder / f"source.{how}", gzip.compress(data) if how == "tgz" else data)
 
 
 @pytest.mark.parametrize("how", ["folder", "tar", "tgz", "zip"])

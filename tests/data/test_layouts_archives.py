@@ -7,17 +7,20 @@ import io
 import json
 import struct
 import tarfile
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from mapsto.core.codecs import decode
 from mapsto.core.errors import UserError
+from mapsto.data.chunks import cut, read_chunk
 from mapsto.data.sources import detect, listing
 from mapsto.data.sources.archive import NO_END
+from mapsto.data.sources.enclosing import A_TEXT
 from mapsto.data.sources.samples import FIRST, MOST
 
-from .layouts import HEIGHT, STORE, WIDTH, ingested, mask, picture, put, tar
+from .layouts import HEIGHT, STORE, WIDTH, ingested, mask, packed, picture, put, tar
 
 
 def test_idx(tmp_path):
@@ -210,6 +213,25 @@ def test_samples_that_say_their_class_or_lie_in_no_class_folders_stay_webdataset
     source = put(tmp_path / "x.tar", tar({name: picture() if name.endswith("jpg") else b"1" for name in members}))
     layout, said = detect(str(source), STORE)
     assert layout == "webdataset" and said.endswith(why)
+
+
+@pytest.mark.parametrize("how", ["tar", "zip", "folder"])
+def test_texts_beside_images_take_no_place_of_theirs_in_the_splits(tmp_path, how):
+    members = {}
+    for name in ("cat", "dog", "cow"):
+        for k in range(20):
+            members |= {f"{name}/{k}.png": b"x", f"{name}/{k}.txt": b"x", f"texts/{name}-{k}.json": b"x"}
+    source = packed(tmp_path, how, members)
+    found = list(listing("folder" if how == "folder" else "archive", str(source), STORE, ""))
+    assert len(found) == 180 and {r.reason for r in found if not r.name.endswith(".png")} == {A_TEXT}
+    for seed in range(4):
+        listed = cut(found, STORE, str(tmp_path / str(seed)), {"val": 0.1, "test": 0.1}, seed, None)
+        drawn: Counter[tuple[str | None, str]] = Counter()
+        for number in range(listed.chunks):
+            split, _, references = read_chunk(STORE, str(tmp_path / str(seed)), number)
+            drawn.update((r.label, split) for r in references if split != "train")
+        assert listed.classes == ("cat", "cow", "dog") and listed.rows == 180
+        assert drawn == {(name, split): 2 for name in listed.classes for split in ("val", "test")}
 
 
 def test_a_text_that_is_no_images_own_says_no_class(tmp_path):

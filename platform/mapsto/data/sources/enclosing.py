@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from ...core.disk_index import DiskIndex
-from .item import SPLIT_NAMES, UNLABELLED, Reference, Told, hidden, is_image, placed
+from .item import SPLIT_NAMES, UNLABELLED, Reference, Told, hidden, is_image, is_text, placed
 from .look import parts
 
+A_TEXT = "not an image but a text: not read"
 PART = 256
 """References that are put by at a time."""
 
@@ -50,7 +51,7 @@ def below(
     found: Iterable[tuple[str, Reference]], told: Told, counts: Callable[[str], bool] = is_image
 ) -> Iterator[Reference]:
     """References with label and split by their paths (`item.placed`), in their order, without the folders that all images by name share
-    (or volumes, or videos: what `counts`).
+    (or volumes, or videos: what `counts`). Texts by name are refused without a label: they take no image's place in its class's splits.
 
     `found`: (path, or "" where it says nothing; reference). A split of its own stays. They are put by on disk for as long as all lie in
     one folder that may enclose them: until a second class comes, in most sources.
@@ -100,7 +101,10 @@ def _said(path: str, reference: Reference, enclosing: str) -> Reference:
     if not path:
         return reference
     label, split = placed("/".join([*_folders(path), path.rsplit("/", 1)[-1]]).removeprefix(enclosing))
-    return replace(reference, label=label, split=reference.split or split)
+    split = reference.split or split
+    if is_text(path):
+        return replace(reference, split=split, reason=reference.reason or A_TEXT)
+    return replace(reference, label=label, split=split)
 
 
 def _folders(path: str) -> list[str]:

@@ -61,6 +61,7 @@ VIDEO_SUFFIXES = (
     ".flv",
     ".ogv",
 )
+TEXT_SUFFIXES = (".txt", ".text", ".caption", ".cls", ".label", ".json", ".xml", ".csv", ".md")
 
 UNLABELLED = "_unlabelled"
 """The folder of images without a class, where their data set has classes."""
@@ -172,6 +173,10 @@ def is_volume(name: str) -> bool:
 
 def is_video(name: str) -> bool:
     return name.lower().endswith(VIDEO_SUFFIXES)
+
+
+def is_text(name: str) -> bool:
+    return name.lower().endswith(TEXT_SUFFIXES)
 
 
 def is_manifest(name: str) -> bool:
