@@ -10,12 +10,12 @@ import pytest
 
 from mapsto.config.schema import DataConfig
 from mapsto.core.codecs import encode
-from mapsto.data import shards
 from mapsto.data.dataset import Dataset
 from mapsto.data.scenes import numbered
 from mapsto.stages.clean import Clean
 from mapsto.stages.ingest import Ingest
 
+from .old import no_count_of_boxes
 from .test_clean import found, made, named, no_cluster, recipe  # noqa: F401  the fixture
 
 DRAWN = 30
@@ -99,9 +99,7 @@ def test_boxes_without_area_are_findings_of_the_rows_that_lost_them(folder, poli
 
 
 def test_a_data_set_from_before_these_counts_is_cleaned_without_them(folder, monkeypatch):
-    schema = shards.shard_schema
-    monkeypatch.setattr(
-        shards, "shard_schema", lambda columns: (s := schema(columns)).remove(s.get_field_index("boxes_left_out"))
-    )
-    _, after = cleaned(folder, [{"image": "00.png", "boxes": [[9, 1, 1, 9]], "box_labels": ["x"]}])
+    no_count_of_boxes(monkeypatch)
+    before, after = cleaned(folder, [{"image": "00.png", "boxes": [[9, 1, 1, 9]], "box_labels": ["x"]}])
+    assert "boxes_left_out" not in {*before.manifest["columns"], *before.read("train")[0]}
     assert after.manifest["rows_kept"] == 1 and not found(after, "boxes_without_area")

@@ -8,9 +8,16 @@ import pytest
 
 from mapsto.core.errors import UserError
 from mapsto.core.storage import Storage
+from mapsto.data.annotations import NO_AREA
+from mapsto.data.dataset import Dataset
 from mapsto.stages.purge_plan import Asked
 
-from .test_purge import PICTURES, erased, everything, made_world, no_cluster, row_id  # noqa: F401  the fixtures
+from .old import no_count_of_boxes
+from .test_purge import PICTURES, erased, everything, ingested, listed, made_world, no_cluster, row_id  # noqa: F401  the fixtures
+
+
+def made_of(folder: Path) -> Dataset:
+    return ingested(folder / "images", str(folder / "out/trial/ingest/0000"), listed(folder / "images"))
 
 
 def test_what_a_killed_write_left_goes_too_and_the_proof_looks_for_it(made_world, tmp_path, monkeypatch):  # noqa: F811
@@ -33,6 +40,18 @@ def test_what_a_killed_write_left_goes_too_and_the_proof_looks_for_it(made_world
     erased(first.artifact.uri, rows=(row_id(first, "1.png"),))
     assert not [path for path, data in everything(root).items() if PICTURES[0] in data]
     assert not any(part.exists() for part in parts) and elsewhere.exists()
+
+
+def test_without_a_count_for_each_row_the_number_of_boxes_left_out_stays(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        no_count_of_boxes(before)
+        old = made_of(tmp_path / "old")
+    assert "boxes_left_out" not in old.manifest["columns"]
+    for dataset, left in ((old, 12), (made_of(tmp_path / "new"), 10)):
+        assert dataset.manifest["dropped"] == {NO_AREA: 12}
+        erased(dataset.artifact.uri, rows=(row_id(dataset, "1.png"), row_id(dataset, "2.png")))
+        manifest = dataset.artifact.storage.read_json(dataset.artifact.path("dataset.json"))
+        assert manifest["dropped"] == {NO_AREA: left} and manifest["rows_kept"] == 10
 
 
 def test_a_persons_refused_files_go_with_their_rows(made_world, tmp_path):  # noqa: F811
