@@ -190,7 +190,10 @@ def test_a_layout_on_the_command_line_is_the_recipes(recipe: Path, monkeypatch: 
         (["ingest"], False),
         (["train"], False),
         (["tune"], True),
-        (["train", "--set", "tune={workers: 1, trials: 2, space: {train.seed: {kind: choice, values: [1, 2]}}}"], False),
+        (
+            ["train", "--set", "tune={workers: 1, trials: 2, space: {train.seed: {kind: choice, values: [1, 2]}}}"],
+            False,
+        ),
         (["train", "--set", "tune={workers: 2, trials: 2, space: {train.seed: {kind: choice, values: [1, 2]}}}"], True),
     ],
 )

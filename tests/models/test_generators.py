@@ -28,7 +28,7 @@ def test_gans_of_every_size(name, classes, size):
 
 
 def class_tables(model, std):
-    """The generator's, which begin at 0: the same picture for each class."""
+    """The generator's, drawn with this deviation; 0: the same picture for each class."""
     for name, values in model.generator.named_parameters():
         if name.endswith("table.weight"):
             torch.nn.init.normal_(values, std=std)
@@ -46,6 +46,19 @@ def test_the_noise_makes_nearly_all_of_a_new_generators_differences(name, std):
         drawn = model.generator(noise, classes).view(64, 3, -1)
     within, whole = drawn.var(0, correction=0).mean(), drawn.var((0, 1), correction=0).mean()
     assert within > 0.9 * whole
+
+
+@pytest.mark.parametrize("name", ["dcgan", "residual"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_new_generator_draws_by_noise_and_by_class(name, seed):
+    """Classes that began alike would be told apart too late: the noise would have taken their place."""
+    torch.manual_seed(seed)
+    generator = gan(name, 8, 16, 4, 3, spectral=True).generator
+    noise, classes = torch.randn(64, 8).repeat_interleave(3, 0), torch.arange(3).repeat(64)
+    with torch.no_grad():
+        drawn = generator(noise, classes).view(64, 3, -1)
+    of_noise = drawn.var(0, correction=0).mean() / drawn.var((0, 1), correction=0).mean()
+    assert 0.3 < of_noise < 0.95
 
 
 @pytest.mark.parametrize("name", ["dcgan", "residual"])
