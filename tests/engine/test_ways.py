@@ -9,12 +9,13 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mapsto.config.training import EarlyStopConfig, TrainConfig
 from mapsto.core.errors import UserError
 from mapsto.engine.checkpoints import from_bytes, to_bytes
 from mapsto.engine.fit import Midway, fit
-from mapsto.engine.prepare import checkpoint_gradients, prepared
+from mapsto.engine.prepare import checkpoint_gradients, prepared, seen_already
 from mapsto.engine.progress import forget_held, held
 from mapsto.engine.stopping import EarlyStop
 from mapsto.engine.world import World
@@ -122,6 +123,19 @@ def test_checkpointed_training_ends_with_the_plain_ones_statistics() -> None:
     again, _ = run({**config, "gradient_checkpointing": True}, Images())
     for name, value in plain.state_dict().items():
         np.testing.assert_allclose(again.state_dict()[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.SyncBatchNorm])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_checkpointed_norms_of_each_kind_see_a_batch_once(kind: type[nn.BatchNorm2d], momentum: float | None) -> None:
+    norm, image = kind(3, momentum=momentum), torch.randn(2, 3, 4, 4, requires_grad=True)
+    total = checkpoint(norm, image, use_reentrant=False).square().sum()
+    mean = norm.running_mean.clone()
+    with seen_already([norm]):
+        total.backward()
+    assert norm.num_batches_tracked == 1 and norm.momentum == momentum
+    torch.testing.assert_close(norm.running_mean, mean)
+    assert "num_batches_tracked" in norm.state_dict()
 
 
 def test_checkpointed_activations_give_the_same_gradients() -> None:

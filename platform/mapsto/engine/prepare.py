@@ -82,8 +82,8 @@ def seen_already(norms: Iterable[_BatchNorm]) -> Generator[None]:
     """Within, batch norms normalise as ever and leave their running statistics alone: activations that are computed again would
     otherwise move them twice a step."""
     held = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm, _, _ in held:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, _, counted in held:  # SyncBatchNorm wants a count; a copy of it may go on
+        norm.momentum, norm.num_batches_tracked = 0.0, counted.clone() if counted is not None else None
     try:
         yield
     finally:
