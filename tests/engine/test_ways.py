@@ -15,7 +15,7 @@ from mapsto.config.training import EarlyStopConfig, TrainConfig
 from mapsto.core.errors import UserError
 from mapsto.engine.checkpoints import from_bytes, to_bytes
 from mapsto.engine.fit import Midway, fit
-from mapsto.engine.prepare import checkpoint_gradients, prepared, seen_already
+from mapsto.engine.prepare import APART, checkpoint_gradients, compile_called, prepared, seen_already
 from mapsto.engine.progress import forget_held, held
 from mapsto.engine.stopping import EarlyStop
 from mapsto.engine.world import World
@@ -70,9 +70,9 @@ def test_compiled_it_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> No
     calls: list[nn.Module] = []
     whole = nn.Module.compile
 
-    def traced(self: nn.Module) -> None:  # dynamo's own tracing, without minutes of code generation
+    def traced(self: nn.Module, **options: Any) -> None:  # dynamo's own tracing, without minutes of code generation
         calls.append(self)
-        whole(self, backend="eager")
+        whole(self, backend="eager", **options)
 
     monkeypatch.setattr(nn.Module, "compile", traced)
     plain, _ = run(CONFIG)
@@ -87,9 +87,9 @@ def test_of_a_model_whose_own_forward_no_loss_takes_the_parts_are_compiled(monke
     compiled: list[nn.Module] = []
     whole = nn.Module.compile
 
-    def traced(self: nn.Module) -> None:
+    def traced(self: nn.Module, **options: Any) -> None:
         compiled.append(self)
-        whole(self, backend="eager")
+        whole(self, backend="eager", **options)
 
     monkeypatch.setattr(nn.Module, "compile", traced)
     task = Adversaries()
@@ -98,6 +98,24 @@ def test_of_a_model_whose_own_forward_no_loss_takes_the_parts_are_compiled(monke
     assert len(compiled) == 2 and set(compiled) == {model["D"], model["G"]}
     for name, value in plain.state_dict().items():
         np.testing.assert_allclose(model.state_dict()[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.skipif(not APART, reason="this torch counts the variants of all parts together")
+def test_each_compiled_part_has_variants_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[Any] = []
+    whole = nn.Module.compile
+
+    def counted(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: whole(self, backend=counted, **options))
+    torch.compiler.reset()
+    parts = nn.ModuleList(nn.Linear(3, 3) for _ in range(12))  # more than torch's limit of variants, 8
+    compile_called(parts)
+    for part in parts:
+        part(torch.ones(2, 3))
+    assert len(graphs) == len(parts)
 
 
 class Tiled(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 CALL = "_compiled_call_impl"
 """Where nn.Module.compile puts what a call of the module then runs."""
+APART = {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
+"""Each part has its own 8 variants: all modules' calls are one code object, whose variants torch counts together. Older
+torch (2.13) cannot."""
 
 
 def prepared(model: nn.Module, config: TrainConfig, world: World) -> nn.Module:
@@ -52,7 +56,7 @@ def compile_called(model: nn.Module) -> None:
             for inner in waiting.intersection(module.modules()):
                 setattr(inner, CALL, None)
             waiting.difference_update(module.modules())
-            module.compile()
+            module.compile(**APART)
             return module(*args, **kwargs)
 
         return first
