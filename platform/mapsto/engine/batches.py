@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,9 +43,26 @@ class Staged(dict[str, Any]):
         return self.copies
 
 
-def stager(device: torch.device) -> Callable[[Batch], Staged] | None:
+class Stager:
+    """Brings batches to a GPU while it computes, and knows how long it had nothing to compute meanwhile."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.stream = device, torch.cuda.Stream(device)
+
+    def staged(self, batch: Batch) -> Staged:
+        return batch if isinstance(batch, Staged) else Staged(batch, self.device, self.stream)
+
+    def mark(self) -> torch.cuda.Event:
+        """Asks the device to note the time once it has done what it was asked so far. Between two marks, with nothing asked in
+        between, lie the seconds/1000 (`elapsed_time`) that it was idle, once both have been reached."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+
+def stager(device: torch.device) -> Stager | None:
     """What stages batches, for a GPU; None for other devices, which share the host's memory or gain nothing."""
-    return partial(Staged, device=device, stream=torch.cuda.Stream(device)) if device.type == "cuda" else None
+    return Stager(device) if device.type == "cuda" else None
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, float]
 """One epoch: `epoch` (from 1), `step`, `train/loss` and other `train/*`, `lr`, `images_per_s`, `data_wait` (share of
-the training time in which no batch was there), `step_seconds`, `seconds`, with fp16 `loss_scale`, and, when it was
+the training time in which no batch was there to compute), `step_seconds`, `seconds`, with fp16 `loss_scale`, and, when it was
 evaluated, `val/*`; `time` (seconds since 1970)."""
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -261,21 +261,20 @@ class _Fit:
             self._step()
             progress.steps += 1
             progress.seconds += time.perf_counter() - start
-            progress.waited += self.items.waited
-            self.items.waited = 0.0
+            progress.waited += self.items.take_waited()
             if progress.steps < self.steps_per_epoch:
                 self.heed()
 
     def _step(self) -> None:
         """One optimizer step of every phase that is due."""
         due = [i for i, phase in enumerate(self.phases) if self.step % phase.phase.every == 0]
-        micros: Iterable[tuple[Batch, bool]] = self._micros()
+        taken: Iterable[tuple[Item, Batch]] = self._taken()
         if len(due) != 1:
-            micros = list(micros)  # several phases read the same batches
+            taken = [(item, self.items.staged(batch)) for item, batch in taken]  # several phases read the same batches
         scale = self._scale()
         for i in due:
             phase = self.phases[i]
-            sums = phase.step(micros, self._context(i), scale, self.asked)
+            sums = phase.step(self._micros(taken, i == due[-1]), self._context(i), scale, self.asked)
             self.progress.tallies[phase.phase.name].add(sums)
             self.everyone_asked |= sums.asked
         if self.ema:
@@ -290,20 +289,22 @@ class _Fit:
             return swa.config.lr
         return self.factor(self.step) * (self.plateau.factor if self.plateau else 1.0)
 
-    def _micros(self) -> Iterator[tuple[Batch, bool]]:
+    def _micros(self, taken: Iterable[tuple[Item, Batch]], last: bool) -> Iterator[tuple[Batch, bool]]:
+        """A phase's microbatches. `last`: once the device has one to compute for the last phase, the next begins its way there."""
+        for item, batch in taken:
+            yield batch, item.ends_step
+            if last:
+                self.items.stage_next(item)
+
+    def _taken(self) -> Iterator[tuple[Item, Batch]]:
         swa = self.swa if self.swa and self.swa.config.active(self.epoch, self.config.epochs) else None
         while True:
             item, batch = self.items.next()
-            assert (item.split, item.epoch, item.step) == ("train", self.epoch, self.step), (
-                item,
-                self.epoch,
-                self.step,
-            )
+            assert (item.split, item.epoch, item.step) == ("train", self.epoch, self.step), (item, self.step)
             if swa:
                 swa.keep(batch)
-            yield batch, item.ends_step
+            yield item, batch
             if item.ends_step:
-                self.items.stage_next(item)
                 return
 
     def _context(self, phase: int) -> Context:
