@@ -27,45 +27,26 @@ def test_gans_of_every_size(name, classes, size):
     assert model.discriminator(torch.zeros(3, 3, size, size), label).shape == (3,)
 
 
-def class_tables(model, std):
-    """The generator's, drawn with this deviation; 0: the same picture for each class."""
-    for name, values in model.generator.named_parameters():
-        if name.endswith("table.weight"):
-            torch.nn.init.normal_(values, std=std)
-
-
 @pytest.mark.parametrize("name", ["dcgan", "residual"])
-@pytest.mark.parametrize("std", [0.0, 0.1])
-def test_the_noise_makes_nearly_all_of_a_new_generators_differences(name, std):
-    """Were it to share them with the class, training would soon draw one picture of each class."""
+@pytest.mark.parametrize("growth", [1, 10])
+def test_the_class_cannot_drown_the_noise(name, growth):
+    """However large its values grow, a share of the pictures' differences is the noise's: else one of each class is left."""
     torch.manual_seed(0)
     model = gan(name, 8, 16, 4, 3, spectral=True)
-    class_tables(model, std)
+    for module in model.generator.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.weight.data *= growth
     noise, classes = torch.randn(64, 8).repeat_interleave(3, 0), torch.arange(3).repeat(64)
     with torch.no_grad():
         drawn = model.generator(noise, classes).view(64, 3, -1)
     within, whole = drawn.var(0, correction=0).mean(), drawn.var((0, 1), correction=0).mean()
-    assert within > 0.9 * whole
-
-
-@pytest.mark.parametrize("name", ["dcgan", "residual"])
-@pytest.mark.parametrize("seed", range(3))
-def test_a_new_generator_draws_by_noise_and_by_class(name, seed):
-    """Classes that began alike would be told apart too late: the noise would have taken their place."""
-    torch.manual_seed(seed)
-    generator = gan(name, 8, 16, 4, 3, spectral=True).generator
-    noise, classes = torch.randn(64, 8).repeat_interleave(3, 0), torch.arange(3).repeat(64)
-    with torch.no_grad():
-        drawn = generator(noise, classes).view(64, 3, -1)
-    of_noise = drawn.var(0, correction=0).mean() / drawn.var((0, 1), correction=0).mean()
-    assert 0.3 < of_noise < 0.95
+    assert 0.2 * whole < within < 0.95 * whole
 
 
 @pytest.mark.parametrize("name", ["dcgan", "residual"])
 def test_a_class_makes_a_difference(name):
     torch.manual_seed(0)
     model = gan(name, 8, 16, 4, 2, spectral=False).eval()
-    class_tables(model, 1.0)
     z = torch.randn(1, 8).repeat(2, 1)
     first, second = model.generator(z, torch.tensor([0, 1]))
     assert not torch.allclose(first, second)
