@@ -6,7 +6,8 @@ SGD's learning rate, momentum and weight decay. Every training is the platform's
 the searches are compared, not the cluster.
 
 - ASHA is replayed over recorded curves: the random sweeps' trials in many random orders, several at a time, by the same
-  scheduler object that a sweep uses. Where it stops the trial that would have been best, its steps count on top of all the steps.
+  scheduler object that a sweep uses. Where it stops the trial that would have been best, its steps count on top of all the
+  steps. A trial that waited goes on from its state: no step is taken twice.
 - A population is replayed by the sweep's own scheduler object, too: its members train epoch by epoch, and hand on their states in memory.
 - Random, Optuna and population get the same epochs and are compared by their best on the validation rows, seed by seed.
 
@@ -32,8 +33,9 @@ from mapsto.core.sample import DatasetInfo
 from mapsto.engine.checkpoints import from_bytes, to_bytes
 from mapsto.engine.fit import Epoch, fit
 from mapsto.engine.world import World
+from mapsto.stages.tune_halving import Halving
 from mapsto.stages.tune_optuna import Search
-from mapsto.stages.tune_schedule import Earlier, scheduler_of
+from mapsto.stages.tune_schedule import scheduler_of
 from mapsto.stages.tune_space import draw
 from mapsto.tasks.classify import Classify
 
@@ -58,6 +60,7 @@ tune:
     train.optimizer.momentum: {{kind: uniform, low: 0.0, high: 0.98}}
     train.optimizer.weight_decay: {{kind: loguniform, low: 1.0e-6, high: 0.1}}
 """
+NOTHING: dict[str, Any] = {"trial": {"overrides": {}}}
 Curve = list[float]
 Arrays = dict[str, np.ndarray]
 
@@ -205,27 +208,53 @@ def population(problem: Problem, seed: int) -> list[Curve]:
     return [each.curve + [0.0] * (EPOCHS - len(each.curve)) for each in members]
 
 
+class Floor:
+    """What ASHA's scheduler asks Ray Tune's loop for; it is its search, too, which gives the trials in turn."""
+
+    def __init__(self, curves: list[Curve]) -> None:
+        self.left = [SimpleNamespace(trial_id=str(i), curve=c, age=0, config=NOTHING) for i, c in enumerate(curves)]
+        self.search_alg, self.running = self, list[Any]()
+
+    def is_finished(self) -> bool:
+        return not self.left
+
+    def pause_trial(self, trial: Any, should_checkpoint: bool = True) -> None:
+        self.running.remove(trial)
+
+    def stop_trial(self, trial: Any) -> None:
+        self.scheduler.on_trial_remove(self, trial)
+
+    def fill(self, scheduler: Halving) -> None:
+        """Who begins, where there is room, or goes on, while there is a place."""
+        self.scheduler = scheduler
+        while True:
+            if self.left and scheduler.room():
+                scheduler.on_trial_add(self, chosen := self.left.pop(0))
+            elif (chosen := scheduler.choose_trial_to_run(self)) is None:
+                return
+            self.running.append(chosen)
+
+
 def asha(problem: Problem, curves: list[Curve], seed: int) -> tuple[int, float]:
     """(epochs trained, best value found) over the curves in this order, `AT_ONCE` trials at a time."""
-    scheduler = scheduler_of(problem.recipe.tune, METRIC, "max", EPOCHS)  # type: ignore[arg-type]
-    waiting = [curves[i] for i in np.random.default_rng(seed).permutation(len(curves))]
-    running: list[tuple[Any, Curve, list[int]]] = []
-    spent, best, begun = 0, -math.inf, 0
-    while waiting or running:
-        while waiting and len(running) < AT_ONCE:
-            trial: Any = Earlier(begun := begun + 1)
-            scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
-            running.append((trial, waiting.pop(0), [0]))
-        for each in list(running):
-            trial, curve, age = each
-            age[0] += 1
+    scheduler: Any = scheduler_of(problem.recipe.tune, METRIC, "max", EPOCHS)  # type: ignore[arg-type]
+    scheduler.at_once = AT_ONCE
+    floor = Floor([curves[i] for i in np.random.default_rng(seed).permutation(len(curves))])
+    spent, best = 0, -math.inf
+    floor.fill(scheduler)
+    while floor.running:
+        for each in list(floor.running):
+            each.age += 1
             spent += 1
-            result = {"epoch": age[0], METRIC: curve[age[0] - 1]}
-            stop = scheduler.on_trial_result(None, trial, result) == "STOP"  # type: ignore[arg-type]
-            if age[0] == EPOCHS:
-                best = max(best, curve[-1])
-            if stop or age[0] == EPOCHS:
-                running.remove(each)
+            value = each.curve[each.age - 1]
+            over = each.age == EPOCHS
+            result = {"epoch": each.age, METRIC: value, "uri": "here" if over else ""}
+            scheduler.on_trial_result(floor, each, result)
+            if over:
+                best = max(best, value)
+                floor.running.remove(each)
+                scheduler.on_trial_complete(floor, each, result)
+        floor.fill(scheduler)
     return spent, best
 
 

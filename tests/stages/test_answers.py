@@ -158,6 +158,7 @@ def test_a_trial_that_was_trained_and_measured_otherwise_has_another_address(
             "epochs": 2,
             "workers": 1,
             "sweep": "",
+            "pauses": [],
             "goals": {"mAP": "max"},
             "primary": ("mAP", "max"),
         }

@@ -110,6 +110,7 @@ def test_a_trial_looks_for_no_room_and_does_not_grow(tmp_path: Path, monkeypatch
         "goals": {"top1": "max"},
         "primary": ("top1", "max"),
         "sweep": "",
+        "pauses": [],
     }
     monkeypatch.setattr("mapsto.stages.pipeline.Pipeline", Pipeline)
     monkeypatch.setattr("ray.get", lambda reference: sweep)

@@ -112,6 +112,41 @@ def test_a_population_that_does_not_fit_is_refused(tmp_path: Path, scenes: Path,
         sweep(tmp_path, scenes, tune)
 
 
+@pytest.mark.parametrize("search", ["grid", "optuna"])
+def test_a_trial_that_waited_goes_on_from_its_checkpoint(
+    tmp_path: Path, scenes: Path, cluster: str, search: str
+) -> None:
+    """Of four, two go on after an epoch and one of these after three; one at a time, so that all have to wait."""
+    listed = {"train.optimizer.lr": {"kind": "choice", "values": [0.02, 1e-8, 1e-7, 1e-6]}}
+    values = listed if search == "grid" else lr(1e-3, 1e-2)
+    tune = {
+        "search": search, "trials": 4, "workers": 1, "concurrent": 1, "scheduler": {"kind": "asha"}, "space": values,
+        "metric": "nll", "mode": "min",
+    }  # fmt: skip
+    _, artifact, said = sweep(tmp_path, scenes, tune, "train.epochs=4")
+    trials = artifact.read_json("trials.json")
+    assert sorted((t["state"], t["epochs"]) for t in trials) == [
+        ("complete", 4),
+        ("stopped early", 1),
+        ("stopped early", 1),
+        ("stopped early", 3),
+    ], said
+    for each in trials:
+        assert [epoch for epoch, _ in each["curve"]] == list(range(1, each["epochs"] + 1))
+    (whole,) = [t for t in trials if t["state"] == "complete"]
+    found = [
+        json.loads(text)
+        for p in (tmp_path / "root/sweep/train").glob("*/history.jsonl")
+        for text in p.read_text().splitlines()[:1]
+    ]
+    firsts, times = sorted(record["time"] for record in found), [record["time"] for record in history(whole["uri"])]
+    assert len(firsts) == 4 and times == sorted(times)
+    mine = firsts.index(times[0])
+    assert search == "optuna" or mine == 0
+    if mine < 3:  # it waited, and its first epoch is the one of then
+        assert times[1] > firsts[mine + 1]
+
+
 def test_a_trial_of_two_workers_that_is_stopped_leaves_its_place_to_the_next(
     tmp_path: Path, scenes: Path, cluster: str
 ) -> None:

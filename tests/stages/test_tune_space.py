@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from ray.tune.schedulers import TrialScheduler
 from mapsto.config.load import load
 from mapsto.config.schema import TuneConfig
 from mapsto.core.errors import UserError
+from mapsto.stages.tune_halving import Halving
 from mapsto.stages.tune_importance import importance
 from mapsto.stages.tune_measure import measure
 from mapsto.stages.tune_optuna import Search, described
-from mapsto.stages.tune_schedule import Earlier, Population, recall, scheduler_of
+from mapsto.stages.tune_schedule import Population, recall, scheduler_of
 from mapsto.stages.tune_space import draw, perturb
 from mapsto.stages.tune_trials import Trial, pareto
 
@@ -145,38 +147,145 @@ def test_objectives_and_a_scheduler_that_stops_by_one_are_refused() -> None:
         tune(objectives={"size_mb": "min"}, scheduler={"kind": "asha"})
 
 
-def replay(kind: dict[str, Any], curves: list[list[float]], epochs: int) -> list[int]:
-    """Epochs that each trial is let train, one after the other."""
-    scheduler, lengths = scheduler_of(tune(PLAIN, scheduler=kind), "top1", "max", epochs), []
-    controller: Any = Idle()
-    for number, curve in enumerate(curves):
-        trial: Any = Earlier(number)
-        scheduler.on_trial_add(controller, trial)
-        for epoch, value in enumerate(curve, 1):
-            if scheduler.on_trial_result(controller, trial, {"epoch": epoch, "top1": value}) == TrialScheduler.STOP:
-                break
-        scheduler.on_trial_complete(controller, trial, {"epoch": epoch, "top1": value})
-        lengths.append(epoch)
-    return lengths
+def replay(kind: dict[str, Any], curves: list[list[float]], epochs: int, at_once: int = 1) -> list[int]:
+    """Epochs that each trial trained, begun in turn, `at_once` at a time, by a loop like Ray Tune's."""
+    return Loop(scheduler_of(tune(PLAIN, scheduler=kind), "top1", "max", epochs), curves, epochs, at_once).run()
 
 
-class Idle:
-    """No trial waits."""
+class Run(SimpleNamespace):
+    """A trial of Ray Tune's."""
+
+    __hash__ = object.__hash__
+
+
+class Loop:
+    """Ray Tune's, as far as schedulers see it."""
+
+    def __init__(self, scheduler: Any, curves: list[list[float]], epochs: int, at_once: int = 1) -> None:
+        self.scheduler, self.epochs, self.at_once = scheduler, epochs, at_once
+        scheduler.at_once = at_once
+        names: dict[str, Any] = {"trial": {"overrides": {}}}
+        self.trials: list[Any] = [Run(trial_id=str(i), curve=c, age=0, config=names) for i, c in enumerate(curves)]
+        self.left, self.running, self.search_alg = list(self.trials), list[Any](), self
 
     def get_live_trials(self) -> list[Any]:
         return []
 
+    def is_finished(self) -> bool:
+        return not self.left
 
-def test_asha_stops_at_its_rungs() -> None:
-    good, bad = [0.5 + 0.01 * e for e in range(9)], [0.1] * 9
-    assert replay({"kind": "asha", "reduction": 3}, [good, bad, good, bad], 9) == [9, 1, 9, 1]
-    assert replay({"kind": "asha", "reduction": 3, "grace": 3}, [good, bad, good, bad], 9) == [9, 3, 9, 3]
+    def pause_trial(self, trial: Any, should_checkpoint: bool = True) -> None:
+        assert not should_checkpoint
+        self.running.remove(trial)
+
+    def stop_trial(self, trial: Any) -> None:
+        self.scheduler.on_trial_remove(self, trial)
+
+    def fill(self) -> None:
+        halving = isinstance(self.scheduler, Halving)
+        while len(self.running) < self.at_once:
+            if self.left and (not halving or self.scheduler.room()):
+                self.scheduler.on_trial_add(self, chosen := self.left.pop(0))
+            elif not halving or (chosen := self.scheduler.choose_trial_to_run(self)) is None:
+                return
+            self.running.append(chosen)
+        assert not halving or not self.scheduler.room()
+
+    def run(self) -> list[int]:
+        self.fill()
+        while self.running:
+            for each in list(self.running):
+                each.age += 1
+                over = each.age == self.epochs
+                result = {"epoch": each.age, "top1": each.curve[each.age - 1], "uri": "here" if over else ""}
+                answer = self.scheduler.on_trial_result(self, each, result)
+                if over or answer == TrialScheduler.STOP:
+                    self.running.remove(each)
+                    self.scheduler.on_trial_complete(self, each, result)
+            self.fill()
+        if isinstance(self.scheduler, Halving):
+            self.scheduler.choose_trial_to_run(self)
+            assert not self.scheduler.waiting  # who waits at the end is stopped
+        return [each.age for each in self.trials]
+
+
+def test_ashas_trials_wait_at_rungs_and_go_on_when_they_belong_to_the_best() -> None:
+    def levels(*values: float) -> list[list[float]]:
+        return [[value + 0.001 * epoch for epoch in range(9)] for value in values]
+
+    # of three the best goes on
+    assert replay({"kind": "asha"}, levels(0.5, 0.1, 0.4), 9) == [9, 1, 1]
+    assert replay({"kind": "asha", "grace": 3}, levels(0.5, 0.1, 0.4), 9) == [9, 3, 3]
+    # the second waits behind the first, until a fourth has come and two of four may go on
+    assert replay({"kind": "asha"}, levels(0.5, 0.4, 0.1, 0.2), 9) == [9, 3, 1, 1]
+    # with seven, three come to the second rung: there one goes on of three
+    assert replay({"kind": "asha"}, levels(0.5, 0.4, 0.1, 0.2, 0.3, 0.1, 0.1), 9) == [9, 3, 1, 1, 3, 1, 1]
+    assert replay({"kind": "asha"}, levels(0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 9, at_once=3)[-1] == 9  # the best comes last
+
+
+def test_asha_goes_on_where_the_search_has_none_to_give_before_one_that_waits_has_ended() -> None:
+    """Optuna of few settings, all of which wait."""
+    scheduler: Any = scheduler_of(tune(PLAIN, scheduler={"kind": "asha"}), "top1", "max", 9)
+    loop = Loop(scheduler, [[0.5] * 9, [0.4] * 9], 9, at_once=2)
+    loop.is_finished = lambda: False  # type: ignore[method-assign]
+    assert loop.run() == [9, 1]
+
+
+def test_ashas_rungs_compare_the_best_so_far() -> None:
+    falls = [0.3, 0.9, 0.2] + [0.95] * 6
+    assert replay({"kind": "asha", "grace": 3}, [[0.5] * 9, falls], 9) == [3, 9]  # by its last value it were second
+    assert replay({"kind": "asha", "grace": 3}, [falls, [0.5] * 9, [0.6] * 9, [0.95] * 9], 9) == [9, 3, 3, 9]
+    assert replay({"kind": "asha", "grace": 3}, [[0.95] * 9, [0.5] * 9, [0.6] * 9, falls], 9) == [9, 3, 3, 9]
+
+
+def test_a_trial_that_failed_counts_as_the_worst_and_never_goes_on() -> None:
+    scheduler: Any = scheduler_of(tune(PLAIN, scheduler={"kind": "asha"}), "top1", "max", 9)
+    loop = Loop(scheduler, [[0.5] * 9, [0.4] * 9, [0.3] * 9, [0.2] * 9], 9)
+    failed, waits, third, fourth = loop.trials
+    loop.left = []
+    for each in loop.trials:
+        scheduler.on_trial_add(loop, each)
+    loop.running = [waits, third, fourth]
+    worst = {"epoch": 1, "top1": -np.inf, "failed": "diverged"}
+    assert scheduler.on_trial_result(loop, failed, worst) == TrialScheduler.CONTINUE
+    scheduler.on_trial_complete(loop, failed, worst)
+    assert scheduler.on_trial_result(loop, waits, {"epoch": 1, "top1": 0.4}) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(loop, third, {"epoch": 1, "top1": float("nan")}) == TrialScheduler.NOOP
+    assert scheduler.on_trial_result(loop, fourth, {"epoch": 1, "top1": 0.2}) == TrialScheduler.CONTINUE  # two of four
+    assert scheduler.choose_trial_to_run(loop) is None and not scheduler.room()
+
+
+def test_an_interrupted_sweep_of_asha_goes_on_where_it_was() -> None:
+    lr = [{LR: 0.1 * i} for i in range(1, 6)]
+    before = [
+        Trial(1, lr[0], 9, {"top1": 0.9}, "u", finished=True, curve=[(e, 0.9) for e in range(1, 10)]),
+        Trial(2, lr[1], 1, {"top1": 0.8}, curve=[(1, 0.8)]),  # waited
+        Trial(3, lr[2], 0, failed="diverged", finished=True),
+        Trial(4, lr[3], 4, {"top1": 0.7}, curve=[(1, 0.5), (3, 0.7), (4, 0.7)]),
+    ]
+    scheduler: Any = scheduler_of(tune(PLAIN, scheduler={"kind": "asha"}), "top1", "max", 9)
+    recall(scheduler, "top1", before)
+    first, second = scheduler.brackets[0]
+    assert first.values == {"earlier-1": 0.9} and first.left == second.left == {"earlier-1"}
+    loop = Loop(scheduler, [[]] * 3, 9, at_once=3)
+    loop.left = []
+    for each, settings in zip(loop.trials, (lr[1], lr[3], lr[4]), strict=True):
+        each.config = {"trial": {"overrides": settings}}
+        scheduler.on_trial_add(loop, each)
+    assert first.values == {"earlier-1": 0.9, "0": 0.8, "1": 0.5} and second.values == {"earlier-1": 0.9, "1": 0.7}
+    assert first.left == {"earlier-1", "1"}  # it was let past the first rung
+    loop.running = list(loop.trials)
+    waited, went, new = loop.trials
+    assert scheduler.on_trial_result(loop, waited, {"epoch": 2, "top1": 0.8}) == TrialScheduler.NOOP
+    assert scheduler.on_trial_result(loop, went, {"epoch": 5, "top1": 0.7}) == TrialScheduler.NOOP  # one of two
+    assert scheduler.on_trial_result(loop, new, {"epoch": 1, "top1": 0.1}) == TrialScheduler.NOOP
+    assert scheduler.choose_trial_to_run(loop) is waited  # now that four have come to the first rung
 
 
 def test_hyperband_has_a_bracket_that_stops_none_early() -> None:
     scheduler = scheduler_of(tune(PLAIN, scheduler={"kind": "hyperband", "reduction": 3}), "top1", "max", 9)
-    rungs = [sorted(milestone for milestone, _ in bracket._rungs) for bracket in scheduler._brackets]
-    assert rungs == [[1, 3, 9], [3, 9], [9]]
+    assert isinstance(scheduler, Halving)
+    assert [[rung.at for rung in bracket] for bracket in scheduler.brackets] == [[1, 3], [3], []]
     worse = [[1.0 - 0.01 * i] * 9 for i in range(40)]
     lengths = replay({"kind": "hyperband", "reduction": 3}, worse, 9)
     assert {1, 3, 9} == set(lengths)
@@ -194,18 +303,19 @@ def test_median_stopping_is_the_papers_rule() -> None:
 @pytest.mark.parametrize("kind", ["asha", "hyperband", "median"])
 def test_a_resumed_sweeps_scheduler_knows_the_finished(kind: str) -> None:
     good = [Trial(i, {}, 3, {"top1": 0.9}, "u", finished=True, curve=[(1, 0.8), (2, 0.85), (3, 0.9)]) for i in range(9)]
-    stopped = {}
+    held = {}
     for told in (good, []):
-        scheduler, controller = scheduler_of(tune(PLAIN, scheduler={"kind": kind}), "top1", "max", 3), Idle()
+        scheduler: Any = scheduler_of(tune(PLAIN, scheduler={"kind": kind}), "top1", "max", 3)
         recall(scheduler, "top1", told)
-        stopped[len(told)] = 0
-        for number in range(6):  # bad ones, fewer than the good
-            trial: Any = Earlier(100 + number)
-            scheduler.on_trial_add(controller, trial)  # type: ignore[arg-type]
-            action = scheduler.on_trial_result(controller, trial, {"epoch": 1, "top1": 0.1})  # type: ignore[arg-type]
-            stopped[len(told)] += action == TrialScheduler.STOP
-    assert stopped[9] >= (1 if kind == "hyperband" else 6)  # hyperband's other bracket stops none after one epoch
-    assert stopped[0] == 0
+        loop = Loop(scheduler, [[]] * 6, 3)
+        loop.running, loop.left, held[len(told)] = list(loop.trials), [], 0
+        for trial in loop.trials:  # bad ones, fewer than the good
+            scheduler.on_trial_add(loop, trial)
+            action = scheduler.on_trial_result(loop, trial, {"epoch": 1, "top1": 0.1})
+            held[len(told)] += action != TrialScheduler.CONTINUE
+    assert held[9] >= (1 if kind == "hyperband" else 6)  # hyperband's other bracket stops none after one epoch
+    if kind != "hyperband":
+        assert held[0] < held[9]  # who comes first goes on
 
 
 def test_a_member_takes_its_donors_settings_and_keeps_its_number() -> None:

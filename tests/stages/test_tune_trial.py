@@ -20,7 +20,7 @@ from mapsto.stages.tune import Tune, places_are_freed
 from mapsto.stages.tune_trial import Reports, member_options
 from mapsto.stages.tune_trials import Trials
 
-GIVEN: dict[str, Any] = {"epochs": 4, "goals": {"top1": "max"}, "sweep": "s", "primary": ("top1", "max")}
+GIVEN: dict[str, Any] = {"epochs": 4, "goals": {"top1": "max"}, "sweep": "s", "pauses": [], "primary": ("top1", "max")}
 
 
 def checkpoints(folder: Path) -> Checkpoints:

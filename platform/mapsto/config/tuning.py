@@ -63,13 +63,14 @@ def walk(
 
 
 class AshaScheduler(Section):
-    """Stop all but the best at every rung (Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934)."""
+    """At rungs all but the best wait; who belongs to them later goes on then, and the rest is stopped at the end (Li et al.,
+    A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934)."""
 
     kind: Literal["asha"]
     grace: int = Field(1, ge=1)
-    """Epochs before a trial may be stopped."""
-    reduction: int = Field(4, ge=2)
-    """One in so many goes on from a rung to the next; rungs lie this factor apart."""
+    """Epochs before a trial may have to wait."""
+    reduction: int = Field(3, ge=2)
+    """One in so many goes on from a rung to the next, rounded up; rungs lie this factor apart."""
 
 
 class HyperBandScheduler(Section):

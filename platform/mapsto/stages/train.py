@@ -286,7 +286,7 @@ def distributed(
 
     epochs = config.epochs - len(_history(artifact))
     with (
-        _default("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", start_s),
+        defaulted("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", start_s),
         terminated(lambda: ask(stop)),
         closing(bar(records(), "train: epochs", epochs, lines=False)) as shown,
     ):
@@ -297,7 +297,7 @@ def distributed(
 
 
 @contextmanager
-def _default(name: str, value: str) -> Generator[None]:
+def defaulted(name: str, value: str) -> Generator[None]:
     """Within, the environment has the variable: the person's own, or this one."""
     before = os.environ.get(name)
     os.environ.setdefault(name, value)

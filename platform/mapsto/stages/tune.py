@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 from ..config.document import dump
@@ -17,7 +18,7 @@ from ..core.errors import UserError
 from ..core.stage import Done, Job
 from ..runtime.session import connect, scratch
 from .log import logged
-from .train import Train, task_of
+from .train import Train, defaulted, task_of
 from .tune_measure import MEASURED, deciding, exported, goals_of
 from .tune_page import page
 from .tune_space import draw
@@ -131,7 +132,7 @@ def sweep(job: Job, trials: Trials, primary: tuple[str, str]) -> None:
             from .tune_optuna import Search
 
             search = Search(config, trials.goals, finished, interrupted)
-            _tune(job, trials, primary, [], left, search, finished)
+            _tune(job, trials, primary, [], left, search, found)
         return
     if trials.population:
         listed = _members(draw(config), trials)
@@ -139,7 +140,7 @@ def sweep(job: Job, trials: Trials, primary: tuple[str, str]) -> None:
         done = [t.overrides for t in finished]
         listed = [{"overrides": overrides} for overrides in draw(config) if overrides not in done]
     if listed:
-        _tune(job, trials, primary, listed, 1, None, finished)
+        _tune(job, trials, primary, listed, 1, None, found)
 
 
 def _members(drawn: Sequence[dict[str, Any]], trials: Trials) -> list[dict[str, Any]]:
@@ -161,9 +162,9 @@ def _tune(
     listed: list[dict[str, Any]],
     samples: int,
     searcher: Any,
-    finished: Sequence[Trial],
+    before: Sequence[Trial],
 ) -> None:
-    """The `listed` trials, or `samples` of the searcher's."""
+    """The `listed` trials, or `samples` of the searcher's. `before`: those of the sweep's earlier run."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a table even at verbosity 0
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     # Its handler lets an interrupted sweep end as if it were whole, and stays for the rest of the process
@@ -174,6 +175,7 @@ def _tune(
     from ray import tune
     from ray.tune.execution import class_cache
 
+    from .tune_halving import Halving, Listed
     from .tune_schedule import recall, scheduler_of
 
     # Tune would set the driver's keys in the trials' runtime environment, which Ray writes to a log; a node has its own
@@ -186,7 +188,14 @@ def _tune(
     if alone and train.gpus_per_worker:
         resources["GPU"] = train.gpus_per_worker
     scheduler = scheduler_of(config, trials.metric, trials.mode, trials.epochs)
-    recall(scheduler, trials.metric, finished)
+    recall(scheduler, trials.metric, before)
+    halving = scheduler if isinstance(scheduler, Halving) else None
+    if halving:
+        halving.at_once = concurrent
+        if searcher is None:
+            listed, samples, searcher = [], len(listed), Listed(listed, halving)
+        else:
+            searcher.halving = halving
     # Tune pickles the trainable and the space to its folder: the recipe, which may hold keys, goes by reference
     fixed = ray.put(
         {
@@ -196,6 +205,7 @@ def _tune(
             "goals": trials.goals,
             "primary": primary,
             "sweep": artifact.fingerprint if population else "",
+            "pauses": halving.pauses if halving else [],
         }
     )
     folder = tempfile.mkdtemp(
@@ -213,7 +223,7 @@ def _tune(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=samples,
-            max_concurrent_trials=None if population else concurrent,  # all at once; its limit counts paused ones, too
+            max_concurrent_trials=None if population or halving else concurrent,  # its limit counts paused ones, too
             reuse_actors=alone,  # the next trial finds torch imported
         ),
         run_config=tune.RunConfig(
@@ -226,7 +236,9 @@ def _tune(
         ),
     )
     try:
-        tuner.fit()
+        # a search of ours would begin them one by one, each when the one before has started
+        with defaulted("TUNE_MAX_PENDING_TRIALS_PG", str(concurrent)) if halving else nullcontext():
+            tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if population:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
     from ..config.tuning import Space, TuneConfig
+    from .tune_halving import Halving
     from .tune_trials import Trial
 
 REDRAWS = 10
@@ -39,15 +40,22 @@ def study_of(config: TuneConfig, goals: Mapping[str, str], trials: Sequence[Tria
     for each in trials:
         values = [each.values.get(name, math.nan) for name in goals]
         if not each.failed and all(math.isfinite(value) for value in values):
-            found = described(config.space, each.overrides)
-            study.add_trial(
-                optuna.create_trial(
-                    params={name: value for name, (value, _) in found.items()},
-                    distributions={name: distribution for name, (_, distribution) in found.items()},
-                    values=values,
-                )
-            )
+            add(study, config, each.overrides, values)
     return study
+
+
+def add(study: optuna.Study, config: TuneConfig, overrides: Mapping[str, Any], values: list[float]) -> None:
+    """A trial that the study did not ask for."""
+    import optuna
+
+    found = described(config.space, overrides)
+    study.add_trial(
+        optuna.create_trial(
+            params={name: value for name, (value, _) in found.items()},
+            distributions={name: distribution for name, (_, distribution) in found.items()},
+            values=values,
+        )
+    )
 
 
 def described(space: Mapping[str, Space], overrides: Mapping[str, Any], above: str = "") -> dict[str, tuple[Any, Any]]:
@@ -95,10 +103,14 @@ class Search(Searcher):
         self.running: dict[str, dict[str, Any]] = {}
         """Settings of the trials that were suggested and have not ended."""
         self.held: tuple[optuna.Trial, dict[str, Any]] | None = None
+        self.halving: Halving | None = None
+        """Says when there is room, where trials may wait."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Settings that no running trial has: both would train in one artifact. None where `REDRAWS` draws find none, until that
         one has ended; the second one then finds its artifact, and shares the result."""
+        if self.halving and not self.halving.room():
+            return None
         asked, drawn = self.held or self._ask()
         for _ in range(0 if self.held else REDRAWS):
             if drawn not in self.running.values():
@@ -120,16 +132,22 @@ class Search(Searcher):
 
         self.study.tell(asked, state=TrialState.FAIL)
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell the study of a trial that waits at a rung now: it may come to no more."""
+        if self.halving and trial_id in self.halving.waiting:
+            self._tell(trial_id, result, failed=False)
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        asked = self.asked.pop(trial_id, None)
+        self._tell(trial_id, result or {}, failed=error)
         self.running.pop(trial_id, None)
-        if asked is None:
-            return
-        values = [float((result or {}).get(name, math.nan)) for name in self.goals]
-        if error or (result or {}).get("failed") or not all(math.isfinite(value) for value in values):
-            self._forget(asked)
-        else:
-            self.study.tell(asked, values)
+
+    def _tell(self, trial_id: str, result: Mapping[str, Any], *, failed: bool) -> None:
+        asked, values = self.asked.pop(trial_id, None), [float(result.get(name, math.nan)) for name in self.goals]
+        failed = failed or bool(result.get("failed")) or not all(math.isfinite(value) for value in values)
+        if asked is not None:
+            self._forget(asked) if failed else self.study.tell(asked, values)
+        elif not failed and trial_id in self.running:  # it waited, and has gone on
+            add(self.study, self.config, self.running[trial_id], values)
 
     def _drawn(self, asked: optuna.Trial, space: Mapping[str, Space], above: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -1,20 +1,16 @@
-"""When trials are stopped, and what a population's worst go on from: Ray Tune's schedulers, by the recipe's settings."""
+"""When trials are stopped, and what a population's worst go on from: by the recipe's settings."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
-    FIFOScheduler,
-    MedianStoppingRule,
-    PopulationBasedTraining,
-    TrialScheduler,
-)
+from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, PopulationBasedTraining, TrialScheduler
 
+from .tune_halving import Halving
 from .tune_space import perturb
 
 if TYPE_CHECKING:
@@ -32,23 +28,8 @@ def scheduler_of(config: TuneConfig, metric: str, mode: str, epochs: int) -> Tri
     grace = min(given.grace, epochs)
     if given.kind == "median":
         return MedianStoppingRule("epoch", metric, mode, grace_period=grace, min_samples_required=given.samples)
-    brackets = int(np.log(epochs / grace) / np.log(given.reduction) + 1) if given.kind == "hyperband" else 1
-    return HyperBand(config.seed, metric, mode, grace, epochs, given.reduction, brackets)
-
-
-class HyperBand(AsyncHyperBandScheduler):
-    """Ray's, with one bracket (ASHA) or several, and the brackets drawn by the recipe's seed."""
-
-    def __init__(
-        self, seed: int, metric: str, mode: str, grace: int, epochs: int, reduction: int, brackets: int
-    ) -> None:
-        super().__init__("epoch", metric, mode, epochs, grace, reduction, brackets)
-        self._rng = np.random.default_rng(seed)
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        rungs = np.array([len(bracket._rungs) for bracket in self._brackets])
-        share = np.exp(rungs - rungs.max())  # as Ray weighs them: bold brackets hold more trials
-        self._trial_info[trial.trial_id] = self._brackets[self._rng.choice(len(rungs), p=share / share.sum())]
+    brackets = int(math.log(epochs / grace, given.reduction) + 1e-9) + 1 if given.kind == "hyperband" else 1
+    return Halving(config.seed, metric, mode, grace, epochs, given.reduction, brackets)
 
 
 class Population(PopulationBasedTraining):
@@ -112,16 +93,13 @@ class Earlier:
         self.trial_id = f"earlier-{number}"
 
 
-def recall(scheduler: TrialScheduler, metric: str, finished: Sequence[Trial]) -> None:
-    """Tell a new scheduler what the finished trials of an interrupted sweep were measured at, epoch by epoch."""
+def recall(scheduler: TrialScheduler, metric: str, before: Sequence[Trial]) -> None:
+    """Tell a new scheduler what the trials of an interrupted sweep were measured at, epoch by epoch."""
     controller: Any = None
-    for each in finished:
-        trial: Any = Earlier(each.number)
-        for epoch, value in each.curve:
-            result = {"epoch": epoch, metric: value}
-            if isinstance(scheduler, MedianStoppingRule):
-                scheduler.on_trial_complete(controller, trial, result)  # which only notes it
-            elif isinstance(scheduler, HyperBand):
-                if trial.trial_id not in scheduler._trial_info:
-                    scheduler.on_trial_add(controller, trial)
-                scheduler.on_trial_result(controller, trial, result)
+    if isinstance(scheduler, Halving):
+        scheduler.recall(before)
+    elif isinstance(scheduler, MedianStoppingRule):
+        for each in before:
+            trial: Any = Earlier(each.number)
+            for epoch, value in each.curve if each.finished else ():
+                scheduler.on_trial_complete(controller, trial, {"epoch": epoch, metric: value})  # which only notes it

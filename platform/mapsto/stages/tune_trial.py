@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mapsto.tune")
 PATIENCE_S = 120.0
-"""How long a member of a population waits for the checkpoint that is written behind its training."""
+"""How long a trial that hands on its state, or may have to wait, waits for the checkpoint that is written behind its training."""
 
 
 def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
@@ -42,8 +42,10 @@ def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
     given, mine = ray.get(fixed[0]), config["trial"]
     changed = {"tune": None, "train.epochs": given["epochs"], "train.workers": given["workers"]}
     changed["train.most_workers"] = None  # it would take the other trials' place
-    if given["sweep"]:
-        changed["train.checkpoint_every"] = 1  # each report hands on the state it tells of
+    if given["sweep"] or given["pauses"]:
+        changed["train.checkpoint_every"] = (
+            1  # each report hands on the state it tells of, or may be the last for a while
+        )
     reports = Reports(given, mine)
     try:
         recipe = override(recipe_model()(**given["recipe"]), {**mine["overrides"], **changed})
@@ -79,6 +81,7 @@ class Reports:
 
     def __init__(self, given: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
         self.epochs, self.goals, self.population = given["epochs"], given["goals"], bool(given["sweep"])
+        self.pauses = given["pauses"]
         self.primary = given["primary"]
         self.told = {"overrides": mine["overrides"], "donor": mine.get("donor"), "turn": mine.get("turn", 0)}
         self.artifact: Artifact | None = None
@@ -99,7 +102,10 @@ class Reports:
         values = self._values(record)
         if None in values.values() or int(record["epoch"]) >= self.epochs:
             return
-        self.reported = int(record["epoch"])
+        before, self.reported = self.reported, int(record["epoch"])
+        assert self.artifact is not None
+        if any(before < epoch <= self.reported for epoch in self.pauses) and not self.artifact.complete():
+            self._written()  # what hears it may pause us; what is not written by then is trained again
         self._report({**values, "epoch": self.reported, "uri": ""}, state=self.population)
 
     def end(self, recipe: Recipe) -> None:
@@ -135,26 +141,33 @@ class Reports:
             # Without a checkpoint Ray's population-based training never exploits, and says nothing
             tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
+    def _written(self) -> bool:
+        """Wait for this epoch's training state; whether it came."""
+        from ..engine.checkpoints import Checkpoints
+
+        assert self.artifact is not None
+        checkpoints, deadline = Checkpoints(self.artifact, 1, "max"), time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            name = checkpoints.newest()
+            if name is not None and checkpoints.done(name)["epoch"] >= self.reported:
+                return True
+            time.sleep(0.05)
+        return False
+
     def _state(self, folder: Path) -> str:
         """Put this epoch's training state, once it is written, into the folder; its digest."""
         from ..engine.checkpoints import Checkpoints
 
         assert self.artifact is not None
-        checkpoints, deadline = Checkpoints(self.artifact, 1, "max"), time.monotonic() + PATIENCE_S
-        while True:
-            name = checkpoints.newest()
-            if name is not None and checkpoints.done(name)["epoch"] >= self.reported:
-                sound, told = checkpoints.sound()
-                if sound is None or checkpoints.done(sound)["epoch"] < self.reported:
-                    raise UserError(
-                        f"tune: the state after epoch {self.reported} is none to hand on: {told[0]}", outside=True
-                    )
-                return checkpoints.give(sound, folder)
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"tune: the state after epoch {self.reported} was not written to {self.artifact.uri}", outside=True
-                )
-            time.sleep(0.05)
+        if not self._written():
+            raise UserError(
+                f"tune: the state after epoch {self.reported} was not written to {self.artifact.uri}", outside=True
+            )
+        checkpoints = Checkpoints(self.artifact, 1, "max")
+        sound, told = checkpoints.sound()
+        if sound is None or checkpoints.done(sound)["epoch"] < self.reported:
+            raise UserError(f"tune: the state after epoch {self.reported} is none to hand on: {told[0]}", outside=True)
+        return checkpoints.give(sound, folder)
 
 
 def member_options(sweep: str, mine: Mapping[str, Any], recipe: Recipe, folder: Path) -> dict[str, Any]:
