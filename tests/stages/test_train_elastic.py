@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from ray.exceptions import OutOfMemoryError
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from mapsto.core.errors import UserError
 from mapsto.stages.train import distributed
-from mapsto.stages.train_elastic import Leaving, Trainer
+from mapsto.stages.train_elastic import Leaving, Trainer, Unset
 from mapsto.stages.train_watch import Watch
 from mapsto.stages.tune_trial import trial
 
@@ -33,6 +34,14 @@ def test_workers_that_come_leave_the_data_its_cpu(nodes: list[float], most: int,
     policy.nodes = lambda: [{"CPU": n} for n in nodes]  # type: ignore[method-assign]
     reserved = {str(k): {"CPU": float(n)} for k, n in enumerate(nodes)}
     assert policy._count_possible_workers(reserved) == count
+
+
+def test_no_actor_is_started_for_data_sets_that_there_are_none_of() -> None:
+    trainer = Trainer(lambda: None, scaling_config=ScalingConfig(num_workers=2))
+    kinds = [type(each) for each in trainer._create_default_callbacks()]
+    assert kinds.count(Unset) == 1 and DatasetsCallback not in kinds
+    (ours,) = [each for each in trainer._create_default_callbacks() if type(each) is Unset]
+    assert ours.before_init_train_context([object(), object()]) == {"dataset_shard_provider": [None, None]}
 
 
 def test_ray_is_given_the_policy_that_leaves_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,9 @@ def private_environment(folder: str) -> dict[str, str]:
         "RAY_ADDRESS": f"{LOOPBACK}:{gcs}",
         "RAY_GCS_SERVER_PORT": str(gcs),
         "RAY_TMPDIR": folder,
+        # Each of Ray's processes wakes a hundred times a second, and workers that train in step all wait for the one it wakes on.
+        # One machine needs no look-out for others that go (its own notice is this process's SIGTERM).
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         **{name: os.environ.get(name, value) for name, value in early_environment(folder).items()},
     }
 
@@ -181,7 +184,7 @@ def _start(num_cpus: int | None, verbose: bool, dashboard: bool) -> Session:
         import ray
 
         try:
-            with _own_agent_port():
+            with _own_agent_port(logs=verbose):
                 context = ray.init(
                     address="local", num_cpus=num_cpus, include_dashboard=dashboard, dashboard_host=LOOPBACK,
                     dashboard_port=_free_ports(1)[0], log_to_driver=verbose, logging_level=_level(verbose), _temp_dir=folder,
@@ -203,15 +206,17 @@ def _start(num_cpus: int | None, verbose: bool, dashboard: bool) -> Session:
 
 
 @contextmanager
-def _own_agent_port() -> Generator[None]:
+def _own_agent_port(*, logs: bool) -> Generator[None]:
     """`ray.init`, unlike `ray start`, always takes 52365 for its dashboard's agent: of two clusters on a machine, the
-    second one says nothing and runs no jobs ("No available agent")."""
+    second one says nothing and runs no jobs ("No available agent"). `logs`: whether the process runs that brings the workers'
+    output to this one."""
     from ray._private.parameter import RayParams
 
     plain = RayParams.__init__
 
     def with_port(self: RayParams, *args: Any, **options: Any) -> None:
-        plain(self, *args, **{"dashboard_agent_listen_port": _free_ports(1)[0], **options})
+        own = {"dashboard_agent_listen_port": _free_ports(1)[0], "include_log_monitor": logs}
+        plain(self, *args, **{**own, **options})
 
     RayParams.__init__ = with_port
     try:

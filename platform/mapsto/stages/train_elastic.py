@@ -1,10 +1,11 @@
-"""Ray Train with workers that come and go, which leave a CPU to the data."""
+"""Ray Train with workers that come and go, which leave a CPU to the data, and without an actor for data sets that it has none of."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import ray
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
@@ -25,8 +26,20 @@ class Leaving(ElasticScalingPolicy):
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+class Unset(DatasetsCallback):
+    """Ray's brings the driver's DataContext to the workers, and starts an actor that hands out the trainer's data sets: ours has
+    none, for the workers read by the plan."""
+
+    def before_init_train_context(self, workers: list[Any]) -> dict[str, list[Any]]:
+        return {"dataset_shard_provider": [None] * len(workers)}
+
+
 class Trainer(TorchTrainer):
-    """Ray's, with that policy where the number of workers is a range."""
+    """Ray's, with that policy where the number of workers is a range, and without that actor."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        none = Unset(train_run_context=self.train_run_context, datasets={})
+        return [none if type(each) is DatasetsCallback else each for each in super()._create_default_callbacks()]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         config: Any = self.scaling_config
