@@ -118,14 +118,16 @@ def test_a_private_cluster_without_the_dashboard() -> None:
         "import psutil, ray\nfrom mapsto.runtime import session\n"
         "with session.connected(num_cpus=1, dashboard=False) as here:\n"
         "    print(here.private, here.dashboard, ray.get(ray.remote(lambda: 7).remote()))\n"
-        "    print(sum('ray-dashboard' in ' '.join(p.cmdline()) for p in psutil.Process().children(recursive=True)))\n"
+        "    print(session.only_machine())\n"
+        "    lines = [' '.join(p.cmdline()) for p in psutil.Process().children(recursive=True)]\n"
+        "    print(sum('ray-dashboard' in line or 'log_monitor' in line for line in lines))\n"
         "print(len(psutil.Process().children()))"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=180, env=environment
     )
-    assert done.stdout.splitlines() == ["True None 7", "0", "0"], done.stderr
+    assert done.stdout.splitlines() == ["True None 7", "True", "0", "0"], done.stderr
 
 
 def test_the_user_s_error_is_found_inside_wrappers() -> None:

@@ -116,6 +116,13 @@ def disconnect() -> None:
         guard.communicate()
 
 
+def only_machine() -> bool:
+    """Whether this process's cluster is a private one of this machine alone, which ends with it."""
+    import ray
+
+    return _session is not None and _session.private and sum(node["Alive"] for node in ray.nodes()) == 1
+
+
 def scratch() -> str | None:
     """Where temporary folders go that outlive a moment: into the private cluster's own, which is removed whatever ends this
     process (a trial's, too, in one of that cluster's own); None, for the system's, where there is none."""
@@ -136,9 +143,6 @@ def private_environment(folder: str) -> dict[str, str]:
         "RAY_ADDRESS": f"{LOOPBACK}:{gcs}",
         "RAY_GCS_SERVER_PORT": str(gcs),
         "RAY_TMPDIR": folder,
-        # Each of Ray's processes wakes a hundred times a second, and workers that train in step all wait for the one it wakes on.
-        # One machine needs no look-out for others that go (its own notice is this process's SIGTERM).
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         **{name: os.environ.get(name, value) for name, value in early_environment(folder).items()},
     }
 

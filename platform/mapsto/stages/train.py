@@ -237,7 +237,7 @@ def distributed(
     from ..runtime.leftovers import owned
     from ..runtime.progress import bar
     from ..runtime.resources import require_cpus
-    from ..runtime.session import scratch
+    from ..runtime.session import only_machine, scratch
     from .train_elastic import Trainer
     from .train_watch import Watch, follow
 
@@ -285,7 +285,11 @@ def distributed(
                 say(f"train: {told['lost']}; going on from the last checkpoint")
 
     epochs = config.epochs - len(_history(artifact))
+    # Each of Ray's processes wakes a hundred times a second, and workers that train in step all wait for the one on whose core it
+    # does. Where there is no other machine, none is to be looked out for: this one's notice is this process's SIGTERM.
+    look_out = "0" if only_machine() else "1"
     with (
+        defaulted("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", look_out),
         defaulted("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", start_s),
         terminated(lambda: ask(stop)),
         closing(bar(records(), "train: epochs", epochs, lines=False)) as shown,
