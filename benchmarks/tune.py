@@ -212,7 +212,9 @@ class Floor:
     """What ASHA's scheduler asks Ray Tune's loop for; it is its search, too, which gives the trials in turn."""
 
     def __init__(self, curves: list[Curve]) -> None:
-        self.left = [SimpleNamespace(trial_id=str(i), curve=c, age=0, config=NOTHING) for i, c in enumerate(curves)]
+        self.left = [
+            SimpleNamespace(trial_id=str(i), curve=c, age=0, config=NOTHING, status="") for i, c in enumerate(curves)
+        ]
         self.search_alg, self.running = self, list[Any]()
 
     def is_finished(self) -> bool:

@@ -165,8 +165,12 @@ class Loop:
         self.scheduler, self.epochs, self.at_once = scheduler, epochs, at_once
         scheduler.at_once = at_once
         names: dict[str, Any] = {"trial": {"overrides": {}}}
-        self.trials: list[Any] = [Run(trial_id=str(i), curve=c, age=0, config=names) for i, c in enumerate(curves)]
+        self.trials: list[Any] = [
+            Run(trial_id=str(i), status="RUNNING", curve=c, age=0, config=names) for i, c in enumerate(curves)
+        ]
         self.left, self.running, self.search_alg = list(self.trials), list[Any](), self
+        self.log: list[tuple[str, int, int]] = []
+        """Each epoch: whose, which, and how many were still to begin."""
 
     def get_live_trials(self) -> list[Any]:
         return []
@@ -179,6 +183,7 @@ class Loop:
         self.running.remove(trial)
 
     def stop_trial(self, trial: Any) -> None:
+        trial.status = "TERMINATED"
         self.scheduler.on_trial_remove(self, trial)
 
     def fill(self) -> None:
@@ -196,6 +201,7 @@ class Loop:
         while self.running:
             for each in list(self.running):
                 each.age += 1
+                self.log.append((each.trial_id, each.age, len(self.left)))
                 over = each.age == self.epochs
                 result = {"epoch": each.age, "top1": each.curve[each.age - 1], "uri": "here" if over else ""}
                 answer = self.scheduler.on_trial_result(self, each, result)
@@ -229,6 +235,67 @@ def test_asha_goes_on_where_the_search_has_none_to_give_before_one_that_waits_ha
     loop = Loop(scheduler, [[0.5] * 9, [0.4] * 9], 9, at_once=2)
     loop.is_finished = lambda: False  # type: ignore[method-assign]
     assert loop.run() == [9, 1]
+
+
+def test_few_go_up_while_trials_are_still_to_begin() -> None:
+    values = [0.5, 0.4, 0.1, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1]
+    loop = Loop(scheduler_of(tune(PLAIN, scheduler={"kind": "asha"}), "top1", "max", 9), [[v] * 9 for v in values], 9)
+    assert loop.run() == [9, 3, 1, 1, 3, 1, 1, 1, 1]
+    assert all(not left for _, epoch, left in loop.log if epoch > 3)  # one of one is none
+    assert [trial for trial, epoch, _ in loop.log if epoch == 2] == ["0", "1", "4"]
+
+
+def test_a_trial_that_is_begun_anew_keeps_its_bracket_and_its_place() -> None:
+    scheduler: Any = scheduler_of(tune(PLAIN, scheduler={"kind": "hyperband"}), "top1", "max", 9)
+    loop = Loop(scheduler, [[0.5] * 9] * 8, 9, at_once=9)
+    for trial in loop.trials:
+        scheduler.on_trial_add(loop, trial)
+    held = {trial.trial_id: scheduler._bracket[trial.trial_id] for trial in loop.trials}
+    for trial in loop.trials:
+        scheduler.on_trial_error(loop, trial)
+        scheduler.on_trial_add(loop, trial)
+    assert all(scheduler._bracket[name] is bracket for name, bracket in held.items())
+    assert not any(rung.left for bracket in scheduler.brackets for rung in bracket)
+
+
+def test_places_of_trials_that_ray_says_nothing_of_are_free_again() -> None:
+    """An actor that could not be reset for them: their status says so alone."""
+    scheduler: Any = scheduler_of(tune(PLAIN, scheduler={"kind": "asha"}), "top1", "max", 9)
+    loop = Loop(scheduler, [[0.5] * 9, [0.4] * 9], 9)
+    scheduler.on_trial_add(loop, loop.trials[0])
+    assert not scheduler.room()
+    loop.trials[0].status = "ERROR"
+    assert scheduler.room()
+
+
+def test_what_waits_and_could_not_be_stopped_is_stopped_later() -> None:
+    scheduler: Any = scheduler_of(tune(PLAIN, scheduler={"kind": "asha"}), "top1", "max", 9)
+    loop = Loop(scheduler, [[0.5] * 9, [0.4] * 9], 9)
+    loop.run()
+    scheduler.waiting, scheduler._working = {"1": loop.trials[1]}, {}
+    loop.trials[1].status = "PAUSED"
+    stop, loop.stop_trial = loop.stop_trial, lambda trial: scheduler.on_trial_remove(loop, trial)  # type: ignore[method-assign]
+    scheduler.choose_trial_to_run(loop)
+    assert list(scheduler.waiting) == ["1"]
+    loop.stop_trial = stop  # type: ignore[method-assign]
+    scheduler.choose_trial_to_run(loop)
+    assert not scheduler.waiting and loop.trials[1].status == "TERMINATED"
+
+
+def test_optuna_knows_each_trial_by_what_it_came_to_last() -> None:
+    search = Search(tune(PLAIN, search="optuna", trials=8), {"top1": "max"}, [], [Trial(7, {LR: 0.5})])
+    halving: Any = SimpleNamespace(waiting={"a": None}, room=lambda: True)
+    search.halving = halving
+    settings = {name: search.suggest(name)["trial"]["overrides"][LR] for name in ("a", "b", "c")}  # type: ignore[index]
+    assert settings["a"] == 0.5  # the interrupted one
+    search.on_trial_result("a", {"top1": 0.2})  # waits now
+    search.on_trial_result("b", {"top1": 0.9})  # trains
+    search.on_trial_complete("a", {"top1": 0.6})
+    search.on_trial_complete("b", {"top1": 0.3})
+    search.on_trial_complete("c", {"top1": 0.1, "failed": "diverged"})
+    done = [trial for trial in search.study.trials if trial.state.is_finished() and trial.values]
+    assert {(trial.params[LR], trial.value) for trial in done} == {(0.5, 0.6), (settings["b"], 0.3)}
+    assert search.suggest("d")["trial"]["overrides"][LR] not in settings.values()  # type: ignore[index]
 
 
 def test_ashas_rungs_compare_the_best_so_far() -> None:

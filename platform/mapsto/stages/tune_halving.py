@@ -60,7 +60,7 @@ class Halving(FIFOScheduler):
         """Trial → its best so far."""
         self._known: dict[str, list[tuple[int, float]]] = {}
         """Settings → the curve of an interrupted run of the sweep."""
-        self._working: set[str] = set()
+        self._working: dict[str, Any] = {}
         self.waiting: dict[str, Any] = {}
         """Trials that were paused."""
 
@@ -71,7 +71,7 @@ class Halving(FIFOScheduler):
 
     def room(self) -> bool:
         """Whether a new trial may begin: there is a free place, and nobody waits that may take it."""
-        return len(self._working) < self.at_once and self._next(all_began=False) is None
+        return self._free() and self._next(all_began=False) is None
 
     def recall(self, before: Sequence[Trial]) -> None:
         """What the trials of an interrupted sweep were measured at; those that have not finished go on from there."""
@@ -89,7 +89,9 @@ class Halving(FIFOScheduler):
                 self._known[settings(each.overrides)] = each.curve
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._working.add(trial.trial_id)
+        self._working[trial.trial_id] = trial
+        if trial.trial_id in self._bracket:  # begun anew after an error
+            return
         self._begin(trial.trial_id)
         for epoch, value in self._known.get(settings(trial.config["trial"]["overrides"]), ()):
             self._come(trial.trial_id, epoch, self._signed(value))
@@ -100,14 +102,18 @@ class Halving(FIFOScheduler):
             self._value.pop(mine, None)
             self._come(mine, self._epochs, -math.inf)
             return TrialScheduler.CONTINUE
-        self._come(mine, int(result["epoch"]), self._signed(float(result[self.measured])))
-        reached = [rung for rung in self._bracket[mine] if mine in rung.values]
+        reached, value = self._reached(mine), self._signed(float(result[self.measured]))
+        if not reached or mine in reached[-1].left or result.get("uri"):
+            self._come(mine, int(result["epoch"]), value)
+            reached = self._reached(mine)
+        else:  # in an earlier run of the sweep it waited there: whether it goes on is seen now, an epoch later
+            self._value[mine] = max(value, self._value[mine])
         if result.get("uri") or not reached or mine in reached[-1].left:
             return TrialScheduler.CONTINUE
         if mine in reached[-1].best(all_began=tune_controller.search_alg.is_finished()):
             reached[-1].left.add(mine)
             return TrialScheduler.CONTINUE
-        self._working.discard(mine)
+        self._working.pop(mine, None)
         self.waiting[mine] = trial
         tune_controller.pause_trial(trial, should_checkpoint=False)  # its checkpoint is the training's own
         return TrialScheduler.NOOP
@@ -123,23 +129,39 @@ class Halving(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Who goes on; new trials begin by themselves, as the search gives them where there is `room`."""
-        # Ray has asked the search first: where nobody trains, it has none to give, or none before one of those that wait has ended
-        all_began = not self._working or tune_controller.search_alg.is_finished()
-        found = self._next(all_began=all_began)
+        free, over = self._free(), tune_controller.search_alg.is_finished()
+        found = self._next(all_began=over)
+        if (
+            found is None and not self._working
+        ):  # the search, which Ray asks first, has none to give as long as all wait
+            found = self._next(all_began=True)
         if found is not None:
-            if len(self._working) >= self.at_once:
+            if not free:
                 return None
             rung, mine = found
             rung.left.add(mine)
-            self._working.add(mine)
+            self._working[mine] = self.waiting[mine]
             return self.waiting.pop(mine)
-        if not self._working:
-            for trial in list(self.waiting.values()):
+        if not self._working:  # one by one while the search goes on: it may wait for the settings of any
+            last = sorted(self.waiting, key=lambda mine: (self._reached(mine)[-1].at, self._value[mine]))
+            for trial in [self.waiting[mine] for mine in (last if over else last[:1])]:
                 tune_controller.stop_trial(trial)
+                if trial.status == "PAUSED":  # what hears of it raised
+                    self.waiting[trial.trial_id] = trial
         return None
 
     def debug_string(self) -> str:
         return f"{len(self._working)} train, {len(self.waiting)} wait"
+
+    def _free(self) -> bool:
+        """Whether a place is. Of a trial for which a process could not be made ready Ray tells nobody that it ended."""
+        for mine, trial in list(self._working.items()):
+            if trial.status in ("ERROR", "TERMINATED"):
+                del self._working[mine]
+        return len(self._working) < self.at_once
+
+    def _reached(self, mine: str) -> list[Rung]:
+        return [rung for rung in self._bracket[mine] if mine in rung.values]
 
     def _begin(self, mine: str) -> None:
         share = np.exp([len(rungs) for rungs in self.brackets])  # the bold brackets hold more trials
@@ -168,11 +190,8 @@ class Halving(FIFOScheduler):
         return -math.inf if math.isnan(value) else self._sign * value
 
     def _gone(self, trial: Any) -> None:
-        self._working.discard(trial.trial_id)
+        self._working.pop(trial.trial_id, None)
         self.waiting.pop(trial.trial_id, None)
-        for rung in self._bracket.get(trial.trial_id, ()):
-            if trial.trial_id in rung.values:
-                rung.left.add(trial.trial_id)
 
 
 class Listed(Searcher):

@@ -96,9 +96,11 @@ class Search(Searcher):
         first = next(iter(goals))
         super().__init__(metric=first, mode=goals[first])
         self.config, self.goals = config, dict(goals)
+        self.finished, self.interrupted = list(finished), [each.overrides for each in interrupted]
+        self.told: dict[str, tuple[dict[str, Any], list[float]]] = {}
+        """What trials came to: settings and values."""
         self.study = study_of(config, goals, finished)
-        for each in interrupted:
-            self.study.enqueue_trial({n: value for n, (value, _) in described(config.space, each.overrides).items()})
+        self._enqueue()
         self.asked: dict[str, optuna.Trial] = {}
         self.running: dict[str, dict[str, Any]] = {}
         """Settings of the trials that were suggested and have not ended."""
@@ -121,6 +123,8 @@ class Search(Searcher):
         if self.held:
             return None
         self.asked[trial_id], self.running[trial_id] = asked, drawn
+        if drawn in self.interrupted:
+            self.interrupted.remove(drawn)
         return {"trial": {"overrides": drawn}}
 
     def _ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
@@ -143,11 +147,34 @@ class Search(Searcher):
 
     def _tell(self, trial_id: str, result: Mapping[str, Any], *, failed: bool) -> None:
         asked, values = self.asked.pop(trial_id, None), [float(result.get(name, math.nan)) for name in self.goals]
-        failed = failed or bool(result.get("failed")) or not all(math.isfinite(value) for value in values)
-        if asked is not None:
-            self._forget(asked) if failed else self.study.tell(asked, values)
-        elif not failed and trial_id in self.running:  # it waited, and has gone on
-            add(self.study, self.config, self.running[trial_id], values)
+        current = asked is not None and asked.study is self.study
+        if failed or result.get("failed") or not all(math.isfinite(value) for value in values):
+            if asked is not None and current:
+                self._forget(asked)
+            return
+        again = trial_id in self.told
+        if asked is None and not again:
+            return
+        overrides = self.running[trial_id]
+        self.told[trial_id] = overrides, values
+        if again:
+            self._renew()
+        elif asked is not None and current:
+            self.study.tell(asked, values)
+        else:
+            add(self.study, self.config, overrides, values)
+
+    def _renew(self) -> None:
+        """A study of what the trials have come to since: Optuna's cannot change what it was told."""
+        before, self.study, self.held = self.study, study_of(self.config, self.goals, self.finished), None
+        self.study.sampler = before.sampler  # which goes on with its draws
+        for overrides, values in self.told.values():
+            add(self.study, self.config, overrides, values)
+        self._enqueue()
+
+    def _enqueue(self) -> None:
+        for overrides in self.interrupted:
+            self.study.enqueue_trial({n: value for n, (value, _) in described(self.config.space, overrides).items()})
 
     def _drawn(self, asked: optuna.Trial, space: Mapping[str, Space], above: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import time
 import uuid
@@ -35,6 +36,8 @@ def trial(config: Mapping[str, Any], fixed: list[Any]) -> None:
     """
     import ray
 
+    # the next trial in this process waits for the last one's thread, which closes its data and its trackers; Ray's own 2 s fail it
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
     from ..config.load import override
     from ..config.schema import recipe_model
     from .pipeline import Pipeline
