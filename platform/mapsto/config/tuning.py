@@ -70,7 +70,7 @@ class AshaScheduler(Section):
     grace: int = Field(1, ge=1)
     """Epochs before a trial may have to wait."""
     reduction: int = Field(3, ge=2)
-    """One in so many goes on from a rung to the next, rounded up; rungs lie this factor apart."""
+    """One in so many goes on from a rung to the next, rounded down while trials are still to begin, then up; rungs lie this factor apart."""
 
 
 class HyperBandScheduler(Section):

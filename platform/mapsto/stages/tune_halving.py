@@ -81,10 +81,6 @@ class Halving(FIFOScheduler):
                 self._begin(name)
                 for epoch, value in each.curve:
                     self._come(name, epoch, self._signed(value))
-                if each.uri or not each.curve:
-                    continue
-                for rung in self._bracket[name]:  # nobody who could go on
-                    rung.left |= {name} & rung.values.keys()
             else:
                 self._known[settings(each.overrides)] = each.curve
 
@@ -131,9 +127,8 @@ class Halving(FIFOScheduler):
         """Who goes on; new trials begin by themselves, as the search gives them where there is `room`."""
         free, over = self._free(), tune_controller.search_alg.is_finished()
         found = self._next(all_began=over)
-        if (
-            found is None and not self._working
-        ):  # the search, which Ray asks first, has none to give as long as all wait
+        if found is None and not self._working:
+            # the search, which Ray asks first, has none to give as long as all wait
             found = self._next(all_began=True)
         if found is not None:
             if not free:
